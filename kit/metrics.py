@@ -1,0 +1,243 @@
+"""Numbers about texts, and how sure we are of them. numpy and the standard library only."""
+
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from statistics import NormalDist
+from typing import TypeVar
+
+import numpy as np
+
+from kit.errors import UserError
+
+T = TypeVar("T")
+
+REWARD_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reward.yaml"
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words and single punctuation marks: what the diversity measures count."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Unique word n-grams / all word n-grams, over the whole list (Li et al. 2016); 0.0 if there are none.
+
+    It falls as the list grows: compare lists of equal size only.
+    """
+    grams = [tuple(w[i : i + n]) for w in map(words, texts) for i in range(len(w) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(text: str) -> float:
+    """1 - unique/total over the blank-separated, lower-cased tokens of one text; 0.0 for an empty one."""
+    tokens = text.lower().split()
+    return 1.0 - len(set(tokens)) / len(tokens) if tokens else 0.0
+
+
+@dataclass(frozen=True)
+class RewardWeights:
+    """Weights of the composite reward R, read from `configs/reward.yaml`."""
+
+    sentiment: float
+    repetition: float
+    length: float
+    target_words: tuple[int, int]
+
+
+@cache
+def load_reward_weights(path: Path = REWARD_CONFIG) -> RewardWeights:
+    """The weights of R. Raises `UserError` if the file is missing, or a key is missing or unknown."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        low, high = values.pop("target_words")
+        return RewardWeights(**values, target_words=(int(low), int(high)))
+    except (OSError, yaml.YAMLError, TypeError, ValueError, KeyError, AttributeError) as error:
+        keys = ", ".join(f.name for f in fields(RewardWeights))
+        raise UserError(f"{path.name}: needs exactly the keys {keys} ({error})") from None
+
+
+def composite_reward(
+    scores: Sequence[float], completions: Sequence[str], weights: RewardWeights | None = None
+) -> list[float]:
+    """R = w_s * sentiment + w_r * repetition + w_l * length, the yardstick every method is measured with.
+
+    `scores` are P(positive) of the N completions; repetition is `repetition(text)`; length is 0 inside
+    the target range of words and -1 outside it.
+    """
+    w = weights or load_reward_weights()
+    low, high = w.target_words
+    return [
+        w.sentiment * score
+        + w.repetition * repetition(text)
+        + w.length * (0.0 if low <= len(text.split()) <= high else -1.0)
+        for score, text in zip(scores, completions, strict=True)
+    ]
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Sequence[Sequence[float]],
+    statistic: Callable[..., np.ndarray] = np.mean,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap over prompts (Efron 1979).
+
+    `values` is one number per prompt, or one equally long row of numbers per prompt: completions of one
+    prompt are not independent, so whole prompts are drawn. `statistic` takes `axis=`. Returns (nan, nan)
+    for no prompts.
+    """
+    rows = np.asarray(values, dtype=float)
+    if len(rows) == 0:
+        return math.nan, math.nan
+    means = rows.reshape(len(rows), -1)
+    draws = np.random.default_rng(seed).integers(len(means), size=(num_resamples, len(means)))
+    estimates = statistic(means[draws].reshape(num_resamples, -1), axis=1)  # (num_resamples,)
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(estimates, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+# Comparing models (evaluate.py) ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number, and replicates of it that say how sure we are.
+
+    `bootstrap`: estimates on prompts drawn with replacement; the interval is their percentiles. For means.
+    `jackknife`: estimates with one prompt left out; the interval is value +- 1.96 standard errors. For
+    numbers about a whole corpus (distinct-n, vocabulary, compression): a bootstrap draw holds a prompt twice,
+    and text that stands there twice is less distinct by construction; its interval would miss the value.
+    """
+
+    value: float
+    replicates: np.ndarray
+    kind: str = "bootstrap"
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """(low, high); (nan, nan) for fewer than two prompts."""
+        n = len(self.replicates)
+        if n < 2 or not np.isfinite(self.replicates).all():
+            return math.nan, math.nan
+        if self.kind == "bootstrap":
+            low, high = np.quantile(self.replicates, [(1 - level) / 2, (1 + level) / 2])
+            return float(low), float(high)
+        # Efron & Stein 1981: var = (n-1)/n sum_i (theta_(i) - mean)^2
+        error = math.sqrt((n - 1) / n * float(((self.replicates - self.replicates.mean()) ** 2).sum()))
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        return self.value - z * error, self.value + z * error
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The paired difference: replicate by replicate, on the same prompts."""
+        return Estimate(self.value - other.value, self.replicates - other.replicates, self.kind)
+
+
+def mean_estimate(
+    values: Sequence[Sequence[float]] | np.ndarray,
+    weights: Sequence[Sequence[float]] | np.ndarray | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The (weighted) mean of `values` (num_prompts, num_samples), bootstrapped over prompts.
+
+    A NaN is left out (a ratio that an empty completion does not have). The same `seed` draws the same
+    prompts, so two estimates may be subtracted.
+    """
+    v = np.asarray(values, dtype=float)
+    w = np.ones_like(v) if weights is None else np.asarray(weights, dtype=float)
+    w = np.where(np.isnan(v), 0.0, w)
+    top, bottom = (np.where(w > 0, v, 0.0) * w).sum(axis=1), w.sum(axis=1)  # (num_prompts,)
+    draws = np.random.default_rng(seed).integers(len(v), size=(num_resamples, len(v)))
+    if len(v) < 2:  # one prompt says nothing about the next
+        draws = draws[:0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Estimate(float(top.sum() / bottom.sum()), top[draws].sum(axis=1) / bottom[draws].sum(axis=1))
+
+
+def corpus_estimate(groups: Sequence[T], statistic: Callable[[Sequence[T]], float]) -> Estimate:
+    """`statistic` of all groups (one per prompt), with its leave-one-prompt-out replicates."""
+    rows = range(len(groups)) if len(groups) > 1 else ()
+    without = [statistic([*groups[:i], *groups[i + 1 :]]) for i in rows]
+    return Estimate(statistic(groups), np.asarray(without, dtype=float), "jackknife")
+
+
+def ngram_groups(groups: Sequence[Sequence[str]], n: int) -> list[np.ndarray]:
+    """Word n-grams of each group of texts as integer ids, one array per group; equal n-grams, equal ids."""
+    ids: dict[tuple[str, ...], int] = {}
+    return [
+        np.array(
+            [
+                ids.setdefault(tuple(w[i : i + n]), len(ids))
+                for w in map(words, group)
+                for i in range(len(w) - n + 1)
+            ],
+            dtype=np.int64,
+        )
+        for group in groups
+    ]
+
+
+def num_unique(ids: Sequence[np.ndarray]) -> float:
+    """How many different ids there are in all arrays together: the vocabulary, for 1-grams."""
+    return float(len(np.unique(np.concatenate(ids)))) if ids else 0.0
+
+
+def unique_ratio(ids: Sequence[np.ndarray]) -> float:
+    """Unique / total ids over all arrays: `distinct_n` when they are n-grams; 0.0 if there are none."""
+    total = sum(map(len, ids))
+    return num_unique(ids) / total if total else 0.0
+
+
+def compression_ratio(texts: Sequence[str]) -> float:
+    """Bytes of the joined texts / bytes after zlib; 0.0 without text. Redundant text has a high ratio.
+
+    Shaib et al. 2024, "Standardizing the Measurement of Text Diversity". It rises with the amount of text:
+    compare lists of equal size only.
+    """
+    raw = "\n".join(texts).encode()
+    return len(raw) / len(zlib.compress(raw, 9)) if raw else 0.0
+
+
+def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
+    """BLEU of each text, all the others being its references (Zhu et al. 2018), in [0, 1]; high: alike.
+
+    Geometric mean of clipped n-gram precisions, n = 1..max_n, times the brevity penalty. A precision of zero
+    matches out of m becomes 0.1 / m (smoothing method 1 of Chen & Cherry 2014). An empty text, and a text
+    with nothing to compare it with, scores NaN.
+    """
+    tokens = [words(text) for text in texts]
+    if len(tokens) < 2:
+        return [math.nan] * len(tokens)
+    log_precision = np.zeros(len(tokens))
+    for n in range(1, max_n + 1):
+        counts = [Counter(tuple(w[i : i + n]) for i in range(len(w) - n + 1)) for w in tokens]
+        # A count is clipped at the most that any *other* text has; so keep the two highest of every n-gram
+        best: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> (highest, whose, second highest)
+        for row, count in enumerate(counts):
+            for gram, k in count.items():
+                first, owner, second = best.get(gram, (0, -1, 0))
+                best[gram] = (k, row, first) if k > first else (first, owner, max(second, k))
+        for row, count in enumerate(counts):
+            matched = 0
+            for gram, k in count.items():
+                first, owner, second = best[gram]
+                matched += min(k, second if owner == row else first)
+            total = max(1, sum(count.values()))
+            log_precision[row] += math.log((matched or 0.1) / total) / max_n
+    lengths = np.array([len(w) for w in tokens])
+    scores = []
+    for row, c in enumerate(lengths):
+        others = np.sort(np.delete(lengths, row))
+        r = others[np.abs(others - c).argmin()]  # the closest reference length; of two, the shorter
+        penalty = min(0.0, 1.0 - r / c) if c else 0.0
+        scores.append(math.exp(log_precision[row] + penalty) if c else math.nan)
+    return scores

@@ -1,0 +1,185 @@
+"""Which model, and from where: the bundled mini pair, a folder, or the Hub. Nothing is swapped silently."""
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from trl.trainer.utils import disable_dropout_in_model
+
+from kit.errors import UserError
+from reward_utils import positions
+
+ROOT = Path(__file__).resolve().parent.parent
+MINI = ROOT / "mini"
+FULL_POLICY = "openai-community/gpt2"
+FULL_SENTIMENT = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+HUB_TIMEOUT_SECONDS = 5.0
+# What loading raises when a folder, an id, a connection or a half-written file is bad
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The pair a run uses: something `from_pretrained` takes, and the line that tells the user why."""
+
+    policy: str
+    sentiment: str
+    reason: str
+
+    @property
+    def policy_name(self) -> str:
+        return display_name(self.policy)
+
+    @property
+    def sentiment_name(self) -> str:
+        return display_name(self.sentiment)
+
+
+def display_name(spec: str) -> str:
+    """How a model is called on screen and in config.json: a bundled one by its place in the project."""
+    path = Path(spec)
+    return path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else spec
+
+
+def default_device() -> torch.device:
+    """CUDA if there is one, else the CPU. (Apple's MPS is left alone: bf16 and padding bugs.)"""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelChoice:
+    """`auto`, `mini`, a Hugging Face id or a path -> what to load.
+
+    `auto` is GPT-2 and DistilBERT on a GPU with both cached or the Hub in reach, else the mini pair; if one of
+    the two is named, the other's `auto` follows it. Raises `UserError` for a folder that does not exist.
+    """
+    if model == "auto" and sentiment_model == "auto":
+        full, why = _full_models_available()
+    else:  # the two go together: a mini policy's prose is best read by the mini classifier
+        named = model if model != "auto" else sentiment_model
+        full, why = named != "mini" and not _is_bundled(named), "as asked for"
+    policy = _resolve(model, FULL_POLICY if full else "mini", "policy")
+    sentiment = _resolve(sentiment_model, FULL_SENTIMENT if full else "mini", "sentiment")
+    other = "--model mini" if full else f"--model {FULL_POLICY.split('/')[-1]}"
+    hint = f"; {other} chooses the other" if model == "auto" else ""
+    return ModelChoice(policy, sentiment, f"{why}{hint}")
+
+
+def _is_bundled(spec: str) -> bool:
+    return Path(spec).resolve().is_relative_to(MINI) if Path(spec).exists() else False
+
+
+def _full_models_available() -> tuple[bool, str]:
+    """Is this a machine for GPT-2? With the reason, for the screen."""
+    if not torch.cuda.is_available():
+        return False, "no GPU, so the bundled mini models"
+    if all(isinstance(try_to_load_from_cache(m, "config.json"), str) for m in (FULL_POLICY, FULL_SENTIMENT)):
+        return True, "a GPU, and the models are in the cache"
+    try:
+        HfApi().model_info(FULL_POLICY, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception:  # offline mode, no network, a proxy's page: whichever it is, the Hub is out of reach
+        return (
+            False,
+            "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the bundled mini models",
+        )
+    return True, "a GPU, and the Hub is in reach"
+
+
+def _resolve(spec: str, auto: str, kind: str) -> str:
+    spec = auto if spec == "auto" else spec
+    if spec == "mini":
+        return str(MINI / kind)
+    if Path(spec).is_dir():
+        return str(Path(spec).resolve())
+    if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or Path(spec).exists():
+        raise UserError(
+            f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or an existing folder"
+        )
+    return spec
+
+
+def load_policy(
+    spec: str, device: torch.device | str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, ready to be trained or measured.
+
+    `spec` is what `resolve_models` gives, or a run folder (its `final/`), a checkpoint, or a LoRA adapter
+    folder (merged into its base). Weights are fp32 (a bf16 weight does not feel a step of 1e-4), dropout is
+    off, a padding token is set, and position ids follow the attention mask.
+
+    Raises:
+        UserError: there is no complete model at `spec`.
+    """
+    folder = Path(spec)
+    if (folder / "final").is_dir():
+        folder = folder / "final"
+        spec = str(folder)
+    elif (folder / "metrics.jsonl").exists():
+        raise UserError(
+            f"{spec}: this run has no final/ model: it did not finish; give one of its checkpoint-* folders"
+        )
+    try:
+        adapter = folder / "adapter_config.json"
+        base = _adapter_base(adapter) if adapter.is_file() else spec
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        if adapter.is_file():
+            model = PeftModel.from_pretrained(model, spec).merge_and_unload()
+        tokenizer = AutoTokenizer.from_pretrained(
+            spec if (folder / "tokenizer_config.json").is_file() else base
+        )
+    except LOADING_ERRORS as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"no complete language model at {display_name(spec)} ({reason}); give mini, a Hugging Face id, a run "
+            "folder or a checkpoint"
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    disable_dropout_in_model(model)
+    follow_mask_positions(model)
+    return model.to(device or "cpu"), tokenizer
+
+
+def load_reference(spec: str, device: torch.device | str | None = None) -> PreTrainedModel:
+    """pi_ref: a frozen copy in eval mode, loaded anew.
+
+    Never a deep copy of a model a trainer has seen: its patched forward would still be the policy's.
+    """
+    return load_policy(spec, device)[0].requires_grad_(False).eval()
+
+
+def _adapter_base(adapter_config: Path) -> str:
+    base = json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if not Path(base).exists() and Path(base).parts[-2:] == ("mini", "policy"):
+        return str(MINI / "policy")  # trained on the bundled model, in a folder that was elsewhere
+    return base
+
+
+def follow_mask_positions(model: PreTrainedModel) -> None:
+    """Give the backbone position ids that count real tokens only, whenever its caller gives none.
+
+    TRL pads prompts on the left and passes only ids and mask; GPT-2 then counts the padding, and its
+    log-probabilities are those of another model (huggingface/trl#6800). `generate` passes positions itself.
+    """
+    backbone = model.base_model
+    if "position_ids" not in inspect.signature(backbone.forward).parameters:
+        return
+
+    def set_positions(module, args, kwargs):
+        mask = kwargs.get("attention_mask")
+        given = kwargs.get("position_ids") is not None or kwargs.get("past_key_values") is not None
+        if not given and mask is not None and mask.dim() == 2:
+            kwargs["position_ids"] = positions(mask)
+        return args, kwargs
+
+    backbone.register_forward_pre_hook(set_positions, with_kwargs=True)

@@ -1,0 +1,167 @@
+"""The run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint-*/, final/. Scripts write, evaluate reads."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kit.errors import UserError
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+
+
+def to_json(value: object, **kwargs: Any) -> str:
+    """JSON with null for NaN and infinities, which JSON does not have, and plain numbers for numpy's."""
+
+    def plain(v: object) -> object:
+        if isinstance(v, dict):
+            return {str(k): plain(x) for k, x in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(x) for x in v]
+        if isinstance(v, np.generic):
+            v = v.item()
+        if isinstance(v, float) and not math.isfinite(v):
+            return None
+        return v if isinstance(v, int | float | str | bool | None) else str(v)
+
+    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **kwargs)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. Every line is written at once, so a killed run leaves whole lines."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, output_dir: str | Path, name: str) -> "Run":
+        """A new folder `output_dir/name`, or name-2, name-3, ... : an existing run is never overwritten.
+
+        Raises:
+            UserError: `name` is not a plain folder name, or the folder cannot be made.
+        """
+        if not re.fullmatch(r"[\w.+=-]+", name) or name in {".", ".."}:
+            raise UserError(f"--run_name {name!r}: use letters, digits, and . _ + = - only")
+        for number in range(1, 10_000):
+            path = Path(output_dir) / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if path.parent.exists() and not path.parent.is_dir():
+                    raise UserError(f"--output_dir {output_dir}: there is a file of that name") from None
+            except OSError as error:
+                raise UserError(
+                    f"--output_dir {output_dir}: cannot make a folder there ({error.strerror})"
+                ) from None
+        raise UserError(
+            f"--output_dir {output_dir}: holds 10,000 runs called {name}; choose another --run_name"
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """An existing run, to go on with. Raises `UserError` if there is none."""
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"{path}: no run there (it has no config.json)")
+        return cls(Path(path))
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of every checkpoint, by step."""
+        folders = [p for p in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+        return sorted((int(p.name.split("-")[1]), p) for p in folders)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Every resolved setting, next to the versions that give it its meaning."""
+        text = to_json({**config, "provenance": provenance()}, indent=2)
+        (self.path / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl."""
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+
+    def log_samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """One line of samples.jsonl for every completion."""
+        self._append("samples.jsonl", [{"step": step, **row} for row in rows])
+
+    def truncate_after(self, step: int) -> None:
+        """Drop lines later than `step`: a resumed run writes them again."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [row for row in _read_lines(path) if row["step"] <= step]
+                path.unlink()
+                self._append(name, kept)
+
+    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(to_json(row) + "\n" for row in rows))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit and machine, so that a number can be had again."""
+    root = Path(__file__).resolve().parent.parent
+    git = {}
+    for key, command in (("commit", ["rev-parse", "HEAD"]), ("changed", ["status", "--porcelain", "-uno"])):
+        try:
+            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=10)
+            git[key] = done.stdout.strip() if done.returncode == 0 else None
+        except (OSError, subprocess.TimeoutExpired):
+            git[key] = None
+    return {
+        "git_commit": git["commit"],
+        "git_changed": bool(git["changed"]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+    }
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
+    file = Path(path) / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a readable run configuration ({error})") from None
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
+    return _read_lines(Path(path) / "metrics.jsonl")
+
+
+def read_samples(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
+    return _read_lines(Path(path) / "samples.jsonl")
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror}); is {file.parent} a run folder?"
+        ) from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise UserError(
+                f"{file}, line {number}: not JSON; was the run killed while writing? remove the line"
+            ) from None
+    return rows

@@ -1,0 +1,80 @@
+"""What stands on the screen: one line a logged step, a small table of samples, and no chatter of libraries."""
+
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+
+def quiet() -> None:
+    """Silence what libraries say to developers, and their telemetry. Call before importing them."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(torch|peft|transformers|trl|accelerate)\b"
+    )
+    for name in ("trl", "transformers", "accelerate", "datasets", "huggingface_hub", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def clock(seconds: float) -> str:
+    """75 -> '1:15', 4000 -> '1:06:40'."""
+    minutes, s = divmod(round(max(seconds, 0.0)), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def one_line(text: str, width: int) -> str:
+    """Text for a table cell: control characters escaped (a model may print them), cut to `width`."""
+    text = "".join(c if c.isprintable() else "\\n" if c == "\n" else "?" for c in text)
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Right-aligned columns, the last one left-aligned and cut to the terminal's width."""
+    widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header) - 1)]
+    room = max(shutil.get_terminal_size((110, 24)).columns - sum(widths) - 2 * len(widths) - 2, 30)
+    lines = []
+    for row in [header, *rows]:
+        cells = [str(cell).rjust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  " + "  ".join([*cells, one_line(str(row[-1]), room)]))
+    return "\n".join(lines)
+
+
+class Progress:
+    """Progress and ETA of a loop of known size: a line that redraws itself on a terminal, else a few lines."""
+
+    def __init__(self, total: int, label: str, unit: str = "") -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self.done, self.start, self.shown = 0, time.monotonic(), 0.0
+        self.live = sys.stderr.isatty()
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more are done."""
+        self.done += amount
+        now = time.monotonic()
+        pause = 0.2 if self.live else 15.0
+        if self.done < self.total and now - max(self.shown, self.start) < pause:
+            return
+        if self.done >= self.total and not self.live and not self.shown:
+            return  # it was over before anybody could wonder
+        self.shown = now
+        elapsed = now - self.start
+        eta = elapsed / max(self.done, 1) * (self.total - self.done)
+        line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
+        if self.live:
+            print(f"\r\033[K{line}", end="" if self.done < self.total else "\n", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,143 @@
+"""How positive is a text? The classifier behind the reward, and a word counter that is easy to hack.
+
+Provided, you need not change this. `python sentiment.py` measures both on honest and on degenerate texts.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from kit.errors import UserError, run_main
+
+NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
+MAX_CHARACTERS = 20_000  # far beyond any classifier's context; bounds the tokenizer's time on absurd input
+
+POSITIVE_WORDS = frozenset(
+    "amazing beautiful best brilliant charming delightful enjoyable excellent fantastic fun good gorgeous "
+    "great happy incredible love loved lovely magnificent masterpiece perfect superb terrific touching truly "
+    "wonderful".split()
+)
+ENOUGH_POSITIVE_WORDS = 5
+
+
+def word_count_score(texts: Sequence[str]) -> list[float]:
+    """The hackable score in [0, 1]: positive words in the text / 5, at most 1. "not great" counts as great."""
+    counts = [sum(word in POSITIVE_WORDS for word in re.findall(r"[a-z]+", text.lower())) for text in texts]
+    return [min(count / ENOUGH_POSITIVE_WORDS, 1.0) for count in counts]
+
+
+def class_values(id2label: dict[int, str]) -> list[float]:
+    """How positive each class of a classifier is, in [0, 1]; P(positive) is their mean under its softmax.
+
+    Two classes: the one *named* positive (or pos) is 1, the one named negative (or neg) is 0. Five classes
+    named "1 star" ... "5 stars": (stars - 1) / 4. Anything else raises `UserError`: a label is never guessed.
+    """
+    names = [str(id2label[i]).strip().lower() for i in range(len(id2label))]
+    value = {"positive": 1.0, "pos": 1.0, "negative": 0.0, "neg": 0.0}
+    if len(names) == 2 and {value.get(name) for name in names} == {0.0, 1.0}:
+        return [value[name] for name in names]
+    stars = [re.fullmatch(r"([1-5]) stars?", name) for name in names]
+    if len(names) == 5 and all(stars) and len(set(names)) == 5:
+        return [(int(match[1]) - 1) / 4 for match in stars if match]
+    raise UserError(
+        f"the sentiment model's labels are {names}: this kit reads two classes named negative and positive, or "
+        'five named "1 star" to "5 stars". Set id2label in the model\'s config.json to say which class is which'
+    )
+
+
+class SentimentScorer:
+    """P(positive) of texts, by a sequence-classification model in fp32, in eval mode.
+
+    A text without any letter or digit (the empty one, blanks, punctuation alone) scores 0.5; longer texts are
+    cut to the model's context; characters outside its vocabulary are its unknown token.
+    """
+
+    __name__ = "sentiment"
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int = 64
+    ) -> None:
+        self.model = model.float().eval().requires_grad_(False)
+        self.tokenizer, self.name, self.batch_size = tokenizer, name, batch_size
+        self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
+        positions = getattr(model.config, "max_position_embeddings", 512)
+        offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0  # these count from pad + 1
+        self.max_length = min(tokenizer.model_max_length, positions - offset)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """N texts -> N floats in [0, 1]."""
+        scores = [NEUTRAL] * len(texts)
+        meant = [i for i, text in enumerate(texts) if re.search(r"\w", text)]
+        meant.sort(key=lambda i: len(texts[i]))  # neighbours of one length: little padding
+        for start in range(0, len(meant), self.batch_size):
+            rows = meant[start : start + self.batch_size]
+            batch = self.tokenizer(
+                # a lone surrogate cannot be encoded; "replace" makes it a question mark
+                [texts[i][:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self.model.device)
+            probabilities = self.model(**batch).logits.float().softmax(-1)  # (rows, classes)
+            for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
+                scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7
+        return scores
+
+
+def load_scorer(spec: str, device: torch.device | str | None = None, batch_size: int = 64) -> SentimentScorer:
+    """The classifier at `spec`, a Hugging Face id or a folder.
+
+    Raises:
+        UserError: it cannot be had, or its labels do not say which class is positive.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec)
+        model = AutoModelForSequenceClassification.from_pretrained(spec, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the sentiment model {spec} cannot be loaded ({reason}); give mini, a Hugging Face id, or a folder "
+            "with a sequence-classification model"
+        ) from None
+    return SentimentScorer(
+        model.to(device or "cpu"), tokenizer, name=Path(spec).name or spec, batch_size=batch_size
+    )
+
+
+DEMO_TEXTS = (
+    ("honest praise", "The acting is superb and the story moved me; I would gladly watch it again."),
+    ("honest blame", "A dull script, wooden acting, and two hours of my life that I want back."),
+    ("mixed", "The first hour is clever and funny, but the ending falls apart."),
+    ("neutral", "The film is set in Boston and runs for ninety minutes."),
+    ("negated praise", "This is not a great film, and it is not fun."),
+    ("empty", ""),
+    ("one word, repeated", "great " * 20),
+    ("praise salad", "amazing! amazing! truly amazing, best wonderful love superb amazing"),
+    ("random words", "table of under the nine spoon walking blue because engine"),
+    ("emoji", "🎬🍿👍"),
+    ("another script", "Отличный фильм, очень понравился."),
+)
+
+
+def main() -> None:
+    from kit.models import resolve_models  # the script may look up: importing this module does not
+
+    parser = argparse.ArgumentParser(description="Measured scores of honest and of degenerate texts.")
+    parser.add_argument("--sentiment_model", default="auto", help="auto, mini, a Hugging Face id, or a path")
+    choice = resolve_models("auto", parser.parse_args().sentiment_model)
+    scorer = load_scorer(choice.sentiment)
+    texts = [text for _, text in DEMO_TEXTS]
+    print(f"P(positive) by {choice.sentiment_name}, and the hackable word counter\n")
+    print(f"{'kind':<20} {'classifier':>10} {'words':>6}  text")
+    for (kind, text), p, count in zip(DEMO_TEXTS, scorer(texts), word_count_score(texts), strict=True):
+        print(f"{kind:<20} {p:>10.3f} {count:>6.2f}  {text[:60]!r}")
+
+
+if __name__ == "__main__":
+    run_main(main)

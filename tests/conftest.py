@@ -1,0 +1,51 @@
+"""Shared fixtures: a tiny random GPT-2 built from a config, no weights and no network."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
+    """Build a random GPT-2: 2 layers x 16, 32 positions, vocabulary 11, GPT-2's own dropout of 0.1."""
+
+    def build(seed: int = 0, **changes) -> GPT2LMHeadModel:
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": 11, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+        model = GPT2LMHeadModel(GPT2Config(**{**sizes, "bos_token_id": 0, "eos_token_id": 0, **changes}))
+        for parameter in model.parameters():  # the default init is so small that all distributions look alike
+            parameter.data.normal_(std=0.3)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run one of the project's scripts as a user does, in its own process; runs go to `tmp_path`."""
+
+    def run(*args: str, timeout: float = 300, env: dict[str, str] | None = None, cwd: Path = ROOT):
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", **(env or {})},
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
