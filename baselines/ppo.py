@@ -1,0 +1,624 @@
+"""PPO on the same task: one file, read it from top to bottom. No trainer class; torch, transformers, accelerate.
+
+    python -m baselines.ppo                        # mini models, the settings of configs/ppo.yaml
+    python -m baselines.ppo --max_steps 2          # does it run? half a minute
+    python -m baselines.ppo --config my.yaml --kl_coef 0.3
+
+What differs from GRPO (train.py): a learnt value function instead of the mean of a group as the baseline, a reward
+at every token instead of one for the completion, and several passes over each batch instead of one.
+
+The details that decide whether PPO works, in the order they come up below. Sources: [PPO] Schulman et al. 2017,
+arXiv 1707.06347; [GAE] Schulman et al. 2016, 1506.02438; [Z] Ziegler et al. 2019, 1909.08593 (PPO on GPT-2 with a
+sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization", its
+numbers; [N] Huang et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating
+KL Divergence".
+
+ 1. One trunk, two heads: the value head is one linear layer on the last hidden state [Z, N]. It starts at zero: no
+    value, and no gradient from it into the trunk, until it has seen a return.
+ 2. Dropout is off everywhere, or pi_new/pi_old is not 1 before the first update and the KL to the reference not 0.
+ 3. Token in, token out: rows are built from the sampled token ids and padded on the right, so GPT-2's positions
+    0, 1, 2, ... are right by construction; nothing is decoded and encoded again. (`kit.sampling` pads on the left,
+    with position ids from the mask [N].)
+ 4. Sampled = scored: softmax(logits / temperature) over the whole vocabulary, no top-k, no top-p [N].
+ 5. An action is a token of the completion, its EOS included. What follows EOS is not an action: no reward, no
+    loss, no gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
+ 6. Reward of token t: -kl_coef (log pi_old - log pi_ref), the estimator k1 [S], plus the score R at the last
+    token [Z eq. 2, N]. As a reward, its policy gradient is exactly that of KL(pi||pi_ref); k1 in the loss would
+    have the gradient E[grad log pi] = 0.
+ 7. Generalised advantage estimation within one completion [GAE eq. 16]. The last token ends the episode, whether
+    EOS or the length limit stopped it: the limit is part of the task, so nothing is bootstrapped there.
+ 8. Advantages are whitened [37 detail 7, N] over the real tokens of the whole batch, never over padding. Returns,
+    the targets of the value function, are taken before.
+ 9. Clipped surrogate objective [PPO eq. 7] and clipped value loss [37 detail 9], both means over real tokens.
+10. The entropy bonus is the entropy of the full softmax [37 detail 10]. Minus the log-probability of the sampled
+    token estimates its value, but has the gradient -E[grad log pi] = 0.
+11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4,
+    11]. The value head starts from nothing and has a learning rate of its own.
+12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target
+    [37, early stopping].
+13. Every random draw is a function of (seed, step): prompts, samples, minibatches. There is no generator state to
+    save, and a resumed run is the run that was never interrupted.
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import clock, quiet
+
+quiet()
+
+import json
+import shutil
+import sys
+import time
+from collections import defaultdict
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+from trl.trainer.utils import disable_dropout_in_model
+
+from baselines.common import RunArguments, at_least, last_checkpoint, lora_config, reward_function, setting
+from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
+from kit.cli import KitParser
+from kit.errors import UserError, run_main
+from kit.models import MINI, load_policy, load_reference, resolve_models
+from kit.runs import Run
+from kit.sampling import Completion, sample
+from kit.tracking import Tracker
+from kit.validation import Validation
+from sentiment import load_scorer, word_count_score
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+@dataclass
+class PPOSettings:
+    """PPO's own numbers. configs/ppo.yaml holds the same ones, to copy and change."""
+
+    max_steps: int = setting(-1, "batches; -1: 40 for mini models, else 200")
+    batch_size: int = setting(64, "completions sampled a step")
+    minibatch_size: int = setting(16, "completions to an update")
+    ppo_epochs: int = setting(4, "passes over each batch, at most")
+    learning_rate: float | None = setting(
+        None,
+        "peak, decays linearly to 0; default: 2e-4 for mini models, else 2e-5; five times that with LoRA",
+    )
+    value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
+    gamma: float = setting(0.99, "discount from token to token")
+    lam: float = setting(0.95, "GAE's lambda: 1 trusts the rewards alone, 0 the value function alone")
+    clip_range: float = setting(0.2, "how far pi_new/pi_old may leave 1 before its gradient is cut")
+    value_clip_range: float = setting(0.2, "how far a value may move in one step before its gradient is cut")
+    value_coef: float = setting(0.5, "weight of the value loss")
+    entropy_coef: float = setting(0.01, "weight of the entropy bonus; 0: none")
+    kl_coef: float = setting(0.1, "weight of log pi - log pi_ref in each token's reward; 0: none")
+    target_kl: float = setting(
+        0.05, "end a step's updates once KL(pi_old||pi_new) passes this, nats per token"
+    )
+    max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm")
+    save_steps: int = setting(20, "steps between checkpoints, for --resume")
+    save_total_limit: int = setting(2, "checkpoints kept")
+    bf16: bool = setting(False, "run the trunk in bfloat16 (weights, heads and log-probs stay fp32)")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs", "save_steps", "save_total_limit")
+        at_least(
+            0, self, "value_learning_rate", "gamma", "lam", "clip_range", "value_clip_range", "value_coef"
+        )
+        at_least(0, self, "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise UserError(f"--max_steps {self.max_steps}: give at least 1")
+        if max(self.gamma, self.lam) > 1:
+            raise UserError("--gamma and --lam are at most 1: beyond, returns grow with the distance")
+
+
+SHOWN_FLAGS = [f.name for c in (RunArguments, PPOSettings) for f in fields(c)]
+
+
+# ------------------------------------------------------------------------------------------------ formulas
+# Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and
+# a value in column t is that of the state before it. mask is 1 on real tokens, 0 on padding, which is on the right.
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens of all rows. An all-padding mask gives 0."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """(x - mean) / std over the real tokens; 0 on padding. The std is that of the population (1/n)."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    return (x - mean) * (variance + 1e-8).rsqrt() * mask
+
+
+def token_rewards(
+    log_probs: Tensor, ref_log_probs: Tensor, scores: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
+    """r_t = -kl_coef (log pi - log pi_ref)_t, and + score at the last real token. (B, T); scores is (B,)."""
+    rewards = -kl_coef * (log_probs - ref_log_probs) * mask
+    last = mask.sum(1).long() - 1  # (B,) every completion has at least one token
+    rewards[torch.arange(len(rewards)), last] += scores
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation of ragged episodes: (advantages, returns), both (B, T), 0 on padding.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; both V and A are 0 after the last
+    real token. The returns A_t + V_t are the value function's targets (TD(lambda)).
+    """
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantages[:, t] = (delta + gamma * lam * next_advantage) * mask[:, t]
+        next_value, next_advantage = values[:, t], advantages[:, t]
+    return advantages, (advantages + values) * mask
+
+
+def policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
+) -> Tensor:
+    """-E[min(rho A, clamp(rho, 1 - clip, 1 + clip) A)] with rho = pi_new/pi_old: a scalar to minimise."""
+    ratio = ((log_probs - old_log_probs) * mask).exp()
+    surrogate = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return -masked_mean(surrogate, mask)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """1/2 E[max((V - G)^2, (V_clip - G)^2)], V_clip within `clip` of the value before the update."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H = logsumexp(z) - sum_v p_v z_v of each softmax, in nats: (..., V) -> (...)."""
+    return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(G - V) / Var(G) over real tokens: 1 is perfect, 0 no better than a constant; nan for constant G."""
+    real = mask.bool()
+    variance = returns[real].var(unbiased=False)
+    return (
+        float("nan")
+        if variance == 0
+        else (1 - (returns - values)[real].var(unbiased=False) / variance).item()
+    )
+
+
+# --------------------------------------------------------------------------------------------------- model
+
+
+class Batch:
+    """Completions as tensors: B rows, L tokens with the prompt, T of the completion. `batch[rows]` selects."""
+
+    def __init__(self, ids: Tensor, attention: Tensor, where: Tensor, actions: Tensor, mask: Tensor) -> None:
+        self.ids = ids  # (B, L) prompt + completion, padded on the right
+        self.attention = attention  # (B, L)
+        self.where = where  # (B, T) the position that predicts completion token t: len(prompt) - 1 + t
+        self.actions = actions  # (B, T) the sampled tokens
+        self.mask = mask  # (B, T) float, 1 on them
+
+    @classmethod
+    def of(cls, completions: list[Completion], device: torch.device | str = "cpu") -> "Batch":
+        """Lay out sampled completions, each with at least one prompt token and one sampled token."""
+        width = max(len(c.prompt_ids) + len(c.completion_ids) for c in completions)
+        length = max(len(c.completion_ids) for c in completions)
+        ids = torch.zeros(len(completions), width, dtype=torch.long)
+        attention = torch.zeros_like(ids)
+        actions = torch.zeros(len(completions), length, dtype=torch.long)
+        mask = torch.zeros(len(completions), length)
+        starts = torch.tensor([len(c.prompt_ids) for c in completions])
+        for i, c in enumerate(completions):
+            row = [*c.prompt_ids, *c.completion_ids]
+            ids[i, : len(row)] = torch.tensor(row)
+            attention[i, : len(row)] = 1
+            actions[i, : len(c.completion_ids)] = torch.tensor(c.completion_ids)
+            mask[i, : len(c.completion_ids)] = 1
+        where = (starts[:, None] - 1 + torch.arange(length)).clamp(max=width - 1)
+        return cls(*(x.to(device) for x in (ids, attention, where, actions, mask)))
+
+    def __getitem__(self, rows: Tensor | slice) -> "Batch":
+        return Batch(
+            self.ids[rows], self.attention[rows], self.where[rows], self.actions[rows], self.mask[rows]
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def forward(lm: PreTrainedModel | PeftModel, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """(logits / temperature (B, T, V), last hidden states (B, T, D)) of the states that precede each action.
+
+    The head is applied to completion positions only and in fp32: bf16 logits are off by 0.1 nat a token.
+    """
+    lm = lm.get_base_model() if isinstance(lm, PeftModel) else lm  # LoRA's layers are inside
+    hidden = lm.base_model(
+        input_ids=batch.ids, attention_mask=batch.attention, use_cache=False
+    ).last_hidden_state
+    hidden = hidden.gather(1, batch.where[..., None].expand(-1, -1, hidden.shape[-1]))
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = lm.get_output_embeddings()(hidden.float()) / temperature
+    return logits, hidden.float()
+
+
+def action_log_probs(logits: Tensor, batch: Batch) -> Tensor:
+    """log pi(a_t | s_t) in nats of the sampled tokens, (B, T); 0 on padding."""
+    chosen = logits.gather(-1, batch.actions[..., None]).squeeze(-1)
+    return (chosen - logits.logsumexp(-1)) * batch.mask
+
+
+class ActorCritic(nn.Module):
+    """A causal language model `lm` (or its LoRA wrapper) with a value head on the same trunk."""
+
+    def __init__(self, lm: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.lm = lm
+        self.value_head = nn.Linear(lm.config.hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        disable_dropout_in_model(self)
+
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+        """logits (B, T, V) and values (B, T)."""
+        logits, hidden = forward(self.lm, batch, temperature)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return logits, self.value_head(hidden).squeeze(-1)
+
+
+# -------------------------------------------------------------------------------------- one step, in two halves
+
+
+@dataclass
+class Rollout:
+    """One batch of experience. All but `completions` and the per-completion lists are (B, T) and constants."""
+
+    completions: list[Completion]
+    batch: Batch
+    log_probs: Tensor  # log pi_old
+    ref_log_probs: Tensor
+    values: Tensor  # V_old
+    rewards: Tensor
+    advantages: Tensor  # whitened
+    returns: Tensor
+
+
+@torch.no_grad()
+def collect(
+    model: ActorCritic,
+    reference: PreTrainedModel | None,
+    completions: list[Completion],
+    scores: list[float],
+    temperature: float,
+    settings: PPOSettings,
+    accelerator: Accelerator,
+) -> Rollout:
+    """Completions sampled from the policy and their scores R -> rewards, advantages, returns of every token.
+
+    `reference` None means a LoRA policy, whose base is the reference.
+    """
+    batch = Batch.of(completions, accelerator.device)
+    parts = []
+    for rows in torch.arange(len(batch)).split(settings.minibatch_size):
+        part = batch[rows]
+        with accelerator.autocast():
+            logits, values = model(part, temperature)
+            with nullcontext() if reference is not None else model.lm.disable_adapter():
+                ref_logits, _ = forward(reference or model.lm, part, temperature)
+        parts.append((action_log_probs(logits, part), action_log_probs(ref_logits, part), values * part.mask))
+    log_probs, ref_log_probs, values = (torch.cat(column) for column in zip(*parts, strict=True))
+
+    R = torch.tensor(scores, device=accelerator.device)  # (B,)
+    rewards = token_rewards(log_probs, ref_log_probs, R, batch.mask, settings.kl_coef)
+    advantages, returns = gae(rewards, values, batch.mask, settings.gamma, settings.lam)
+    advantages = whiten(advantages, batch.mask)
+    return Rollout(completions, batch, log_probs, ref_log_probs, values, rewards, advantages, returns)
+
+
+def update(
+    model: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    temperature: float,
+    settings: PPOSettings,
+    accelerator: Accelerator,
+    seed: int,
+) -> dict[str, float]:
+    """Several passes of minibatches over one rollout. Returns the means of the losses and diagnostics."""
+    generator = torch.Generator().manual_seed(seed)
+    stats: dict[str, list[float]] = defaultdict(list)
+    minibatches = (
+        rows
+        for _ in range(settings.ppo_epochs)
+        for rows in torch.randperm(len(rollout.batch), generator=generator).split(settings.minibatch_size)
+    )
+    for rows in minibatches:
+        batch, mask, old_log_probs = rollout.batch[rows], rollout.batch.mask[rows], rollout.log_probs[rows]
+        with accelerator.autocast():
+            logits, values = model(batch, temperature)  # (b, T, V), (b, T)
+        log_probs = action_log_probs(logits, batch)  # (b, T)
+
+        with torch.no_grad():
+            d = log_probs - old_log_probs
+            ratio = d.exp()
+            update_kl = masked_mean(torch.expm1(d) - d, mask)  # k3 of KL(pi_old||pi_new), nats per token
+            clipped = masked_mean(((ratio - 1).abs() > settings.clip_range).float(), mask)
+            stats["update_kl_k1"].append(masked_mean(-d, mask).item())
+            stats["update_kl_k3"].append(update_kl.item())
+            stats["clip_fraction"].append(clipped.item())
+            stats["ratio"].append(masked_mean(ratio, mask).item())
+            stats["first_ratio_error"].append(((ratio - 1) * mask).abs().max().item())
+        if update_kl > settings.target_kl:
+            break
+
+        pg_loss = policy_loss(log_probs, old_log_probs, rollout.advantages[rows], mask, settings.clip_range)
+        v_loss = value_loss(
+            values, rollout.values[rows], rollout.returns[rows], mask, settings.value_clip_range
+        )
+        bonus = masked_mean(entropy(logits), mask)
+        loss = pg_loss + settings.value_coef * v_loss - settings.entropy_coef * bonus
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        stats["loss"].append(loss.item())
+        stats["policy_loss"].append(pg_loss.item())
+        stats["value_loss"].append(v_loss.item())
+        stats["entropy"].append(bonus.item())
+        stats["grad_norm"].append(norm.item())
+    means = {name: sum(values) / len(values) for name, values in stats.items()}
+    # Before the first update pi_new is pi_old: more than float rounding here is a bug
+    return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def save_checkpoint(
+    run: Run,
+    step: int,
+    model: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    generated_tokens: int,
+    keep: int,
+) -> None:
+    """checkpoint-<step>/: all that the next step depends on. trainer_state.json comes last: with it, it is whole."""
+    folder = run.path / f"checkpoint-{step}"
+    model.lm.save_pretrained(folder)
+    save_file(model.value_head.state_dict(), folder / "value_head.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    state = {"global_step": step, "generated_tokens": generated_tokens}
+    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+    for _, old in run.checkpoints()[:-keep]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(
+    folder: Path, model: ActorCritic, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, int]:
+    """Value head and optimizer from `folder`, the language model being loaded already: (step, generated tokens)."""
+    try:
+        model.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        return int(state["global_step"]), int(state["generated_tokens"])
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder}: not a whole checkpoint of a PPO run ({error}); remove it, --resume again"
+        ) from None
+
+
+# -------------------------------------------------------------------------------------------------- main
+
+PARSER = KitParser((RunArguments, PPOSettings), SHOWN_FLAGS, description=__doc__.splitlines()[0])
+
+
+def run_name(ours: RunArguments, settings: PPOSettings) -> str:
+    """`ppo-<kl_coef>` and what is unusual about the run."""
+    parts = [f"ppo-{settings.kl_coef:g}"] + ([ours.reward_shaping] if ours.reward_shaping != "shaped" else [])
+    flags = {"hackable": ours.hackable_reward, "negate": ours.negate_reward, "lora": ours.use_peft}
+    return ours.run_name or "-".join(parts + [name for name, on in flags.items() if on])
+
+
+def main() -> None:
+    started = time.monotonic()
+    ours, settings = PARSER.parse_args_and_config()
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if settings.bf16 else "no"
+    )
+    if accelerator.num_processes > 1:
+        raise UserError(
+            "baselines.ppo runs as one process; start it with python -m baselines.ppo, without a launcher"
+        )
+    device = accelerator.device
+
+    # Run folder
+    name = ours.run_name or f"ppo-{settings.kl_coef:g}" + (
+        "" if ours.reward_shaping == "shaped" else f"-{ours.reward_shaping}"
+    )
+    run = Run.open(ours.resume) if ours.resume else Run.create(ours.output_dir, name)
+    checkpoint = last_checkpoint(run) if ours.resume else None
+
+    # Models
+    choice = resolve_models(ours.model, ours.sentiment_model)
+    mini = Path(choice.policy).is_relative_to(MINI)
+    if settings.max_steps == -1:
+        settings.max_steps = 40 if mini else 200
+    if settings.learning_rate is None:
+        settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
+    set_seed(ours.seed)  # LoRA's initial weights; all other draws have streams of their own (detail 13)
+    if ours.use_peft:
+        lm, tokenizer = load_policy(choice.policy, device)
+        reference = None  # the policy less its adapter
+        if checkpoint:
+            lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
+        else:
+            lm = get_peft_model(lm, lora_config(ours.lora_r, lm.config.model_type))
+    else:
+        reference = load_reference(choice.policy, device)
+        lm, tokenizer = load_policy(choice.policy, device)
+        if checkpoint:
+            lm, _ = load_policy(str(checkpoint), device)
+    model = ActorCritic(lm).to(device)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [p for p in lm.parameters() if p.requires_grad]},
+            {"params": model.value_head.parameters()},
+        ],
+        eps=1e-5,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    first, generated_tokens = load_checkpoint(checkpoint, model, optimizer, device) if checkpoint else (0, 0)
+
+    # Prompts and reward
+    room = lm.config.max_position_embeddings - ours.max_completion_length
+    check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
+    prompts = load_prompts(ours.prompts, tokenizer, room)
+    scorer = load_scorer(choice.sentiment, device)
+    score = word_count_score if ours.hackable_reward else scorer
+    reward = reward_function(ours, score, tokenizer)
+
+    # Logging
+    config = {
+        "method": "ppo",
+        "argv": PARSER.argv,
+        **vars(ours),
+        "model": choice.policy_name,
+        "sentiment_model": choice.sentiment_name,
+        "num_prompts": len(prompts),
+        "kl_coef": settings.kl_coef,
+        "training": vars(settings),
+    }
+    if checkpoint:
+        run.truncate_after(first)
+    else:
+        run.write_config(config)
+    tracker = (
+        Tracker(ours.wandb_project, run.path.name, config, run.path, tags=["ppo"]) if ours.wandb else None
+    )
+    validation = Validation(
+        tokenizer,
+        scorer,
+        reference,
+        run,
+        tracker,
+        score=score if ours.hackable_reward else None,
+        max_new_tokens=ours.max_completion_length,
+        temperature=ours.temperature,
+    )
+    size = sum(p.numel() for p in lm.parameters()) / 1e6
+    print(f"policy {choice.policy_name} ({size:.1f} M), sentiment {choice.sentiment_name}, on {device}")
+    print(f"  ({choice.reason})")
+    print(
+        f"run {run.path}, {settings.max_steps} steps of {settings.batch_size} completions, learning rate "
+        f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}\n",
+        flush=True,
+    )
+    if not checkpoint:
+        validation.run(lm, step=0)
+
+    # The loop
+    step, loop_start = first, time.monotonic()
+    try:
+        for step in range(first + 1, settings.max_steps + 1):
+            step_start = time.monotonic()
+            rng = np.random.default_rng([ours.seed, step])
+            left = 1 - (step - 1) / settings.max_steps
+            for group, peak in zip(
+                optimizer.param_groups, (settings.learning_rate, settings.value_learning_rate), strict=True
+            ):
+                group["lr"] = left * peak
+
+            # Experience: one completion for each of B prompts, and its score
+            chosen = rng.choice(len(prompts), settings.batch_size, replace=settings.batch_size > len(prompts))
+            with accelerator.autocast():  # the policy sampled is the policy scored, rounding included
+                completions = sample(
+                    lm,
+                    tokenizer,
+                    [prompts[i] for i in chosen],
+                    max_new_tokens=ours.max_completion_length,
+                    temperature=ours.temperature,
+                    seed=int(rng.integers(2**31)),
+                )
+            scores, shaped = reward.base_reward(
+                [c.text for c in completions], [c.prompt for c in completions]
+            )
+            rollout = collect(model, reference, completions, shaped, ours.temperature, settings, accelerator)
+
+            # Learning
+            seed = int(rng.integers(2**31))
+            stats = update(model, optimizer, rollout, ours.temperature, settings, accelerator, seed)
+
+            # Numbers
+            mask = rollout.batch.mask
+            d = (rollout.log_probs - rollout.ref_log_probs) * mask  # log pi/pi_ref, 0 on padding
+            kl_k1 = d.sum(1).mean().item()  # nats per completion
+            tokens = int(mask.sum())
+            generated_tokens += tokens
+            seconds = time.monotonic() - step_start
+            metrics = {
+                "reward": rollout.rewards.sum(1).mean().item(),  # R - kl_coef * k1
+                "shaped": sum(shaped) / len(shaped),  # R
+                "score": sum(scores) / len(scores),
+                "kl_penalty": settings.kl_coef * kl_k1,
+                "kl_policy_ref": (torch.expm1(-d) + d)
+                .sum(1)
+                .mean()
+                .item(),  # k3: what train.py logs by this name
+                "kl_policy_ref_k1": kl_k1,
+                "return": masked_mean(rollout.returns, mask).item(),
+                "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
+                **stats,
+                "learning_rate": left * settings.learning_rate,
+                "length_mean": tokens / len(completions),
+                "truncated_ratio": sum(c.truncated for c in completions) / len(completions),
+                "generated_tokens": generated_tokens,
+                "tokens_per_second": tokens / seconds,
+                "step_time": seconds,
+            }
+            logged = {f"train/{name}": value for name, value in metrics.items()}
+            run.log(step, logged)
+            if tracker is not None:
+                tracker.log(step, logged)
+            eta = (time.monotonic() - loop_start) / (step - first) * (settings.max_steps - step)
+            print(
+                f"step {step:>4}/{settings.max_steps} | reward {metrics['reward']:.3f} | R {metrics['shaped']:.3f} | "
+                f"score {metrics['score']:.3f} | KL {metrics['kl_policy_ref']:.1f} | "
+                f"explained {metrics['explained_variance']:.2f} | clipped {metrics['clip_fraction']:.0%} | "
+                f"length {metrics['length_mean']:.0f} | {seconds:.1f} s | eta {clock(eta)}",
+                flush=True,
+            )
+            last = step == settings.max_steps
+            if last or (ours.eval_every and step % ours.eval_every == 0):
+                validation.run(lm, step)
+            if last or step % settings.save_steps == 0:
+                save_checkpoint(run, step, model, optimizer, generated_tokens, settings.save_total_limit)
+    except BaseException as error:
+        if tracker is not None:
+            tracker.finish({"stopped": type(error).__name__}, exit_code=1)
+        if run.checkpoints():
+            print(f"\nstopped in step {step}; go on with --resume {run.path}", file=sys.stderr)
+        raise
+
+    # final/
+    if ours.merge_lora:
+        lm = lm.merge_and_unload()
+    lm.save_pretrained(run.final)
+    tokenizer.save_pretrained(run.final)
+    seconds = time.monotonic() - started
+    if tracker is not None:
+        tracker.finish({"seconds": seconds, "final": str(run.final)})
+    print(f"\nDone in {clock(seconds)}. The run is in {run.path}/ : metrics.jsonl, samples.jsonl, final/")
+    print(f"  Compare: python evaluate.py base ppo={run.path}")
+
+
+if __name__ == "__main__":
+    run_main(main)

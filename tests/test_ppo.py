@@ -1,0 +1,320 @@
+"""PPO: its formulas against numbers worked out by hand, and the ways in which such a loop goes quietly wrong.
+
+    python -m pytest tests/test_ppo.py
+
+Tiny random GPT-2s, no downloads. The expected values come from the margin of this file, closed forms or
+enumeration, never from the code under test.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from baselines import ppo
+from baselines.ppo import ActorCritic, Batch, PPOSettings
+from kit.sampling import Completion, sample
+
+EOS = 0
+
+
+def tiny_lm(vocab: int = 3, seed: int = 0) -> GPT2LMHeadModel:
+    """GPT-2 with its usual dropout of 0.1, and weights large enough for a distribution far from uniform."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=vocab, n_positions=24, n_embd=16, n_layer=2, n_head=2, bos_token_id=EOS, eos_token_id=EOS,
+        initializer_range=0.4,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def tiny_tokenizer(vocab: int = 3) -> PreTrainedTokenizerFast:
+    """Words t1, t2, ... and <eos>, which is also the padding, as in GPT-2."""
+    words = {"<eos>": EOS} | {f"t{i}": i for i in range(1, vocab)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t1"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
+    return Completion("", prompt_ids, completion_ids, "", completion_ids[-1] != EOS)
+
+
+def exact_log_probs(lm: GPT2LMHeadModel, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
+    """One unpadded row, one token after the other: the oracle."""
+    lm.eval()
+    out = []
+    with torch.no_grad():
+        for t, token in enumerate(completion_ids):
+            logits = lm(tensor([prompt_ids + completion_ids[:t]])).logits[0, -1]
+            out.append(logits.log_softmax(-1)[token].item())
+    return out
+
+
+RAGGED = [completion([1], [2, 1, EOS]), completion([2, 1, 1, 2], [2]), completion([1, 2], [1, 1, 1, 2, 2])]
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+# ---------------------------------------------------------------------------------------------- formulas
+
+
+def test_gae_of_a_hand_worked_episode_and_a_shorter_one_beside_it():
+    # gamma = lam = 1/2, so gamma lam = 1/4.
+    # Row 0: delta = (1 + .5*1 - .5, 0 + .5*.25 - 1, 2 - .25) = (1, -.875, 1.75)
+    #        A_2 = 1.75, A_1 = -.875 + 1.75/4 = -.4375, A_0 = 1 - .4375/4 = .890625
+    # Row 1: one token, A = 3 - 1; the 9s are padding and must not matter.
+    rewards = tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 9.0]])
+    values = tensor([[0.5, 1.0, 0.25], [1.0, 9.0, 9.0]])
+    mask = tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    advantages, returns = ppo.gae(rewards, values, mask, gamma=0.5, lam=0.5)
+    assert advantages.tolist() == [[0.890625, -0.4375, 1.75], [2.0, 0.0, 0.0]]
+    assert returns.tolist() == [[1.390625, 0.5625, 2.0], [3.0, 0.0, 0.0]]
+
+
+def test_gae_is_the_discounted_sum_of_td_errors_for_ragged_lengths():
+    gamma, lam, lengths = 0.99, 0.95, [1, 4, 7, 2]
+    g = torch.Generator().manual_seed(1)
+    rewards, values = torch.randn(2, 4, 7, generator=g, dtype=torch.float64)
+    mask = tensor([[float(t < n) for t in range(7)] for n in lengths], dtype=torch.float64)
+    advantages, _ = ppo.gae(rewards, values, mask, gamma, lam)
+    for i, n in enumerate(lengths):
+        r, v = rewards[i, :n].tolist(), [*values[i, :n].tolist(), 0.0]
+        for t in range(n):
+            expected = sum((gamma * lam) ** (k - t) * (r[k] + gamma * v[k + 1] - v[k]) for k in range(t, n))
+            assert advantages[i, t].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_gae_with_lambda_one_is_return_minus_value():
+    rewards, values = tensor([[1.0, 2.0, 4.0]]), tensor([[10.0, 20.0, 30.0]])
+    advantages, returns = ppo.gae(rewards, values, torch.ones(1, 3), gamma=0.5, lam=1.0)
+    assert returns.tolist() == [[1 + 2 / 2 + 4 / 4, 2 + 4 / 2, 4.0]]
+    assert advantages.tolist() == [[3.0 - 10, 4.0 - 20, 4.0 - 30]]
+
+
+def test_whitening_sees_real_tokens_only():
+    # Real: 1, 1, 3, 3: mean 2, std 1. Were the padding counted, nothing would be 1.
+    x = tensor([[1.0, 1.0, 3.0], [3.0, 500.0, -500.0]])
+    mask = tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    white = ppo.whiten(x, mask)
+    assert torch.allclose(white, tensor([[-1.0, -1.0, 1.0], [1.0, 0.0, 0.0]]), atol=1e-6)
+
+
+def test_policy_loss_against_hand_numbers_and_its_closed_form_gradient():
+    # ratio 1.5, A 2: min(3, 2.4) = 2.4, cut, gradient 0     ratio 0.5, A 2: min(1, 1.6) = 1, gradient ratio A = 1
+    # ratio 0.5, A -1: min(-.5, -.8) = -.8, cut               ratio 1.5, A -1: min(-1.5, -1.2) = -1.5, gradient -1.5
+    # The fifth column is padding. Mean over four: 1.1 / 4.
+    old = tensor([[-1.0, -2.0, -0.5, -3.0, -1.0]])
+    new = (old + tensor([[1.5, 0.5, 0.5, 1.5, 7.0]]).log()).requires_grad_()
+    advantages = tensor([[2.0, 2.0, -1.0, -1.0, 50.0]])
+    mask = tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
+    loss = ppo.policy_loss(new, old, advantages, mask, clip=0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.1 / 4)
+    assert torch.allclose(new.grad, tensor([[0.0, -1.0 / 4, 0.0, 1.5 / 4, 0.0]]))
+
+
+def test_value_loss_against_hand_numbers_and_its_closed_form_gradient():
+    # V 1, old .5, G 0: V_clip .7, max(1, .49) = 1, gradient V - G = 1
+    # V .6, old 0, G 1: V_clip .2, max(.16, .64) = .64: moved too far already, gradient 0.   1/2 * 1.64 / 2
+    values = tensor([[1.0, 0.6, 8.0]], requires_grad=True)
+    loss = ppo.value_loss(
+        values, tensor([[0.5, 0.0, 0.0]]), tensor([[0.0, 1.0, 0.0]]), tensor([[1.0, 1.0, 0.0]]), clip=0.2
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(0.41)
+    assert torch.allclose(values.grad, tensor([[0.5, 0.0, 0.0]]))
+
+
+def test_explained_variance_is_one_for_perfect_zero_for_constant_values():
+    returns, mask = tensor([[1.0, 2.0, 3.0, 99.0]]), tensor([[1.0, 1.0, 1.0, 0.0]])
+    assert ppo.explained_variance(returns, returns, mask) == 1.0
+    assert ppo.explained_variance(torch.zeros(1, 4), returns, mask) == 0.0
+    # G - V = (0, 0, 1): variance 2/9; Var G = 2/3: 1 - 1/3
+    assert ppo.explained_variance(tensor([[1.0, 2.0, 2.0, 0.0]]), returns, mask) == pytest.approx(2 / 3)
+    assert math.isnan(ppo.explained_variance(returns, torch.ones(1, 4), mask))
+
+
+def test_score_is_added_at_the_last_real_token():
+    mask = tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    log_probs = tensor([[-1.0, -2.0, 5.0], [-1.0, -1.0, -1.0]])
+    ref = tensor([[-3.0, -1.0, 0.0], [-1.0, -1.0, -1.5]])
+    rewards = ppo.token_rewards(log_probs, ref, tensor([10.0, 20.0]), mask, kl_coef=0.5)
+    assert rewards.tolist() == [[-1.0, 10.5, 0.0], [0.0, 0.0, 19.75]]
+
+
+# ------------------------------------------------------------------------------------------------- traps
+
+
+def test_kl_as_a_reward_has_the_gradient_of_the_kl():
+    """Trap: k1 in the loss, whose gradient is 0. By enumeration of one token from a vocabulary of 4."""
+    z = tensor([0.3, -1.0, 0.7, 0.1], dtype=torch.float64, requires_grad=True)
+    ref = tensor([0.1, 0.5, -0.4, 0.0], dtype=torch.float64).log_softmax(-1)
+    log_p = z.log_softmax(-1)
+    kl_gradient = torch.autograd.grad((log_p.exp() * (log_p - ref)).sum(), z, retain_graph=True)[0]
+
+    rows = log_p.unsqueeze(1)  # every token is a completion of length 1 ...
+    p = log_p.detach().exp().unsqueeze(1)
+    rewards = ppo.token_rewards(
+        rows.detach(), ref.unsqueeze(1), torch.zeros(4), torch.ones(4, 1), kl_coef=1.0
+    )
+    loss = sum(  # ... weighted by its probability
+        p[i, 0]
+        * ppo.policy_loss(
+            rows[i : i + 1], rows[i : i + 1].detach(), rewards[i : i + 1], torch.ones(1, 1), 0.2
+        )
+        for i in range(4)
+    )
+    assert torch.allclose(torch.autograd.grad(loss, z)[0], kl_gradient, atol=1e-12)
+    assert kl_gradient.norm() > 0.1
+
+
+def test_entropy_is_that_of_the_whole_distribution_and_has_its_gradient():
+    """Trap: entropy by the sampled token's log-probability, whose expected gradient is 0."""
+    z = tensor([0.0, math.log(3.0)], dtype=torch.float64, requires_grad=True)  # p = (1/4, 3/4)
+    h = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    value = ppo.entropy(z)
+    value.backward()
+    assert value.item() == pytest.approx(h)
+    # dH/dz_k = -p_k (log p_k + H)
+    assert z.grad.tolist() == pytest.approx([-0.25 * (math.log(0.25) + h), -0.75 * (math.log(0.75) + h)])
+
+
+def test_log_probs_of_ragged_rows_equal_the_unpadded_oracle():
+    """Trap: padding shifts GPT-2's positions, and pad == eos hides the real EOS."""
+    model = ActorCritic(tiny_lm())
+    batch = Batch.of(RAGGED)
+    logits, _ = model(batch, 1.0)
+    log_probs = ppo.action_log_probs(logits, batch)
+    for row, mask, c in zip(log_probs, batch.mask, RAGGED, strict=True):
+        assert int(mask.sum()) == len(c.completion_ids)  # EOS is an action
+        expected = exact_log_probs(model.lm, c.prompt_ids, c.completion_ids)
+        assert row[: len(expected)].tolist() == pytest.approx(expected, abs=1e-5)
+        assert not row[len(expected) :].any()
+
+
+def test_dropout_is_off_so_the_ratio_is_one_before_the_first_update(cpu):
+    """Trap: old log-probs with dropout off, new ones with it on."""
+    lm = tiny_lm()
+    assert lm.config.resid_pdrop == 0.1
+    model = ActorCritic(lm)
+    model.train()
+    settings = PPOSettings(minibatch_size=2, ppo_epochs=1, learning_rate=0.0)
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
+    )
+    assert stats["first_ratio_error"] < 1e-5
+    assert stats["update_kl_k3"] == pytest.approx(0, abs=1e-6) and stats["clip_fraction"] == 0
+    logits, _ = model(rollout.batch[:2], 1.0)  # the very rows, shapes and all: not even rounding differs
+    assert torch.equal(ppo.action_log_probs(logits, rollout.batch[:2]), rollout.log_probs[:2])
+
+
+def test_kl_reward_at_step_zero_is_exactly_zero(cpu):
+    scores = [0.25, 0.5, 1.0]
+    rollout = ppo.collect(ActorCritic(tiny_lm()), tiny_lm().eval(), RAGGED, scores, 1.0, PPOSettings(), cpu)
+    assert torch.equal(rollout.log_probs, rollout.ref_log_probs)
+    assert rollout.rewards.tolist() == [[0, 0, 0.25, 0, 0], [0.5, 0, 0, 0, 0], [0, 0, 0, 0, 1.0]]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_the_distribution_sampled_is_the_distribution_scored(temperature):
+    """Trap: top-k 50 in sampling against the full softmax in scoring. 64 tokens, so a top-50 would show."""
+    vocab, n = 64, 6_000
+    model = ActorCritic(tiny_lm(vocab))
+    with torch.no_grad():
+        model.lm.lm_head.weight *= 0.3  # flatter: the 14 tokens a top-50 drops have a tenth of the mass
+    drawn = sample(
+        model.lm, tiny_tokenizer(vocab), ["t5 t9"], num_samples=n, max_new_tokens=1, temperature=temperature,
+        batch_size=n,
+    )  # fmt: skip
+    counts = torch.bincount(tensor([c.completion_ids[0] for c in drawn]), minlength=vocab)
+    with torch.no_grad():
+        logits, _ = model(Batch.of(drawn[:1]), temperature)
+    p = logits[0, 0].softmax(-1)
+    assert p.sort().values[:14].sum() > 0.03
+    # Pearson's statistic has mean 63 and standard deviation sqrt(2 * 63) = 11 if both are one distribution
+    assert ((counts - n * p) ** 2 / (n * p)).sum() < 63 + 5 * 11
+
+
+def test_nothing_after_eos_is_trained_and_padding_has_zero_gradient(cpu):
+    """Trap: tokens after EOS are trained, and the reward sits on padding."""
+    model = ActorCritic(tiny_lm())
+    settings = PPOSettings(minibatch_size=3)
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
+    batch, mask = rollout.batch, rollout.batch.mask
+    logits, values = model(batch, 1.0)
+    logits.retain_grad(), values.retain_grad()
+    log_probs = ppo.action_log_probs(logits, batch)
+    loss = (
+        ppo.policy_loss(log_probs, rollout.log_probs, rollout.advantages, mask, 0.2)
+        + ppo.value_loss(values, rollout.values, rollout.returns, mask, 0.2)
+        - ppo.masked_mean(ppo.entropy(logits), mask)
+    )
+    loss.backward()
+    padding = mask == 0
+    assert padding.sum() == 6
+    assert not logits.grad[padding].any() and not values.grad[padding].any()
+    assert (logits.grad[~padding].abs().sum(-1) > 0).all()
+    assert not rollout.rewards[padding].any() and not rollout.advantages[padding].any()
+
+
+def test_what_stands_in_the_padding_changes_nothing(cpu):
+    model, settings = ActorCritic(tiny_lm()), PPOSettings(minibatch_size=3)
+    reference = tiny_lm(seed=1).eval()
+    rollout = ppo.collect(model, reference, RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
+    wider = ppo.collect(
+        model, reference, [*RAGGED, completion([1], [2] * 9)], [1.0, 0.0, 0.5, 0.0], 1.0, settings, cpu
+    )
+    width = rollout.log_probs.shape[1]
+    assert torch.allclose(wider.rewards[:3, :width], rollout.rewards, atol=1e-6)
+    assert torch.allclose(wider.returns[:3, :width], rollout.returns, atol=1e-6)
+    assert not wider.returns[:3, width:].any()
+
+
+# ------------------------------------------------------------------------------------- a known optimum
+
+
+def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
+    """max E[R] - beta KL(pi||pi_ref) has the solution pi* ~ pi_ref exp(R / beta), here over 7 completions.
+
+    Vocabulary {eos, t1, t2}, at most two tokens: eos; t1 or t2, then any. EOS ends an episode early, the values
+    differ from state to state, and the KL has a share in every reward.
+    """
+    prompt, beta = [1], 0.5
+    reward = {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.0, (1, 2): 0.5, (2, 0): 0.0, (2, 1): 0.8, (2, 2): 0.3}
+    reference, tokenizer = tiny_lm().eval(), tiny_tokenizer()
+    model = ActorCritic(tiny_lm())
+    tree = [(0,), *itertools.product((1, 2), (0, 1, 2))]
+
+    def law(lm: GPT2LMHeadModel) -> torch.Tensor:
+        return tensor([math.exp(sum(exact_log_probs(lm, prompt, list(x)))) for x in tree])
+
+    p_ref = law(reference)
+    assert p_ref.sum().item() == pytest.approx(1, abs=1e-5)
+    optimum = p_ref * torch.exp(tensor([reward[x] for x in tree]) / beta)
+    optimum /= optimum.sum()
+    assert (p_ref - optimum).abs().sum() / 2 > 0.15  # there is something to learn
+
+    settings = PPOSettings(
+        minibatch_size=64, gamma=1.0, lam=0.95, kl_coef=beta, entropy_coef=0.0, target_kl=0.05
+    )
+    steps, lr = 60, 3e-3
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-5)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        drawn = sample(
+            model.lm, tokenizer, ["t1"], num_samples=256, max_new_tokens=2, batch_size=256, seed=step
+        )
+        scores = [reward[tuple(c.completion_ids)] for c in drawn]
+        rollout = ppo.collect(model, reference, drawn, scores, 1.0, settings, cpu)
+        ppo.update(model, optimizer, rollout, 1.0, settings, cpu, seed=step)
+    assert (law(model.lm) - optimum).abs().sum() / 2 < 0.05  # total variation
