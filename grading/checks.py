@@ -347,7 +347,7 @@ def rows_alone(name: str, student: Student, rng: random.Random) -> None:
     policy, ref = tree.rows(tree.policy), tree.rows(tree.ref)
     together = student.values(name, policy, ref, kl_coef=1.0)
     alone = [student.values(name, [p], [r], kl_coef=1.0)[0] for p, r in zip(policy, ref, strict=True)]
-    varied(alone)
+    varied([*together, *alone])
     if not all_close(together, alone):
         raise Mistake(batch_hint(together, alone))
     order = list(range(len(policy)))
@@ -414,7 +414,9 @@ def far_apart(name: str, student: Student, rng: random.Random) -> None:
         rows.append([(-1.0, -math.inf), (-0.5, -0.7)])
     try:
         varied(values_of(student, name, rows, 1.0))
-    except (Broken, Mistake) as mistake:
+    except Unfilled:
+        raise
+    except Mistake as mistake:
         raise Mistake(f"With models 800 nats apart on a token, or a reference at -inf: {mistake}") from None
 
 
@@ -438,7 +440,7 @@ def diagnose(student: Student, name: str) -> list[str]:
             hints.append(f"The {dropped[0]} token of each completion is dropped: every sampled token counts.")
     elif not hints and min(abs(terms[i] - terms[j]) for i, j in ((0, 2), (1, 3))) < TOLERANCE:
         hints.append(
-            "Tokens on which the models differ by 3 times and by 7 times cost the same: you clip too early."
+            "Tokens on which the models differ by different amounts cost the same: you clip too early."
         )
     readings = {
         "You average over the tokens of a completion; the KL of a whole completion is a sum over them.": sum(

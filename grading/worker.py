@@ -1,0 +1,254 @@
+"""The sandboxed side of the grader: shut this process in, load the submission, answer calls with plain numbers.
+
+Started by `grade.py` as `python -I worker.py SETTINGS` from a scratch folder that holds copies of this file and of
+`student.py` and nothing else of the kit. Requests (one JSON object a line) come on stdin, replies go to stdout:
+
+    -> {"source": str}                               <- {"missing": [...], "loaded": true} or {..., "error": str}
+    -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of student.call
+
+Nothing in here is worth stealing. The process that `grade.py` starts only forks and waits, so that a submission that
+kills its parent kills that one. Linux does the shutting in, and each layer is used where the kernel grants it:
+namespaces (no other process, no network, an almost empty file system), a user id of its own when started as root,
+Landlock (the same for files where namespaces are refused, as in most containers), and resource limits always. What
+could not be had is reported as `missing`. Linux only.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import student
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def unshare_all(uid: int | None) -> str | None:
+    """Enter new namespaces: "root" with root's own privilege, "user" by way of a user namespace, or None.
+
+    As root without that privilege (a container), change to user `uid` first and try as that one.
+    """
+    rest = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+    if os.geteuid() == 0 and libc.unshare(rest) == 0:
+        return "root"
+    become(uid)
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(rest | CLONE_NEWUSER) == 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        return "user"
+    return None
+
+
+def become(uid: int | None) -> None:
+    """From root to a user that nothing else runs as; nothing to do for anybody else."""
+    if uid is not None and os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+
+def mount(
+    source: str, target: str | Path, kind: str | None = None, flags: int = 0, data: str | None = None
+) -> None:
+    encoded = [None if x is None else str(x).encode() for x in (source, target, kind, data)]
+    check(libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
+
+
+def enter_view(root: Path, readable: list[str]) -> None:
+    """Leave the file system for one that holds the `readable` paths, read-only, and an empty /tmp of 16 MB."""
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=16m,mode=755")
+    for path in map(Path, (*readable, "/dev/null", "/dev/zero", "/dev/urandom")):
+        inside = root / path.relative_to("/")
+        if inside.exists() or not path.exists():
+            continue
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():  # /lib -> usr/lib
+            inside.symlink_to(path.readlink())
+            continue
+        if path.is_dir():
+            inside.mkdir()
+        else:
+            inside.touch()
+        mount(str(path), inside, flags=MS_BIND | MS_REC)
+        if path.parts[1] != "dev":
+            kept = (
+                os.statvfs(path).f_flag & 0b1110
+            )  # nosuid, nodev, noexec: may not be lifted, so ask for them again
+            mount("none", inside, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+    (root / "tmp").mkdir(exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "proc").mkdir()
+    try:
+        mount("proc", root / "proc", "proc")
+    except OSError:
+        pass  # refused where the outer /proc is itself masked; python does without
+    os.chroot(root)
+    os.chdir("/tmp")
+    os.environ["HOME"] = os.environ["TMPDIR"] = "/tmp"
+
+
+def landlock(readable: list[str], writable: list[str]) -> int:
+    """Deny every file but the given trees, TCP, and signals to processes outside; returns the ABI, 0 without it.
+
+    Layouts and bits: Documentation/userspace-api/landlock.rst of the kernel.
+    """
+    abi = libc.syscall(SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    if abi < 1:
+        return 0
+    everything = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
+    read, write_file = 0b1101, 0b10  # execute, read a file, list a folder; write a file
+    attributes = struct.pack("=QQQ", everything, 0b11, 0b11)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    ruleset = libc.syscall(SYS_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    if ruleset < 0:
+        return 0
+    rules = [(path, read) for path in (*readable, "/proc", "/dev/zero", "/dev/urandom")]
+    rules += [("/dev/null", read | write_file), *((path, everything) for path in writable)]
+    for path, allowed in rules:
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if not Path(path).is_dir():
+            allowed &= 0b111 | (everything & (1 << 14))  # the rights a plain file can have
+        libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, fd), 0)
+        os.close(fd)
+    restricted = libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+    return abi if restricted == 0 else 0
+
+
+def set_limits(settings: dict, processes: int) -> None:
+    for name, limit in (
+        ("AS", settings["address_space"]),
+        ("DATA", settings["memory"]),
+        ("CPU", settings["cpu_seconds"]),
+        ("FSIZE", 8 << 20),
+        ("NOFILE", 128),
+        ("CORE", 0),
+        ("NPROC", processes),
+    ):
+        which = getattr(resource, f"RLIMIT_{name}", None)
+        if which is not None:
+            hard = resource.getrlimit(which)[1]
+            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(which, (limit, limit))
+
+
+def running_as(uid: int) -> int:
+    """Threads this user runs already: without a user id or namespace of our own they count towards RLIMIT_NPROC."""
+    count = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if folder.stat().st_uid == uid:
+                count += len(list((folder / "task").iterdir()))
+        except OSError:
+            continue
+    return count
+
+
+def confine(namespaces: str | None, settings: dict) -> list[str]:
+    """Take everything away that the kernel lets us take; returns what is left open, in words."""
+    readable, uid = settings["readable"], settings["uid"]
+    viewed = False
+    if namespaces:
+        try:
+            enter_view(Path.cwd(), readable)
+            viewed = True
+        except OSError:
+            pass
+    crowd = running_as(os.geteuid()) if namespaces is None and uid is None else 0
+    set_limits(settings, settings["processes"] + crowd)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(
+            "1000"
+        )  # if memory runs out, it is this process that goes
+    except OSError:
+        pass
+    become(uid)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user clears it, so not before
+    abi = landlock(readable, [str(Path.cwd())]) if settings["landlock"] else 0
+    if (namespaces == "user" or os.geteuid() == 0) and os.uname().machine in SYS_CAPSET:
+        header, none = struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", *[0] * 6)
+        check(libc.syscall(SYS_CAPSET[os.uname().machine], header, none), "capset")
+    missing = []
+    if not (viewed or abi) and os.geteuid() == 0:
+        raise PermissionError("nothing would stand between the submission, run as root, and this machine")
+    if not (viewed or abi):
+        missing.append("files: it could read what its user may read")
+    if not namespaces:
+        missing.append("network: only TCP was closed" if abi >= 4 else "network: it was open")
+        if uid is None and abi < 6:
+            missing.append("processes: it could signal other processes of its user")
+        if uid is None and os.geteuid() == 0:
+            missing.append("user: it ran as root, whom the limit on processes does not bind")
+    return missing
+
+
+def serve(requests: int, replies: int, missing: list[str]) -> None:
+    def answer(reply: dict) -> None:
+        data = memoryview(json.dumps(reply).encode() + b"\n")
+        while data:
+            data = data[os.write(replies, data) :]
+
+    with os.fdopen(requests, "rb") as lines:
+        try:
+            Path("rewards.py").write_text(json.loads(lines.readline())["source"], encoding="utf-8")
+            module = student.load("rewards.py")
+        except BaseException as error:
+            answer({"missing": missing, "error": student.explain(error, "rewards.py")})
+            return
+        answer({"missing": missing, "loaded": True})
+        for line in lines:
+            request = json.loads(line)
+            answer(student.call(module, request["name"], request["args"], request["kwargs"]))
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
+    child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
+    if child:
+        os.close(requests)
+        os.close(replies)
+        os.waitpid(child, 0)
+        return
+    try:
+        missing = confine(namespaces, settings)
+    except Exception as error:  # not the submission's fault, which has not been read yet
+        os.write(replies, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        os._exit(1)
+    try:
+        serve(requests, replies, missing)
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
