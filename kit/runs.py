@@ -151,13 +151,16 @@ def read_samples(path: str | Path) -> list[dict[str, Any]]:
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # not splitlines(): a sampled U+2028 is a line end to it, and plain text to JSON
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); is {file.parent} a run folder?"
         ) from None
     rows = []
     for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -1,0 +1,299 @@
+"""Log-probs against an unpadded oracle, KL estimators against exact enumeration, the reward against hand numbers.
+
+python -m pytest tests/test_reward_utils.py
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+from trl.trainer.utils import disable_dropout_in_model
+
+import reward_utils
+from kit.errors import UserError
+from reward_utils import (
+    checked,
+    kl_policy_ref,
+    kl_ref_policy,
+    make_reward_function,
+    reference_log_probs,
+    sparse_reward,
+    token_log_probs,
+)
+
+PROMPTS = [[3], [5, 2, 7, 7, 1], [4, 4], [9, 8, 1, 2]]
+COMPLETIONS = [[6], [2, 3, 10, 0], [0], [1, 5, 5, 5, 5, 9, 0]]  # one token; EOS (0) last; EOS alone; long
+
+
+def oracle(model, prompt, completion, temperature=1.0):
+    """Row by row, unpadded, the whole model, float64: log softmax(z / T) at the position before each token."""
+    model = model.double().eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + completion])).logits[0] / temperature
+    logp = logits.log_softmax(-1)
+    return [logp[len(prompt) - 1 + t, token].item() for t, token in enumerate(completion)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+@pytest.mark.parametrize("chunk_size", [1, 3, 16])
+def test_log_probs_equal_the_unpadded_oracle(tiny_gpt2, temperature, chunk_size):
+    rows = token_log_probs(tiny_gpt2(), PROMPTS, COMPLETIONS, temperature, chunk_size)
+    assert [len(r) for r in rows] == [1, 4, 1, 7]  # every token, the first and EOS included
+    for row, prompt, completion in zip(rows, PROMPTS, COMPLETIONS, strict=True):
+        assert row == pytest.approx(oracle(tiny_gpt2(), prompt, completion, temperature), rel=1e-4)
+
+
+def test_dropout_is_off_and_the_mode_is_put_back(tiny_gpt2):
+    model = tiny_gpt2().train()
+    first = token_log_probs(model, PROMPTS, COMPLETIONS)
+    assert model.training and all(m.training for m in model.modules())
+    assert token_log_probs(model, PROMPTS, COMPLETIONS) == first
+    model.eval()
+    token_log_probs(model, PROMPTS, COMPLETIONS)
+    assert not model.training
+
+
+def test_no_graph_is_kept_and_an_exception_restores_the_mode(tiny_gpt2):
+    model = tiny_gpt2().train()
+    with pytest.raises(IndexError):
+        token_log_probs(model, [[1]], [[2] * 40])  # more than the 32 positions
+    assert model.training
+    with pytest.raises(ValueError, match="at least one prompt token"):
+        token_log_probs(model, [[]], [[2]])
+
+
+def test_an_empty_completion_has_no_log_probs(tiny_gpt2):
+    assert token_log_probs(tiny_gpt2(), [[3], [3]], [[], [4]])[0] == []
+
+
+def test_bf16_autocast_around_the_call_changes_nothing(tiny_gpt2):
+    plain = token_log_probs(tiny_gpt2(), PROMPTS, COMPLETIONS)
+    model = tiny_gpt2()
+    forward = model.forward  # what accelerate does to a prepared model: the top forward autocasts
+    model.forward = lambda *a, **k: torch.autocast("cpu", torch.bfloat16)(forward)(*a, **k)
+    for row, expected in zip(token_log_probs(model, PROMPTS, COMPLETIONS), plain, strict=True):
+        assert row == pytest.approx(expected, rel=1e-6)
+
+
+def test_lora_reference_is_the_base_and_kl_starts_at_zero(tiny_gpt2):
+    set_seed(0)
+    base = tiny_gpt2()
+    expected = token_log_probs(tiny_gpt2(), PROMPTS, COMPLETIONS)
+    model = get_peft_model(base, LoraConfig(r=2, lora_dropout=0.3, fan_in_fan_out=True)).train()
+    policy = token_log_probs(model, PROMPTS, COMPLETIONS)
+    ref = reference_log_probs(model, None, PROMPTS, COMPLETIONS)
+    assert max(kl_policy_ref(policy, ref)) < 1e-5
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=2.0)
+    moved = token_log_probs(model, PROMPTS, COMPLETIONS)
+    assert max(kl_policy_ref(moved, ref)) > 0.1  # the adapter is seen ...
+    for row, base_row in zip(reference_log_probs(model, None, PROMPTS, COMPLETIONS), expected, strict=True):
+        assert row == pytest.approx(base_row, rel=1e-5)  # ... and left out of the reference
+    assert "lora" in repr(model).lower() and token_log_probs(model, PROMPTS, COMPLETIONS) == moved
+
+
+def test_without_reference_a_full_model_is_refused(tiny_gpt2):
+    with pytest.raises(ValueError, match="LoRA"):
+        reference_log_probs(tiny_gpt2(), None, PROMPTS, COMPLETIONS)
+
+
+# ------------------------------------------------------------------------------------- KL by enumeration
+
+P = (0.5, 0.3, 0.2)  # pi
+Q = (0.25, 0.25, 0.5)  # pi_ref
+KL_PQ = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.4)
+KL_QP = 0.25 * math.log(0.5) + 0.25 * math.log(0.25 / 0.3) + 0.5 * math.log(2.5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_measured_kl_is_exact_in_expectation(length):
+    """Independent tokens: the KL of a completion is `length` times that of a token, in either direction."""
+    sequences = list(itertools.product(range(3), repeat=length))
+    policy = [[math.log(P[x]) for x in s] for s in sequences]
+    ref = [[math.log(Q[x]) for x in s] for s in sequences]
+    weights = [math.prod(P[x] for x in s) for s in sequences]
+    forward, backward = kl_policy_ref(policy, ref), kl_ref_policy(policy, ref)
+    assert math.fsum(w * k for w, k in zip(weights, forward, strict=True)) == pytest.approx(length * KL_PQ)
+    assert math.fsum(w * k for w, k in zip(weights, backward, strict=True)) == pytest.approx(length * KL_QP)
+    assert min(forward) >= 0 and min(backward) >= 0
+
+
+def test_measured_kl_by_hand():
+    # d = ln 2, w = 1/2: w - 1 + d = ln 2 - 1/2; w ln w - w + 1 = 1/2 - ln(2)/2
+    assert kl_policy_ref([[math.log(0.5)]], [[math.log(0.25)]]) == pytest.approx([math.log(2) - 0.5])
+    assert kl_ref_policy([[math.log(0.5)]], [[math.log(0.25)]]) == pytest.approx([0.5 - math.log(2) / 2])
+    assert kl_policy_ref([[]], [[]]) == [0.0] == kl_ref_policy([[]], [[]])
+
+
+def test_measured_kl_is_finite_far_away():
+    for gap in (-800.0, 800.0):
+        assert math.isfinite(kl_policy_ref([[gap]], [[0.0]])[0])
+        assert math.isfinite(kl_ref_policy([[gap]], [[0.0]])[0])
+
+
+# -------------------------------------------------------------------------------- the student's functions
+
+
+def test_checked_names_function_file_and_line():
+    def too_few(scores):
+        return scores[1:]
+
+    def raises(scores):
+        return [1 / 0 for _ in scores]
+
+    def not_written(scores):
+        raise NotImplementedError("Exercise 9")
+
+    first = too_few.__code__.co_firstlineno
+    with pytest.raises(
+        UserError, match=rf"too_few \(test_reward_utils.py, line {first}\) returned 1 values for 2"
+    ):
+        checked(too_few, [0.1, 0.2], expected=2)
+    line = raises.__code__.co_firstlineno + 1
+    with pytest.raises(
+        UserError, match=rf"raises \(test_reward_utils.py, line {line}\) raised ZeroDivisionError"
+    ):
+        checked(raises, [0.1], expected=1)
+    with pytest.raises(UserError, match=r"not_written .* is not written yet"):
+        checked(not_written, [0.1], expected=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([math.nan], "value 0 is nan"),
+        ([math.inf], "value 0 is inf"),
+        ([True], "a bool"),
+        (["0.5"], "a str"),
+        ([None], "a NoneType"),
+        ([torch.tensor(0.5)], "a Tensor"),
+        (None, "returned None, not a list"),
+        (0.5, "returned 0.5, not a list"),
+    ],
+)
+def test_checked_refuses_what_is_not_a_finite_number(value, says):
+    with pytest.raises(UserError, match=says):
+        checked(lambda: value, expected=1)
+
+
+def test_checked_takes_any_real_number():
+    import numpy as np
+
+    assert checked(lambda: (1, np.float64(0.5), np.float32(0.25)), expected=3) == [1.0, 0.5, 0.25]
+
+
+# ------------------------------------------------------------------------------------------- the reward
+
+
+class WordTokenizer:
+    """Words to fixed ids; what the reward needs of a tokenizer."""
+
+    def __call__(self, texts):
+        return {"input_ids": [[1 + len(w) % 9 for w in text.split()] for text in texts]}
+
+
+class Student:
+    """Hand-checkable stand-ins; both keep what they were given."""
+
+    @staticmethod
+    def shaped_reward(scores, completions, prompts=None):
+        Student.seen = (scores, completions, prompts)
+        return [s - 0.1 * len(c.split()) for s, c in zip(scores, completions, strict=True)]
+
+    @staticmethod
+    def kl_penalty_forward(policy, ref, kl_coef=0.1):
+        out = [kl_coef * len(row) for row in policy]
+        policy.clear()  # a student may wreck the arguments
+        return out
+
+
+def score(texts):
+    return [0.9 if "good" in t else 0.2 for t in texts]
+
+
+def test_score_then_negate_then_shape_then_minus_penalty(tiny_gpt2):
+    reward = make_reward_function(
+        score,
+        WordTokenizer(),
+        reward_shaping="shaped",
+        kl_type="forward",
+        kl_coef=0.5,
+        negate=True,
+        reference=tiny_gpt2(seed=1),
+        student=Student,
+    )
+    reward.policy = tiny_gpt2()
+    logged, extra = {}, {}
+    values = reward(
+        ["the film", "I saw"],
+        ["good", "bad bad bad"],
+        [[2], [3, 4, 5]],
+        log_metric=logged.__setitem__,
+        log_extra=extra.__setitem__,
+        trainer_state=None,
+    )
+    # (1 - 0.9) - 0.1 * 1 - 0.5 * 1 = -0.5 ;  (1 - 0.2) - 0.1 * 3 - 0.5 * 3 = -1.0
+    assert values == pytest.approx([-0.5, -1.0])
+    assert Student.seen == ([pytest.approx(0.1), 0.8], ["good", "bad bad bad"], ["the film", "I saw"])
+    assert logged["score"] == pytest.approx(0.55)  # P(positive) itself, not the negated one
+    assert logged["shaped"] == pytest.approx((0.0 + 0.5) / 2)
+    assert logged["kl_penalty"] == pytest.approx(1.0)
+    assert extra["kl_penalty"] == [0.5, 1.5]
+    # measured on the untouched rows, though the student cleared its own
+    policy = token_log_probs(tiny_gpt2(), [[4, 5], [2, 4]], [[2], [3, 4, 5]])
+    ref = token_log_probs(tiny_gpt2(seed=1), [[4, 5], [2, 4]], [[2], [3, 4, 5]])
+    assert extra["kl_policy_ref"] == pytest.approx(kl_policy_ref(policy, ref))
+    assert extra["kl_ref_policy"] == pytest.approx(kl_ref_policy(policy, ref))
+
+
+def test_the_score_sees_the_completion_alone():
+    seen = []
+    reward = make_reward_function(lambda texts: seen.extend(texts) or [0.5] * len(texts), WordTokenizer())
+    reward(["a good film, I"], ["thought so"], [[2, 3]])
+    assert seen == ["thought so"]
+
+
+def test_kl_is_zero_while_policy_and_reference_agree(tiny_gpt2):
+    reward = make_reward_function(score, WordTokenizer(), reference=tiny_gpt2())
+    reward.policy = tiny_gpt2().train()
+    logged = {}
+    reward(["the film"] * 2, ["a", "b"], [[2, 3, 0], [4]], log_metric=logged.__setitem__)
+    assert logged["kl_policy_ref"] == pytest.approx(0.0, abs=1e-5)
+    assert logged["kl_ref_policy"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_sparse_is_one_from_the_threshold_on():
+    assert sparse_reward([0.79, 0.8, 0.81, 0.0], [""] * 4) == [0.0, 1.0, 1.0, 0.0]
+    assert reward_utils.SPARSE_THRESHOLD == 0.8
+
+
+def test_left_padding_gives_the_log_probs_of_the_same_model(tiny_gpt2):
+    """TRL passes ids and mask only; without our hook GPT-2 counts the padding and is another model."""
+    from kit.models import follow_mask_positions
+
+    model = tiny_gpt2().eval()
+    ids = torch.tensor([[0, 0, 0, 5, 2], [3, 1, 4, 5, 2]])
+    mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+    alone = model(torch.tensor([[5, 2]])).logits[0, -1]
+    padded = model(input_ids=ids, attention_mask=mask).logits[0, -1]
+    assert not torch.allclose(padded, alone, rtol=1e-3)
+    follow_mask_positions(model)
+    torch.testing.assert_close(
+        model(input_ids=ids, attention_mask=mask).logits[0, -1], alone, rtol=1e-4, atol=1e-5
+    )
+    full = model(torch.tensor([[3, 1, 4, 5, 2]])).logits[0, -1]
+    torch.testing.assert_close(
+        model(input_ids=ids, attention_mask=mask).logits[1, -1], full, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_disabled_dropout_reaches_gpt2s_attention(tiny_gpt2):
+    model = tiny_gpt2().train()
+    ids = torch.tensor([[3, 1, 4, 5]])
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    disable_dropout_in_model(model)
+    assert torch.equal(model(ids).logits, model(ids).logits)
