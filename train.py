@@ -31,6 +31,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -425,6 +426,11 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
     ours, settings = PARSER.parse_args_and_config(argv)
     if "wandb" in settings.report_to:  # the same thing by TRL's name; our tracker logs it, under our names
         ours.wandb, settings.report_to = True, []
+    try:
+        for callback in get_reporting_integration_callbacks(settings.report_to):
+            callback()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--report_to {settings.report_to[0]}: {error}") from None
     if ours.kl_type != "none" and settings.beta:
         raise UserError(
             f"--kl_type {ours.kl_type} and --beta {settings.beta:g} both penalise KL: it would be counted twice; "

@@ -1,0 +1,134 @@
+"""What the kit adds to a bare GRPO step, as ratios measured in one run.
+
+The base line is the same trainer, model, prompts and sizes with a reward that costs nothing; it is what TRL takes
+for sampling, loss and update. Prints a table, and with --write puts it into benchmarks/step_time.md.
+
+    python benchmarks/step_time.py --write
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kit.screen import quiet
+
+quiet()
+
+import argparse
+import platform
+import resource
+import statistics
+import tempfile
+import time
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOTrainer
+
+import rewards_solution
+from data import load_prompts
+from kit.models import load_policy, load_reference, resolve_models
+from reward_utils import make_reward_function
+from sentiment import load_scorer
+from train import TrainingSettings
+
+WARM_UP = 2  # the first steps fill caches and allocate
+
+
+class StepTimes(TrainerCallback):
+    """Wall-clock seconds of every step, from one `on_step_end` to the next: optimizer and logging included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        self.start = self.start if self.seconds else time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.start)
+        self.start = now
+
+
+def free_reward(completion_ids, **_) -> list[float]:
+    """Costs nothing, and differs within a group: with equal rewards there would be no gradient to compute."""
+    return [float(ids[0] % 7) for ids in completion_ids]
+
+
+def measure(variant: str, choice, steps: int) -> tuple[float, float]:
+    """(median seconds a step, peak memory in MB: of the GPU, or of the process) of one variant."""
+    policy, tokenizer = load_policy(choice.policy)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lora = variant == "LoRA, forward"
+    reference = None if variant == "bare TRL" or lora else load_reference(choice.policy, device)
+    reward = free_reward
+    if variant != "bare TRL":
+        kl_type = "none" if variant == "no penalty, KL measured" else "forward"
+        reward = make_reward_function(
+            load_scorer(choice.sentiment, device), tokenizer, kl_type=kl_type, reference=reference,
+            student=rewards_solution,
+        )  # fmt: skip
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingSettings(
+            output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no"
+        )
+        trainer = GRPOTrainer(
+            model=policy,
+            reward_funcs=reward,
+            args=settings,
+            train_dataset=Dataset.from_dict({"prompt": load_prompts() * 20}),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(r=16, fan_in_fan_out=policy.config.model_type == "gpt2") if lora else None,
+        )
+        if variant != "bare TRL":
+            reward.policy = trainer.model
+        times = StepTimes()
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(times)
+        trainer.train()
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
+    return statistics.median(times.seconds[WARM_UP:]), peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="auto", help="as in train.py")
+    parser.add_argument("--steps", type=int, default=6, help="measured steps of each variant")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/step_time.md")
+    args = parser.parse_args()
+    choice = resolve_models(args.model)
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    lines = [
+        f"`python benchmarks/step_time.py`: {choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 "
+        f"completions of at most 40 tokens; median of {args.steps} steps after {WARM_UP}.",
+        "",
+        "| step | seconds | against bare TRL |",
+        "|---|---|---|",
+    ]
+    bare = None
+    for variant in ("bare TRL", "no penalty, KL measured", "forward penalty", "LoRA, forward"):
+        seconds, peak = measure(variant, choice, args.steps)
+        bare = bare or seconds
+        lines.append(f"| {variant} | {seconds:.2f} | {seconds / bare:.2f} x |")
+        print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"Peak memory of the {'GPU' if torch.cuda.is_available() else 'whole process'}: {peak:,.0f} MB.",
+    ]
+    if args.write:
+        (ROOT / "benchmarks/step_time.md").write_text("# Step time\n\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+"""train.py as a user runs it: its own process, the bundled models, tiny sizes; and its flags, in process.
+
+python -m pytest tests/test_train.py
+"""
+
+import json
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kit.errors import UserError
+from kit.models import MINI
+from kit.runs import read_config, read_metrics, read_samples
+from tests.conftest import ROOT
+
+TINY = ["--model", "mini", "--sentiment_model", "mini", "--prompts_per_step", "2", "--num_generations", "4"]
+TINY += ["--max_completion_length", "8", "--max_steps", "3", "--eval_every", "2"]
+TIMES = {"train/step_time"}  # the one series that is not a matter of the seed
+
+VALIDATION_KEYS = set(
+    "sentiment_mean sentiment_ci_low sentiment_ci_high positive_ratio distinct_1 distinct_2 repetition ref_nll "
+    "kl_policy_ref kl_ref_policy length_mean empty_ratio".split()
+)
+TRAINING_KEYS = {
+    "reward",
+    "score",
+    "shaped",
+    "kl_penalty",
+    "kl_policy_ref",
+    "zero_std_groups",
+    "step_time",
+    "loss",
+}
+
+
+@pytest.fixture
+def train(run_script, tmp_path):
+    """Run train.py with tiny sizes; returns (finished process, run folder)."""
+
+    def run(*flags: str, name: str = "run", **kwargs):
+        done = run_script(
+            "train.py", *TINY, "--output_dir", str(tmp_path), "--run_name", name, *flags, **kwargs
+        )
+        return done, tmp_path / name
+
+    return run
+
+
+def series(folder: Path, key: str) -> dict[int, float]:
+    return {row["step"]: row[key] for row in read_metrics(folder) if key in row}
+
+
+def training_lines(folder: Path) -> list[dict]:
+    rows = [row for row in read_metrics(folder) if "train/reward" in row]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_starts_at_zero(folder: Path) -> None:
+    assert series(folder, "val/kl_policy_ref")[0] < 1e-5
+    assert series(folder, "val/kl_ref_policy")[0] < 1e-5
+    assert series(folder, "train/kl_policy_ref")[1] < 1e-5  # rollouts before the first update
+
+
+def test_a_run_leaves_what_the_readme_says(train):
+    done, folder = train()
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in folder.iterdir()} >= {"config.json", "metrics.jsonl", "samples.jsonl", "final"}
+    config = read_config(folder)
+    assert (
+        config["kl_type"] == "none"
+        and config["training"]["max_steps"] == 3
+        and config["provenance"]["versions"]
+    )
+
+    # Validation at 0, every 2, and at the end; no step twice
+    validations = [row for row in read_metrics(folder) if "val/ref_nll" in row]
+    assert [row["step"] for row in validations] == [0, 2, 3]
+    assert {f"val/{key}" for key in VALIDATION_KEYS} <= validations[0].keys()
+    assert all(math.isfinite(v) for row in validations for v in row.values())
+    assert [row["step"] for row in training_lines(folder)] == [1, 2, 3]
+    assert all(
+        {f"train/{key}" for key in TRAINING_KEYS - {"step_time"}} <= row.keys()
+        for row in training_lines(folder)
+    )
+    assert_starts_at_zero(folder)
+    assert 3.5 < validations[0]["val/ref_nll"] < 5.5  # the model's own samples, about 4.2 nats a token
+    samples = read_samples(folder)
+    assert len(samples) == 3 * 64
+    assert samples[0].keys() >= {"step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref"}
+
+    # The policy moved, and loads with plain from_pretrained and pipeline
+    before, after = (
+        load_file(MINI / "policy/model.safetensors"),
+        load_file(folder / "final/model.safetensors"),
+    )
+    moved = [name for name in after if not torch.equal(after[name], before[name].float())]
+    assert len(moved) == len(after)
+    from transformers import AutoTokenizer, pipeline
+
+    write = pipeline("text-generation", model=str(folder / "final"))
+    assert write("This film", max_new_tokens=4, do_sample=False)[0]["generated_text"].startswith("This film")
+    assert AutoTokenizer.from_pretrained(folder / "final")("film")["input_ids"]
+    assert not list(folder.glob("final/*.bin"))  # nothing pickled
+
+    # The screen: which models and why, a line a step with an ETA, a table, and what next
+    assert "no GPU" in done.stdout or "as asked for" in done.stdout
+    assert len(re.findall(r"^step +\d/3 \| reward .* eta \d:\d\d$", done.stdout, re.M)) == 3
+    assert done.stdout.count("log pi_ref") == 3 and f"run is in {folder}" in done.stdout
+    assert "{'" not in done.stdout and "Warning" not in done.stderr
+
+
+def test_same_seed_same_numbers_however_often_we_validate(train):
+    first, once = train(name="a")
+    second, often = train("--eval_every", "1", name="b")
+    assert first.returncode == second.returncode == 0
+    assert training_lines(once) == training_lines(often)
+    assert series(once, "val/sentiment_mean").items() <= series(often, "val/sentiment_mean").items()
+    other, seeded = train("--seed", "1", name="c")
+    assert other.returncode == 0 and training_lines(seeded) != training_lines(once)
+
+
+def test_lora_with_the_forward_penalty(train):
+    flags = ["--use_peft", "--kl_type", "forward", "--use_solution", "--kl_coef", "0.5", "--merge_lora"]
+    done, folder = train(*flags, "--learning_rate", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert_starts_at_zero(folder)
+    assert series(folder, "val/kl_policy_ref")[3] > 0.01  # it moved
+    kl, penalty = series(folder, "train/kl_policy_ref"), series(folder, "train/kl_penalty")
+    assert penalty[1] == pytest.approx(0, abs=1e-5) and kl[3] > 0.001
+    shaped, reward = series(folder, "train/shaped"), series(folder, "train/reward")
+    assert reward[3] == pytest.approx(shaped[3] - penalty[3], abs=1e-5)
+    from transformers import AutoModelForCausalLM
+
+    assert not (folder / "final/adapter_config.json").exists()  # merged
+    AutoModelForCausalLM.from_pretrained(folder / "final")
+
+
+def test_unmerged_adapter_is_loaded_with_its_base(train):
+    from kit.models import load_policy
+
+    done, folder = train("--use_peft", "--learning_rate", "0.01", "--max_steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "final/adapter_config.json").is_file()
+    adapted, base = load_policy(str(folder))[0], load_policy(str(MINI / "policy"))[0]
+    changed = [n for n, p in adapted.named_parameters() if not torch.equal(p, base.get_parameter(n))]
+    assert changed and all("c_attn" in name for name in changed)
+
+
+def test_trls_own_kl_term(train):
+    done, folder = train("--beta", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert_starts_at_zero(folder)
+    trl_kl = series(folder, "train/trl_kl")
+    assert (
+        trl_kl[1] == pytest.approx(0, abs=1e-6) and trl_kl[3] > 0
+    )  # positions and dropout agree on both sides
+
+
+def test_backward_shaped_negated_and_sparse(train):
+    flags = ["--kl_type", "backward", "--use_solution", "--negate_reward", "--reward_shaping", "shaped"]
+    done, folder = train(*flags)
+    assert done.returncode == 0, done.stderr
+    rows = training_lines(folder)
+    assert any(row["train/kl_penalty"] for row in rows)
+    # R of a text of fewer than 20 words (8 tokens): (1 - s) - repetition - 0.1 <= 1 - s
+    assert all(row["train/shaped"] < 1 - row["train/score"] for row in rows)
+
+    done, folder = train("--reward_shaping", "sparse", name="sparse")
+    assert done.returncode == 0, done.stderr
+    shaped = series(folder, "train/shaped").values()
+    assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
+
+
+def test_hackable_reward_is_scored_by_counting(train):
+    done, folder = train("--hackable_reward")
+    assert done.returncode == 0, done.stderr
+    assert all(
+        (40 * v) % 1 == pytest.approx(0, abs=1e-3) for v in series(folder, "train/score").values()
+    )  # fifths
+    counted, classified = series(folder, "val/score_mean"), series(folder, "val/sentiment_mean")
+    assert counted[0] < 0.1 < classified[0]
+
+
+def test_resume_goes_on_exactly(train, tmp_path):
+    done, whole = train("--save_steps", "2", "--max_steps", "4")
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "final")
+    (killed / "checkpoint-4/trainer_state.json").unlink()  # killed while writing it
+    resumed = train("--resume", str(killed), "--max_steps", "4")[0]
+    assert resumed.returncode == 0, resumed.stderr
+    assert training_lines(killed) == training_lines(whole)
+    assert [r["step"] for r in read_metrics(killed)] == [r["step"] for r in read_metrics(whole)]
+    assert series(killed, "val/ref_nll") == series(whole, "val/ref_nll")
+    a, b = (load_file(folder / "final/model.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_wandb_without_login_goes_offline_and_says_so(train):
+    env = {"WANDB_MODE": "", "WANDB_API_KEY": "", "HOME": str(ROOT / "none"), "NETRC": str(ROOT / "none")}
+    env = {
+        **env,
+        "WANDB_CONFIG_DIR": str(ROOT / "outputs/none"),
+        "WANDB_CACHE_DIR": str(ROOT / "outputs/none"),
+    }
+    done, folder = train("--wandb", "--max_steps", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "kept offline" in done.stdout
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    rows = wandb_rows(file)
+    steps = [row["step"] for row in rows if "train/reward" in row]
+    assert steps == [1, 2]
+    assert [row["step"] for row in rows if "val/sentiment_mean" in row] == [0, 2]
+    assert any("samples" in key for row in rows for key in row)
+    assert {row["train/zero_std_groups"] for row in rows if row["step"] == 1 and "train/reward" in row}
+
+
+def wandb_rows(path: Path) -> list[dict]:
+    """The history of an offline run: LevelDB's log framing around protobuf records."""
+    import struct
+
+    from wandb.proto import wandb_internal_pb2 as pb
+
+    content, at, record, rows = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7]) if left >= 7 else (0, 0, 0)
+        if kind == 0:
+            at += left
+            continue
+        chunk = content[at + 7 : at + 7 + length]
+        at += 7 + length
+        record = chunk if kind in (1, 2) else record + chunk  # 1 full, 2 first, 3 middle, 4 last
+        if kind in (1, 4):
+            parsed = pb.Record()
+            parsed.ParseFromString(record)
+            if parsed.WhichOneof("record_type") == "history":
+                items = parsed.history.item
+                rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return rows
+
+
+def test_two_processes_train_one_policy(run_script, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
+    done = run_script(*launch, *TINY, "--kl_type", "forward", "--use_solution", "--output_dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "forward-0.1"
+    assert [p.name for p in tmp_path.iterdir()] == ["forward-0.1"]  # one folder, written once
+    assert [row["step"] for row in training_lines(folder)] == [1, 2, 3]
+    assert_starts_at_zero(folder)
+
+
+# ------------------------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--kl_type", "forward"], r"kl_penalty_forward \(rewards.py, line \d+\) is not written yet"),
+        (["--reward_shaping", "shaped"], r"shaped_reward \(rewards.py, line \d+\) is not written yet"),
+        (["--kl_typ", "forward"], r"unknown flag --kl_typ; did you mean --kl_type\?"),
+        (["--kl_type", "sideways"], r"invalid choice: 'sideways'"),
+        (["--kl_coef", "much"], r"invalid float value: 'much'"),
+        (["--max_steps", "0"], r"--max_steps 0"),
+        (["--num_generations", "1"], r"at least 2"),
+        (["--top_k", "50"], r"not the log-probs"),
+        (["--merge_lora"], r"needs --use_peft"),
+        (["--kl_type", "forward", "--use_solution", "--beta", "0.1"], r"counted twice"),
+        (["--model", "./none"], r"no such model folder"),
+        (["--config", "none.yaml"], r"cannot be read as YAML"),
+        (["--resume", "none"], r"config.json"),
+        (["--max_completion_length", "300"], r"leave room"),
+        (["--prompts", "none.txt"], r"cannot read it"),
+        (["--report_to", "nowhere"], r"nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
+    import train as script
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--max_steps", "1", "--model", "mini", *flags])
+    with pytest.raises(UserError, match=says) as error:
+        script.main()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert not (tmp_path / "outputs").exists()  # and no half-made run folder
+
+
+def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
+    done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path))
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(
+        r"error: kl_penalty_forward \(rewards.py, line \d+\) is not written yet: .*\n", done.stderr
+    )
+
+
+def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
+    import train as script
+
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "kl_type: backward\nkl_coef: 2e-2\nuse_solution: true\nlearning_rate: 1e-3\nnum_generations: 3\n"
+    )
+    ours, settings = script.parse(["--config", str(file), "--kl_coef=0.5"])
+    assert (ours.kl_type, ours.kl_coef, ours.use_solution) == ("backward", 0.5, True)
+    assert settings.learning_rate == 1e-3
+    # 8 prompts x 3 completions: micro-batches of 12, twice
+    assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 24
+    assert settings.run_name == "backward-0.5" and settings.bf16 is torch.cuda.is_available()
+    for text, says in (
+        ("kl_typ: none", "unknown key 'kl_typ'; did you mean --kl_type"),
+        ("kl_type: sideways", "invalid choice: 'sideways'"),
+        ("- 1", "a mapping"),
+        ("a: [", "cannot be read as YAML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=re.escape(says)):
+            script.parse(["--config", str(file)])
+
+
+def test_defaults_of_the_exercise():
+    import train as script
+
+    ours, settings = script.parse([])
+    assert (ours.reward_shaping, ours.kl_type, ours.kl_coef, settings.beta) == ("linear", "none", 0.1, 0.0)
+    assert not (
+        ours.hackable_reward or ours.negate_reward or ours.use_solution or ours.use_peft or ours.wandb
+    )
+    assert settings.disable_dropout and not settings.gradient_checkpointing and not settings.shuffle_dataset
+    assert settings.generation_batch_size == 64 and settings.report_to == []
+
+
+def test_help_fits_two_screens(run_script):
+    done = run_script("train.py", "--help")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) <= 48, len(lines)
+    for flag in (
+        "--reward_shaping",
+        "--kl_type",
+        "--kl_coef",
+        "--beta",
+        "--hackable_reward",
+        "--negate_reward",
+        "--use_solution",
+        "--use_peft",
+        "--wandb",
+        "--model",
+        "--seed",
+        "--resume",
+        "--help_all",
+    ):
+        assert flag in done.stdout
+    assert "KL(pi||pi_ref)" in done.stdout and "KL(pi_ref||pi)" in done.stdout
+
+
+def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_script, tmp_path):
+    """The whole kit beside a student's rewards.py that fails on its third call."""
+    kit = tmp_path / "kit"
+    kit.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in {"rewards.py", "outputs", ".git", ".venv"}:
+            (kit / path.name).symlink_to(path)
+    (kit / "rewards.py").write_text(
+        "calls = 0\n\n\ndef kl_penalty_forward(p, r, kl_coef=0.1):\n    global calls\n    calls += 1\n"
+        "    return [float('nan') if calls > 2 else 0.0 for _ in p]\n"
+    )
+    script = (ROOT / "train.py").read_text(encoding="utf-8")
+    (kit / "train.py").unlink()
+    (kit / "train.py").write_text(script, encoding="utf-8")  # a copy: a link would import the real rewards.py
+    done = run_script(
+        "train.py",
+        *TINY,
+        "--kl_type",
+        "forward",
+        "--save_steps",
+        "1",
+        "--output_dir",
+        str(tmp_path),
+        cwd=kit,
+        env={"PYTHONPATH": str(kit)},
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: kl_penalty_forward (rewards.py, line 4): value 0 is nan"), done.stderr
+    assert "Traceback" not in done.stderr and "--resume" in done.stderr
+    assert (tmp_path / "forward-0.1/checkpoint-1/model.safetensors").is_file()
