@@ -440,12 +440,8 @@ def main() -> None:
         )
     device = accelerator.device
 
-    # Run folder
-    name = ours.run_name or f"ppo-{settings.kl_coef:g}" + (
-        "" if ours.reward_shaping == "shaped" else f"-{ours.reward_shaping}"
-    )
-    run = Run.open(ours.resume) if ours.resume else Run.create(ours.output_dir, name)
-    checkpoint = last_checkpoint(run) if ours.resume else None
+    resumed = Run.open(ours.resume) if ours.resume else None
+    checkpoint = last_checkpoint(resumed) if resumed else None
 
     # Models
     choice = resolve_models(ours.model, ours.sentiment_model)
@@ -486,7 +482,7 @@ def main() -> None:
     score = word_count_score if ours.hackable_reward else scorer
     reward = reward_function(ours, score, tokenizer)
 
-    # Logging
+    # Run folder and logging
     config = {
         "method": "ppo",
         "argv": PARSER.argv,
@@ -497,9 +493,11 @@ def main() -> None:
         "kl_coef": settings.kl_coef,
         "training": vars(settings),
     }
-    if checkpoint:
+    if resumed:
+        run = resumed
         run.truncate_after(first)
     else:
+        run = Run.create(ours.output_dir, run_name(ours, settings))
         run.write_config(config)
     tracker = (
         Tracker(ours.wandb_project, run.path.name, config, run.path, tags=["ppo"]) if ours.wandb else None

@@ -1,0 +1,362 @@
+"""Supervised fine-tuning on the same task, with TRL's SFTTrainer: the baseline that RL has to beat.
+
+    python -m baselines.sft                              best-of-n, on the mini models, offline
+    python -m baselines.sft --data imdb                  positive film reviews from the Hub
+    python -m baselines.sft --data reviews.parquet       the same from a file (columns text, label)
+
+Where good text comes from is the whole difference:
+
+best_of_n  Rejection sampling. Each round samples n completions of every prompt from the model as it is, keeps the
+           best of each n by the reward (the one train.py maximises, without its KL penalty), and fine-tunes on what
+           it kept; the first round samples the base model, the next ones what became of it (Dong et al. 2023, RAFT,
+           arXiv 2304.06767). The loss is on the completion's tokens only, the very ids that were sampled; EOS is
+           one of them if the sample ended with it, and none is added where the length limit cut it: that would
+           teach to stop in mid-sentence. Nothing pushes *down* what was bad, and nothing ties the model to the base.
+imdb       Positive reviews (negative ones with --negate_reward), loss on every token. The data set is sorted by
+           label, so a plain slice of it is all negative; load_imdb shuffles both classes apart and deals them out in
+           turn, so of any 2k reviews k are positive. Each is cut to the model's context; EOS ends those that fit.
+
+Padding is on the right, where GPT-2's default positions 0, 1, 2, ... are right. Dropout is off, as everywhere here.
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import Progress, clock, quiet
+
+quiet()
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from baselines.common import RunArguments, at_least, last_checkpoint, lora_config, reward_function, setting
+from data import HELD_OUT_PROMPTS, check_prompts, load_imdb, load_prompts
+from kit.cli import KitParser
+from kit.errors import UserError, run_main
+from kit.models import MINI, load_policy, load_reference, resolve_models
+from kit.runs import Run
+from kit.sampling import Completion, sample
+from kit.tracking import Tracker
+from kit.validation import Validation
+from sentiment import load_scorer, word_count_score
+
+IGNORED = -100  # a label that has no loss
+Example = dict[str, list[int]]  # input_ids and labels, of equal length
+
+# ------------------------------------------------------------------------------------------------- flags
+
+
+@dataclass
+class SFTSettings:
+    """SFT's own numbers. configs/sft.yaml holds the same ones, to copy and change."""
+
+    data: str = setting("best_of_n", "best_of_n, imdb, or a parquet file with columns text and label")
+    rounds: int = setting(4, "best_of_n: sample and fine-tune this often; imdb: passes over the reviews")
+    prompts_per_round: int = setting(80, "best_of_n: prompts, of which one completion each is kept")
+    num_generations: int = setting(8, "best_of_n: completions of each prompt, the n")
+    num_reviews: int = setting(2000, "imdb: reviews of the wanted class, at most")
+    max_length: int = setting(0, "imdb: longest review in tokens; 0: the model's context")
+    epochs: int = setting(2, "best_of_n: passes over the kept completions of a round")
+    batch_size: int = setting(16, "texts to a gradient step")
+    learning_rate: float | None = setting(
+        None,
+        "peak, decays linearly in each round; default: 2e-4 for mini models, else 2e-5; 5 times with LoRA",
+    )
+    bf16: bool = setting(False, "train in bfloat16 autocast (weights stay fp32)")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "rounds", "prompts_per_round", "num_reviews", "epochs", "batch_size")
+        at_least(2, self, "num_generations")
+        at_least(0, self, "max_length")
+
+
+SHOWN_FLAGS = [f.name for c in (RunArguments, SFTSettings) for f in fields(c)]
+
+# -------------------------------------------------------------------------------------------------- data
+
+
+def best_of_n(completions: Sequence[Completion], rewards: Sequence[float], n: int) -> list[int]:
+    """Index of the best of each group of n consecutive completions; the first of equals."""
+    groups = np.asarray(rewards).reshape(-1, n)  # (prompts, n)
+    return (groups.argmax(1) + n * np.arange(len(groups))).tolist()
+
+
+def completion_example(completion: Completion) -> Example:
+    """Prompt and completion as they were sampled, with the loss on the completion, EOS included if it is there."""
+    prompt, sampled = completion.prompt_ids, completion.completion_ids
+    return {"input_ids": [*prompt, *sampled], "labels": [IGNORED] * len(prompt) + list(sampled)}
+
+
+def review_examples(
+    texts: Sequence[str],
+    labels: Sequence[int],
+    wanted: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    limit: int,
+) -> list[Example]:
+    """The first `limit` reviews with label `wanted`, cut to `max_length` tokens; EOS closes those that are whole."""
+    examples = []
+    for text in [t for t, label in zip(texts, labels, strict=True) if label == wanted][:limit]:
+        ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:max_length]
+        if len(ids) > 1:  # one token alone has nothing to predict
+            examples.append({"input_ids": ids, "labels": list(ids)})
+    return examples
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class RoundCallback(TrainerCallback):
+    """Hands every logged gradient step of a round on, counted over all rounds."""
+
+    def __init__(self, steps_before: int, on_step: Callable[[int, dict[str, float]], None]) -> None:
+        self.steps_before, self.on_step = steps_before, on_step
+
+    def on_log(self, args, state, control, logs=None, **_) -> None:
+        if "loss" in logs:  # not the summary at the end
+            self.on_step(self.steps_before + state.global_step, logs)
+
+
+def fine_tune(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    settings: SFTSettings,
+    epochs: int,
+    seed: int,
+    folder: Path,
+    callback: RoundCallback,
+) -> None:
+    """One round: minimise the mean -log p of the labelled tokens of `examples`, in place."""
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="linear",
+            seed=seed,
+            dataset_kwargs={"skip_prepare_dataset": True},  # token ids and labels are ready
+            gradient_checkpointing=False,
+            bf16=settings.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.config.use_cache = True  # the trainer turned it off
+
+
+def save_checkpoint(run: Run, step: int, rounds: int, generated_tokens: int, model: PreTrainedModel) -> None:
+    """checkpoint-<step>/, after a round: the next one depends on nothing else. trainer_state.json comes last."""
+    folder = run.path / f"checkpoint-{step}"
+    model.save_pretrained(folder)
+    state = {"global_step": step, "rounds": rounds, "generated_tokens": generated_tokens}
+    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+    for _, old in run.checkpoints()[:-1]:
+        shutil.rmtree(old)
+
+
+# -------------------------------------------------------------------------------------------------- main
+
+PARSER = KitParser((RunArguments, SFTSettings), SHOWN_FLAGS, description=__doc__.splitlines()[0])
+
+
+def main() -> None:
+    started = time.monotonic()
+    ours, settings = PARSER.parse_args_and_config()
+    sampled_data = settings.data == "best_of_n"
+
+    resumed = Run.open(ours.resume) if ours.resume else None
+    checkpoint = last_checkpoint(resumed) if resumed else None
+
+    # Models
+    choice = resolve_models(ours.model, ours.sentiment_model)
+    if settings.learning_rate is None:
+        mini = Path(choice.policy).is_relative_to(MINI)
+        settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
+    set_seed(ours.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lm, tokenizer = load_policy(choice.policy, device)
+    reference = None if ours.use_peft else load_reference(choice.policy, device)
+    if ours.use_peft and checkpoint:
+        lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
+    elif ours.use_peft:
+        lm = get_peft_model(lm, lora_config(ours.lora_r, lm.config.model_type))
+    elif checkpoint:
+        lm, _ = load_policy(str(checkpoint), device)
+    done = {"global_step": 0, "rounds": 0, "generated_tokens": 0}
+    if checkpoint:
+        done = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+
+    # Prompts, reward, data
+    context = lm.config.max_position_embeddings
+    room = context - ours.max_completion_length
+    check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
+    prompts = load_prompts(ours.prompts, tokenizer, room)
+    scorer = load_scorer(choice.sentiment, device)
+    score = word_count_score if ours.hackable_reward else scorer
+    reward = reward_function(ours, score, tokenizer)
+    reviews: list[Example] = []
+    if sampled_data:
+        kept, epochs = settings.prompts_per_round, settings.epochs
+    else:
+        texts, labels = load_imdb(None if settings.data == "imdb" else settings.data)
+        wanted = 0 if ours.negate_reward else 1
+        length = min(settings.max_length or context, context)
+        reviews = review_examples(texts, labels, wanted, tokenizer, length, settings.num_reviews)
+        if not reviews:
+            raise UserError(f"--data {settings.data}: no review with label {wanted} in it")
+        kept, epochs = len(reviews), 1
+    steps_per_round = math.ceil(kept / settings.batch_size) * epochs
+    total = settings.rounds * steps_per_round
+
+    # Run folder and logging
+    config = {
+        "method": "sft",
+        "argv": PARSER.argv,
+        **vars(ours),
+        "model": choice.policy_name,
+        "sentiment_model": choice.sentiment_name,
+        "num_prompts": len(prompts),
+        "training": vars(settings),
+    }
+    if resumed:
+        run = resumed
+        run.truncate_after(done["global_step"])
+    else:
+        name = "-".join(["sft", Path(settings.data).stem] + ["lora"] * ours.use_peft)
+        run = Run.create(ours.output_dir, ours.run_name or name)
+        run.write_config(config)
+    tracker = (
+        Tracker(ours.wandb_project, run.path.name, config, run.path, tags=["sft"]) if ours.wandb else None
+    )
+    validation = Validation(
+        tokenizer,
+        scorer,
+        reference,
+        run,
+        tracker,
+        score=score if ours.hackable_reward else None,
+        max_new_tokens=ours.max_completion_length,
+        temperature=ours.temperature,
+    )
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        run.log(step, named)
+        if tracker is not None:
+            tracker.log(step, named)
+
+    clock_start, first_step = time.monotonic(), done["global_step"]
+
+    def on_step(step: int, logs: dict[str, float]) -> None:
+        elapsed = time.monotonic() - clock_start
+        log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
+        eta = elapsed / (step - first_step) * (total - step)
+        print(f"step {step:>4}/{total} | loss {logs['loss']:.3f} | eta {clock(eta)}", flush=True)
+        if ours.eval_every and step % ours.eval_every == 0 and step != total:
+            validation.run(lm, step)
+
+    size = sum(p.numel() for p in lm.parameters()) / 1e6
+    print(f"policy {choice.policy_name} ({size:.1f} M), sentiment {choice.sentiment_name}, on {device}")
+    print(f"  ({choice.reason})")
+    source = (
+        f"best of {settings.num_generations} for each of {kept} prompts"
+        if sampled_data
+        else f"{kept} reviews"
+    )
+    print(
+        f"run {run.path}, {settings.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
+        f"{settings.learning_rate:g}\n",
+        flush=True,
+    )
+    if not checkpoint:
+        validation.run(lm, step=0)
+
+    # Rounds: every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
+    step, generated_tokens = first_step, done["generated_tokens"]
+    try:
+        for number in range(done["rounds"], settings.rounds):
+            rng = np.random.default_rng([ours.seed, number])
+            examples = reviews
+            if sampled_data:
+                chosen = rng.choice(len(prompts), kept, replace=kept > len(prompts))
+                progress = Progress(kept * settings.num_generations, "sampling", "completions")
+                completions = sample(
+                    lm,
+                    tokenizer,
+                    [prompts[i] for i in chosen],
+                    settings.num_generations,
+                    max_new_tokens=ours.max_completion_length,
+                    temperature=ours.temperature,
+                    seed=int(rng.integers(2**31)),
+                    on_batch=progress.advance,
+                )
+                generated_tokens += sum(len(c.completion_ids) for c in completions)
+                scores, shaped = reward.base_reward(
+                    [c.text for c in completions], [c.prompt for c in completions]
+                )
+                best = best_of_n(completions, shaped, settings.num_generations)
+                examples = [completion_example(completions[i]) for i in best]
+                sampled = {
+                    "score": float(np.mean(scores)),
+                    "shaped": float(np.mean(shaped)),
+                    "kept_score": float(np.mean([scores[i] for i in best])),
+                    "kept_shaped": float(np.mean([shaped[i] for i in best])),
+                    "generated_tokens": generated_tokens,
+                }
+                log(step, sampled)
+                print(
+                    f"round {number + 1}/{settings.rounds} | R {sampled['shaped']:.3f}, of those kept "
+                    f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
+                    flush=True,
+                )
+            seed = int(rng.integers(2**31))
+            fine_tune(lm, tokenizer, examples, settings, epochs, seed, run.path, RoundCallback(step, on_step))
+            step += steps_per_round
+            if step == total:
+                validation.run(lm, step)
+            save_checkpoint(run, step, number + 1, generated_tokens, lm)
+    except BaseException as error:
+        if tracker is not None:
+            tracker.finish({"stopped": type(error).__name__}, exit_code=1)
+        if run.checkpoints():
+            print(f"\nstopped; go on after the last whole round with --resume {run.path}", file=sys.stderr)
+        raise
+
+    # final/
+    if ours.merge_lora:
+        lm = lm.merge_and_unload()
+    lm.save_pretrained(run.final)
+    tokenizer.save_pretrained(run.final)
+    seconds = time.monotonic() - started
+    if tracker is not None:
+        tracker.finish({"seconds": seconds, "final": str(run.final)})
+    print(f"\nDone in {clock(seconds)}. The run is in {run.path}/ : metrics.jsonl, samples.jsonl, final/")
+    print(f"  Compare: python evaluate.py base sft={run.path}")
+
+
+if __name__ == "__main__":
+    run_main(main)

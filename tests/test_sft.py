@@ -1,0 +1,225 @@
+"""SFT: what is kept, which tokens carry loss, and that the labels of IMDB's sorted file do not leak through.
+
+python -m pytest tests/test_sft.py
+"""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from baselines import sft
+from baselines.common import RunArguments, reward_function
+from data import load_imdb, load_prompts
+from kit.errors import UserError
+from kit.models import MINI, ROOT, load_policy
+from kit.runs import read_config, read_metrics
+from kit.sampling import Completion
+
+GOOD, BAD = "A wonderful film, number", "A dreadful film, number"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(MINI / "policy")
+
+
+@pytest.fixture
+def sorted_imdb(tmp_path):
+    """Like the real file: all negative reviews first. 20 of each."""
+    texts = [f"{BAD} {i}<br />" for i in range(20)] + [f"{GOOD} {i}" for i in range(20)]
+    table = pa.table({"text": texts, "label": [0] * 20 + [1] * 20})
+    path = tmp_path / "reviews.parquet"
+    pq.write_table(table, path)
+    return str(path)
+
+
+def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
+    return Completion("", prompt_ids, completion_ids, "", truncated=True)
+
+
+# --------------------------------------------------------------------------------------------------- data
+
+
+def test_the_best_of_each_group_is_kept():
+    rewards = [0.1, 0.9, 0.3, 0.7, 0.2, 0.7]  # two prompts, three completions each; of equals the first
+    assert sft.best_of_n([completion([1], [2])] * 6, rewards, n=3) == [1, 3]
+
+
+def test_loss_is_on_the_sampled_tokens_alone_eos_included():
+    example = sft.completion_example(completion([7, 8], [5, 6, 0]))
+    assert example == {"input_ids": [7, 8, 5, 6, 0], "labels": [-100, -100, 5, 6, 0]}
+
+
+def test_no_eos_is_added_to_a_truncated_completion():
+    assert sft.completion_example(completion([7], [5, 6]))["input_ids"] == [7, 5, 6]
+
+
+def test_sorted_imdb_gives_the_wanted_reviews_shuffled(sorted_imdb, tokenizer):
+    """Trap: a slice of the sorted file is all negative."""
+    texts, labels = load_imdb(sorted_imdb)
+    for slice_of in (labels[:10], labels[10:20]):
+        assert sum(slice_of) == 5  # every slice of even length is balanced ...
+    assert all((label == 1) == text.startswith(GOOD) for text, label in zip(texts, labels, strict=True))
+    assert [t for t in texts if t.startswith(GOOD)] != [f"{GOOD} {i}" for i in range(20)]  # ... and shuffled
+    for wanted, start in ((1, GOOD), (0, BAD)):
+        examples = sft.review_examples(texts, labels, wanted, tokenizer, max_length=64, limit=8)
+        decoded = [tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in examples]
+        assert len(decoded) == 8 and all(text.startswith(start) for text in decoded)
+        assert not any("<br" in text for text in decoded)
+
+
+def test_prompts_from_sorted_imdb_are_not_all_negative(sorted_imdb):
+    """Trap: training prompts from the first rows are all starts of negative reviews."""
+    prompts = load_prompts(f"imdb:{sorted_imdb}", limit=16)
+    starts = {prompt.split()[1] for prompt in prompts if len(prompt.split()) > 1}
+    assert starts == {"wonderful", "dreadful"}
+
+
+def test_reviews_are_cut_to_the_context_and_only_whole_ones_end_with_eos(tokenizer):
+    short, long = "Fine.", "fine " * 500
+    examples = sft.review_examples([short, long], [1, 1], 1, tokenizer, max_length=32, limit=10)
+    assert examples[0]["input_ids"] == [*tokenizer(short)["input_ids"], tokenizer.eos_token_id]
+    assert len(examples[1]["input_ids"]) == 32
+    assert tokenizer.eos_token_id not in examples[1]["input_ids"]
+    assert all(e["labels"] == e["input_ids"] for e in examples)
+
+
+def test_the_reward_sees_the_completion_without_its_prompt():
+    """Trap: the reward is computed on prompt + completion, and the prompt's words are rewarded."""
+    seen = []
+
+    def score(texts):
+        seen.extend(texts)
+        return [0.25] * len(texts)
+
+    reward = reward_function(RunArguments(reward_shaping="linear", negate_reward=True), score, tokenizer=None)
+    assert reward.base_reward([" was dull."], ["The wonderful film"]) == ([0.25], [0.75])
+    assert seen == [" was dull."]
+
+
+def test_shaped_reward_is_the_composite():
+    # 24 words, 3 of them different: R = 0.8 - 0.5 * (1 - 3/24), length inside the target
+    reward = reward_function(RunArguments(), lambda texts: [0.8] * len(texts), tokenizer=None)
+    assert reward.base_reward(["a good film " * 8], ["x"])[1] == pytest.approx([0.8 - 0.5 * 21 / 24])
+
+
+# ----------------------------------------------------------------------------------------------- the loss
+
+
+def test_the_trainers_loss_is_the_unpadded_mean_over_completion_tokens(tmp_path):
+    """Padding on the right, of rows of unequal length, in the trainer's own batches: an independent sum must agree."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=32, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+    )
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(MINI / "policy").save_pretrained(tmp_path / "model")
+    model, tokenizer = load_policy(str(tmp_path / "model"))  # dropout off, although the config says 0.1
+    rows = [
+        completion([3], [4, 5, 0]),
+        completion([6, 7, 8, 9, 10, 11], [12, 13]),
+        completion([14, 15], [16] * 9),
+    ]
+    examples = [sft.completion_example(row) for row in rows]
+
+    nll, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row.prompt_ids + row.completion_ids])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(row.prompt_ids) - 1 : -1]
+        nll += cross_entropy(logits, torch.tensor(row.completion_ids), reduction="sum").item()
+        count += len(row.completion_ids)
+
+    seen = []
+
+    settings = sft.SFTSettings(batch_size=3, learning_rate=1e-3)
+    callback = sft.RoundCallback(10, lambda step, logs: seen.append((step, logs["loss"])))
+    before = model.transformer.h[0].attn.c_attn.weight.clone()
+    sft.fine_tune(model, tokenizer, examples, settings, epochs=1, seed=0, folder=tmp_path, callback=callback)
+    assert seen == [(11, pytest.approx(nll / count, abs=1e-4))]
+    assert not torch.equal(model.transformer.h[0].attn.c_attn.weight, before)
+
+
+# --------------------------------------------------------------------------------------------- the script
+
+
+TINY = "--model mini --sentiment_model mini --max_completion_length 8 --output_dir"
+ROUND = "--prompts_per_round 4 --num_generations 2 --epochs 1 --batch_size 2"
+
+
+@pytest.fixture
+def run_sft(monkeypatch, tmp_path):
+    """The script in this process, writing to tmp_path."""
+
+    def run(flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["sft", *f"{TINY} {tmp_path} {flags}".split()])
+        sft.main()
+
+    return run
+
+
+@pytest.mark.slow
+def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft):
+    flags = f"{TINY} {tmp_path} {ROUND} --rounds 2 --run_name whole"
+    command = [sys.executable, "-m", "baselines.sft", *flags.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "whole"
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if "val/sentiment_mean" in line] == [0, 4]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
+    rounds = [line for line in lines if "train/kept_shaped" in line]
+    assert all(line["train/kept_shaped"] >= line["train/shaped"] for line in rounds)
+    assert 2 * 4 * 2 <= rounds[1]["train/generated_tokens"] <= 2 * 4 * 2 * 8
+    assert lines[0]["val/kl_policy_ref"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["val/kl_policy_ref"] > 0
+    assert read_config(run)["method"] == "sft"
+
+    AutoTokenizer.from_pretrained(run / "final")
+    final = AutoModelForCausalLM.from_pretrained(run / "final").state_dict()
+    base = AutoModelForCausalLM.from_pretrained(MINI / "policy").state_dict()
+    assert any(not torch.equal(final[name], base[name].float()) for name in final)
+
+    # One round, then --resume for the second: the same model as without the break
+    run_sft(f"{ROUND} --rounds 1 --run_name half")
+    run_sft(f"--resume {tmp_path / 'half'} --rounds 2")
+    name = "final/model.safetensors"
+    a, b = load_file(run / name), load_file(tmp_path / "half" / name)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_reviews_from_a_file_end_to_end_with_lora(tmp_path, sorted_imdb, run_sft):
+    run_sft(
+        f"--data {sorted_imdb} --rounds 1 --num_reviews 8 --batch_size 4 --use_peft --merge_lora --run_name r"
+    )
+    losses = [line["train/loss"] for line in read_metrics(tmp_path / "r") if "train/loss" in line]
+    assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "r" / "final")  # merged: a plain model
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--data nowhere.parquet", "nowhere.parquet"),
+        ("--rounds 0", "--rounds 0"),
+        ("--num_generations 1", "--num_generations 1"),
+        ("--round 3", "did you mean --rounds?"),
+        ("--resume nowhere", "nowhere"),
+    ],
+)
+def test_a_users_error_is_one_sentence(flags, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sft", *flags.split(), "--output_dir", str(tmp_path)])
+    with pytest.raises(UserError, match=says.replace("?", r"\?")) as error:
+        sft.main()
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())  # and leaves no empty run behind
