@@ -1,0 +1,294 @@
+"""See what RL did: any number of models side by side, on the same prompts, sampler and random stream.
+
+    python evaluate.py vanilla=outputs/vanilla kl=outputs/kl-0.05 --out results
+
+A model is NAME=PATH, where PATH is a run folder, a checkpoint, a LoRA adapter or a Hugging Face id; `base`, the
+reference model, always takes part. The folder `--out` then holds
+
+    report.html       everything on one page: open it in a browser, print it to PDF, hand it in
+    comparison.json   every number (schema below)
+    samples.jsonl     one line per completion: model, prompt, sample, completion, tokens, truncated, sentiment,
+                      judge, reward, unique_token_ratio, ref_nll (nats per token), kl_policy_ref and
+                      kl_ref_policy (nats per completion); null where a number cannot be had
+    *.png, *.svg      the figures
+
+comparison.json, schema 1 (a key may be added within a schema, none is renamed or dropped):
+
+    schema, command, created, seconds {phase: s}, settings {...}, provenance {...}
+    metrics {key: {label, unit, meaning}}
+    models [{name, path, verdict, error (null, or why there is nothing else), notes [...],
+             metrics {key: {value, low, high, delta, delta_low, delta_high, interval}},
+             spread {key: {std, min, max}}, signals [{name, value, unit, thresholds, level}], config}]
+    frontier {points [{model, step, source, kl, sentiment, judge, reward, samples}],
+              best_of_n [{n, kl, sentiment, judge}], tilt [{beta, kl, sentiment, judge, effective_samples}]}
+
+`low`, `high` are 95 % intervals over prompts; `delta` is the paired difference from base. `source` of a frontier
+point is `samples` (drawn here) or `validation` (read from the run's metrics.jsonl, for a run without checkpoints).
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import Progress, clock, quiet, table
+
+quiet()
+
+import argparse
+import datetime
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kit import plots, report
+from kit.comparison import (
+    METRICS,
+    Bench,
+    Model,
+    Parser,
+    estimates,
+    find_frontier,
+    one_sentence,
+    spread,
+    trained_with,
+    zero_std_groups,
+)
+from kit.errors import UserError, run_main
+from kit.models import MINI, display_name, resolve_models
+from kit.runs import provenance, to_json
+from kit.verdict import LEVELS, Signal, signals, verdict
+
+SCHEMA = 1
+BASE = "base"
+COLOURED_PROMPTS = 16  # prompts whose words are coloured in the report: one more scoring per word
+BARS = (
+    "reward",
+    "sentiment",
+    "judge",
+    "kl_policy_ref",
+    "ref_nll",
+    "distinct_2",
+    "compression_ratio",
+    "length",
+)
+
+
+def measure(bench: Bench, model: Model, base: Model, num_samples: int) -> None:
+    """Fill in one model's row. Whatever goes wrong is written there, and the other models go on."""
+    try:
+        pair = (bench.reference, bench.tokenizer) if model is base else bench.load(model.path)
+        model.rows = bench.measure(*pair, num_samples)
+        with bench.phase("statistics"):
+            model.estimates = estimates(model.rows, num_samples)
+        if model is not base:
+            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model))
+            model.verdict = verdict(model.signals)
+        if "kl_policy_ref" not in model.estimates:
+            model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
+    except (
+        Exception
+    ) as error:  # a foreign model fails in many ways: out of memory, NaN weights, odd vocabulary
+        model.rows, model.error = [], one_sentence(error)
+
+
+def model_record(model: Model, base: Model) -> dict[str, Any]:
+    """One entry of comparison.json's `models`."""
+    numbers = {}
+    for key, estimate in model.estimates.items():
+        low, high = estimate.interval()
+        entry = {"value": estimate.value, "low": low, "high": high}
+        delta = estimate - base.estimates[key] if key in base.estimates and model is not base else None
+        delta_low, delta_high = delta.interval() if delta else (None, None)
+        entry |= {"delta": delta.value if delta else None, "delta_low": delta_low, "delta_high": delta_high}
+        numbers[key] = entry | {"interval": estimate.kind}
+    return {
+        "name": model.name,
+        "path": display_name(model.path),
+        "verdict": model.verdict,
+        "error": model.error,
+        "notes": model.notes,
+        "metrics": numbers,
+        "spread": spread(model.rows),
+        "signals": [asdict(s) for s in model.signals],
+        "config": model.config,
+    }
+
+
+def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:
+    """All figures, from the data that were just written."""
+    measured = [m for m in models if m.rows]
+    names = [m.name for m in measured]
+    sentiment = {m.name: [r["sentiment"] for r in m.rows] for m in measured}
+    judge = {m.name: [r["judge"] for r in m.rows] for m in measured if m.rows[0]["judge"] is not None}
+    plots.save(plots.sentiment_distributions(sentiment, judge), out, "sentiment")
+    panels = []
+    for key in BARS:
+        values = {
+            m.name: (m.estimates[key].value, *m.estimates[key].interval())
+            for m in measured
+            if key in m.estimates
+        }
+        if values:
+            panels.append((METRICS[key].label, METRICS[key].unit, values))
+    plots.save(plots.metric_bars(panels, names), out, "metrics")
+    runs = {m.name: m.history for m in measured}
+    if any(runs.values()):
+        plots.save(plots.training_curves(runs), out, "training")
+    if comparison["frontier"]:
+        plots.save(plots.frontier(**comparison["frontier"], names=names), out, "frontier")
+
+
+def show(models: Sequence[Model]) -> None:
+    """The comparison on the screen."""
+    keys = ("reward", "sentiment", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length")
+    header = [*(METRICS[k].label for k in keys), "model: verdict"]
+    rows = []
+    for model in models:
+        cells = []
+        for key in keys:
+            estimate = model.estimates.get(key)
+            digits = 1 if key in ("kl_policy_ref", "length") else 2
+            cells.append(f"{estimate.value:.{digits}f}" if estimate else "-")
+        rows.append(
+            [*cells, f"{model.name}: {model.verdict or ('failed' if model.error else 'the reference')}"]
+        )
+    print(table(header, rows))
+    for model in models:
+        for line in [model.error] * bool(model.error) + model.notes:
+            print(f"{model.name}: {line}")
+        if model.verdict:
+            print(f"{model.name} is {model.verdict}: {'; '.join(map(describe, model.signals))}")
+
+
+def describe(signal: Signal) -> str:
+    """`distinct-2 0.07 x base, alarming (from 0.5)`; just the number if all is well."""
+    if signal.level == "ok":
+        return f"{signal.name} {signal.value:.2f} {signal.unit}"
+    limit = signal.thresholds[LEVELS.index(signal.level) - 1]
+    return f"{signal.name} {signal.value:.2f} {signal.unit}, {signal.level} (from {limit:g})"
+
+
+# The command line ------------------------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("Compare models: numbers, figures, and one page to hand in (OUT/report.html).")
+    add = parser.add_argument
+    add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
+    add("--base", action="store_true", help="the reference model (it takes part in any case)")
+    for name in ("sft", "ppo", "grpo"):
+        add(f"--{name}", metavar="PATH", help=f"short for {name}=PATH")
+    add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")
+    parser.add_sampling_flags()
+    add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
+    add("--frontier_samples", type=int, default=16, metavar="N",
+        help="base samples per prompt for the frontier (default: 16); 0: no frontier")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.frontier_samples < 0:
+        raise UserError(f"--frontier_samples {args.frontier_samples}: needs to be 0 or more")
+    return args
+
+
+def named_models(args: argparse.Namespace) -> list[Model]:
+    """The models asked for, base first. Raises `UserError` for a bad or repeated name."""
+    short = [f"{name}={getattr(args, name)}" for name in ("sft", "ppo", "grpo") if getattr(args, name)]
+    models = []
+    for pair in [*args.models, *short]:
+        name, _, path = pair.partition("=")
+        if pair == BASE:
+            continue
+        if not path or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
+            raise UserError(
+                f"{pair}: give NAME=PATH, such as kl=outputs/kl; names have letters, digits, . _ + -"
+            )
+        if name == BASE:
+            raise UserError(
+                f"{pair}: base is the reference model; choose it with --model, or take another name"
+            )
+        if name in {m.name for m in models}:
+            raise UserError(f"the name {name} is given twice")
+        models.append(Model(name, path))
+    return models
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    models = named_models(args)
+    out = Path(args.out)
+    try:  # now, not after minutes of sampling
+        out.mkdir(parents=True, exist_ok=True)
+        samples_file = (out / "samples.jsonl").open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot write there ({error.strerror})") from None
+
+    # Load
+    spec = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
+    choice = resolve_models(
+        trained_with(args.model, "model", models),
+        trained_with(args.sentiment_model, "sentiment_model", models),
+    )
+    bench = Bench.from_flags(args, choice, spec)
+    base = Model(BASE, choice.policy)
+    models = [base, *models]
+    checkpoints = {m.name: m.earlier_checkpoints() if args.frontier_samples else [] for m in models}
+    total = len(models) * args.num_samples + sum(map(len, checkpoints.values())) + args.frontier_samples
+    bench.progress = Progress(total * len(bench.prompts), "sampling", "completions")
+    print(
+        f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
+        f"judge {display_name(spec) if spec else 'none'} ({choice.reason})\n"
+        f"{len(models)} models x {len(bench.prompts)} prompts x {args.num_samples} samples of at most "
+        f"{args.max_new_tokens} tokens, temperature {args.temperature:g}, seed {args.seed}"
+    )
+
+    # Measure
+    for model in models:
+        measure(bench, model, base, args.num_samples)
+        if base.error:
+            raise UserError(f"the reference model cannot be measured: {base.error}")
+    frontier = None
+    if args.frontier_samples:
+        frontier = find_frontier(bench, models, checkpoints, args.frontier_samples)
+
+    # Write, draw, render
+    with samples_file:
+        for model in models:
+            samples_file.writelines(to_json({"model": model.name, **row}) + "\n" for row in model.rows)
+    comparison = {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", "evaluate.py", *(sys.argv[1:] if argv is None else argv)]),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": bench.seconds,
+        "settings": {
+            "reference": choice.policy_name,
+            "sentiment_model": choice.sentiment_name,
+            "judge": display_name(spec) if spec else None,
+            "prompts": args.prompts,
+            "num_prompts": len(bench.prompts),
+            "num_samples": args.num_samples,
+            "max_new_tokens": args.max_new_tokens,
+            "temperature": args.temperature,
+            "seed": args.seed,
+            "frontier_samples": args.frontier_samples,
+        },
+        "provenance": provenance(),
+        "metrics": {key: metric._asdict() for key, metric in METRICS.items()},
+        "models": [model_record(model, base) for model in models],
+        "frontier": frontier,
+    }
+    with bench.phase("figures"):
+        draw(out, comparison, models)
+    with bench.phase("report"):
+        rows = {m.name: m.rows for m in models if m.rows}
+        page = report.render(comparison, rows, out, bench.scorer, COLOURED_PROMPTS)
+    comparison["seconds"] = {k: round(v, 1) for k, v in bench.seconds.items()}
+    (out / "comparison.json").write_text(to_json(comparison, indent=1) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(page, encoding="utf-8")
+
+    show(models)
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())
+    print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_main(main)

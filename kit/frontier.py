@@ -1,0 +1,76 @@
+"""What reward a given KL(pi||pi_ref) can buy without any training, computed from samples of the reference alone.
+
+`rewards` are (num_prompts, N): N reference samples of every prompt, scored by the reward that training uses.
+`values` of the same shape are what those samples score on another scale (the judge's); by default the rewards.
+Both curves are averages over prompts.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# Where the weights rest on fewer samples than this, the curve is cut: its reward is capped by the best sample
+# drawn, so it falls below the true one. Measured for Beta(1/2, 1/2) rewards, N = 16: at 4.4 effective samples
+# the estimate is 0.937 at 1.17 nats, the truth 0.947 at 1.16; the shortfall grows from there.
+MIN_EFFECTIVE_SAMPLES = 4.0
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """`setting` is n or beta; `kl` is KL(pi||pi_ref) in nats per completion; `value` on the scale of `values`."""
+
+    setting: float
+    kl: float
+    reward: float
+    value: float
+    effective_samples: float
+
+
+def best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> CurvePoint:
+    """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022).
+
+    KL = log n - (n-1)/n, exact for rewards without ties and an upper bound with them. The reward is the mean
+    over all subsets of size n of the N samples: the i-th smallest is the best of C(i-1, n-1) of the C(N, n).
+    """
+    num_samples = rewards.shape[1]
+    if not 1 <= n <= num_samples:
+        raise ValueError(f"best of {n} needs at least {n} samples per prompt, not {num_samples}")
+    weights = np.array([math.comb(i, n - 1) / math.comb(num_samples, n) for i in range(num_samples)])
+    order = np.argsort(rewards, axis=1, kind="stable")
+    mean = {
+        key: float((np.take_along_axis(v, order, axis=1) @ weights).mean())
+        for key, v in (("reward", rewards), ("value", rewards if values is None else values))
+    }
+    return CurvePoint(n, math.log(n) - (n - 1) / n, mean["reward"], mean["value"], num_samples / n)
+
+
+def tilt(rewards: np.ndarray, beta: float, values: np.ndarray | None = None) -> CurvePoint:
+    """The policy that maximises E[r] - beta KL(pi||pi_ref): pi* ~ pi_ref exp(r/beta) (Ziegler 2019; DPO eq. 4).
+
+    Self-normalised weights w_i = exp(r_i/beta) / sum_j exp(r_j/beta) of each prompt's N samples:
+    reward sum_i w_i r_i, KL = log N + sum_i w_i log w_i. For its KL, no policy has a higher reward.
+    `effective_samples` is 1 / sum_i w_i^2, averaged over prompts; see `MIN_EFFECTIVE_SAMPLES`.
+    """
+    scaled = rewards / beta
+    log_w = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+    w = np.exp(log_w)
+    kl = math.log(rewards.shape[1]) + np.where(w > 0, w * log_w, 0.0).sum(axis=1)  # 0 log 0 = 0
+    value = rewards if values is None else values
+    return CurvePoint(
+        setting=beta,
+        kl=float(kl.mean()),
+        reward=float((w * rewards).sum(axis=1).mean()),
+        value=float((w * value).sum(axis=1).mean()),
+        effective_samples=float((1.0 / (w**2).sum(axis=1)).mean()),
+    )
+
+
+def curves(
+    rewards: np.ndarray, values: np.ndarray | None = None
+) -> tuple[list[CurvePoint], list[CurvePoint]]:
+    """(best-of-n for n = 1, 2, 4, ... up to N; the tilt for beta from 10 down, while its weights can be trusted)."""
+    sizes = [2**k for k in range(rewards.shape[1].bit_length())]
+    bon = [best_of_n(rewards, n, values) for n in sizes]
+    tilts = [tilt(rewards, beta, values) for beta in np.geomspace(10.0, 0.02, 28)]
+    return bon, [point for point in tilts if point.effective_samples >= MIN_EFFECTIVE_SAMPLES]

@@ -1,0 +1,235 @@
+"""The figures of an evaluation. Data in, `Figure` out; nothing is read or computed here.
+
+Every series has a colour (Okabe & Ito: told apart by the colour-blind), and a line style, marker and hatch
+of its own, so that a grey print says the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # no pyplot: no global state, and no window on any machine
+from matplotlib.ticker import MaxNLocator
+
+from kit.errors import UserError
+
+KL_LABEL = "KL(π‖π_ref), nats per completion"
+RC = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 9.5}
+
+
+class Style(NamedTuple):
+    color: str
+    line: str | tuple[int, tuple[int, ...]]
+    marker: str
+    hatch: str
+
+
+STYLES = (
+    Style("#000000", "-", "o", ""),
+    Style("#E69F00", (0, (5, 1)), "s", "//"),
+    Style("#0072B2", (0, (1, 1)), "^", "\\\\"),
+    Style("#D55E00", (0, (5, 1, 1, 1)), "D", "xx"),
+    Style("#009E73", (0, (3, 1, 1, 1, 1, 1)), "v", ".."),
+    Style("#CC79A7", (0, (8, 2)), "P", "--"),
+    Style("#56B4E9", (0, (2, 3)), "X", "++"),
+    Style("#7F7F7F", (0, (6, 2, 2, 2)), "*", "oo"),
+)
+
+CURVES = (  # key in metrics.jsonl, title, unit, limits
+    ("val/sentiment_mean", "Sentiment, held-out prompts", "P(positive)", (0.0, 1.0)),
+    ("train/reward", "Training reward, as trained", "reward per completion", None),
+    ("val/kl_policy_ref", "Distance from the base model", KL_LABEL, None),
+    ("val/ref_nll", "Surprise of the base model", "reference NLL, nats per token", None),
+    ("val/distinct_2", "Diversity", "distinct-2, share of word pairs", (0.0, 1.0)),
+    ("val/length_mean", "Length", "tokens per completion", None),
+)
+
+
+def style(index: int) -> Style:
+    """The look of series number `index`; series 0 is the base model in every figure."""
+    return STYLES[index % len(STYLES)]
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """`folder/name.png` and `folder/name.svg`. Raises `UserError` if they cannot be written."""
+    try:
+        with mpl.rc_context({"svg.hashsalt": name}):  # the same data give the same file
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    except OSError as error:
+        raise UserError(f"{folder}: the plot {name} cannot be written ({error.strerror})") from None
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, np.ndarray]:
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, axes
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = min(len(labels), 4)
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=columns, frameon=False, handlelength=4
+        )
+
+
+def sentiment_distributions(
+    sentiment: Mapping[str, Sequence[float]], judge: Mapping[str, Sequence[float]]
+) -> Figure:
+    """One row per model: the histogram of P(positive) by the reward model, and by the judge.
+
+    `judge` may lack a model. Bars to the right with an outline that stays left: the reward model is fooled.
+    """
+    figure, axes = _figure(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True, sharey=True)
+    bins = np.linspace(0.0, 1.0, 21)
+    for row, (name, scores) in enumerate(sentiment.items()):
+        ax, look = axes[row, 0], style(row)
+        share = np.full(len(scores), 100.0 / max(len(scores), 1))
+        ax.hist(
+            scores, bins, weights=share, color=look.color, alpha=0.45, hatch=look.hatch, label="reward model"
+        )
+        ax.axvline(float(np.mean(scores)), color=look.color, lw=2)
+        title = f"{name}: reward model {np.mean(scores):.2f}"
+        if name in judge:
+            seen = judge[name]
+            share = np.full(len(seen), 100.0 / max(len(seen), 1))
+            ax.hist(seen, bins, weights=share, histtype="step", color="black", lw=1.3, label="judge")
+            ax.axvline(float(np.mean(seen)), color="black", lw=1.3, ls=":")
+            title += f", judge {np.mean(seen):.2f}"
+        ax.set_title(f"{title} (means: vertical lines)", loc="left")
+        ax.set_ylabel("% of texts")
+        ax.set_xlim(0, 1)
+    axes[-1, 0].set_xlabel("P(positive) of a completion. Filled: reward model. Outline: independent judge")
+    return figure
+
+
+def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int = 0) -> Figure:
+    """Runs over each other, from the lines of their `metrics.jsonl`; the band is the 95 % interval.
+
+    `start` is the series number of the first run, so that a run looks alike in all figures.
+    """
+    figure, axes = _figure(2, 3, (10.5, 6.0), sharex=True)
+    for ax, (key, title, unit, limits) in zip(axes.flat, CURVES, strict=True):
+        for index, (name, rows) in enumerate(runs.items(), start=start):
+            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+            if not points:
+                continue
+            look = style(index)
+            steps, values = zip(*points, strict=True)
+            size = 4 if len(steps) <= 20 else 0
+            ax.plot(
+                steps, values, color=look.color, ls=look.line, marker=look.marker, ms=size, lw=1.6, label=name
+            )
+            low, high = key.replace("_mean", "_ci_low"), key.replace("_mean", "_ci_high")
+            band = [(r["step"], r[low], r[high]) for r in rows if low != key and r.get(low) is not None]
+            if band:
+                ax.fill_between(*zip(*band, strict=True), color=look.color, alpha=0.15, lw=0)
+        ax.set_title(title, loc="left")
+        ax.set_ylabel(unit)
+        if limits:
+            ax.set_ylim(*limits)
+    for ax in axes[-1]:
+        ax.set_xlabel("training step")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # A run may have no line in the first panel: take the fullest legend
+    _legend_above(figure, max(axes.flat, key=lambda ax: len(ax.get_legend_handles_labels()[0])))
+    return figure
+
+
+def frontier(
+    points: Sequence[Mapping[str, Any]],
+    best_of_n: Sequence[Mapping[str, float]],
+    tilt: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+) -> Figure:
+    """Score against KL(pi||pi_ref): left by the reward model, right by the judge (Gao et al. 2022).
+
+    `points`: `model`, `step`, `source` ("samples" or "validation"), `kl`, `sentiment`, `judge` (None: not on
+    the right). Curve points: `kl`, `sentiment`, `judge`. `names` fixes the look of each model. The horizontal
+    axis is sqrt(KL), in which Gao et al. found the laws of over-optimisation; its ticks are in nats.
+    """
+    figure, axes = _figure(1, 2, (10.5, 4.9), sharex=True, sharey=True)
+    top = max([0.5, *(p["kl"] for p in [*points, *best_of_n, *tilt])])
+    for ax, key, title in (
+        (axes[0, 0], "sentiment", "What the reward model says"),
+        (axes[0, 1], "judge", "What the judge says"),
+    ):
+        for curve, line, marker, label in (
+            (tilt, "-", "", "π* ∝ π_ref exp(r/β), the limit"),
+            (best_of_n, "--", ".", "best of n of the base"),
+        ):
+            known = [p for p in curve if p[key] is not None]
+            ax.plot([p["kl"] for p in known], [p[key] for p in known], color="0.45", ls=line, marker=marker,
+                    lw=2.2, label=label)  # fmt: skip
+        if key == "sentiment":
+            for p in best_of_n[1:]:
+                ax.annotate(f"{p['n']:.0f}", (p["kl"], p[key]), textcoords="offset points", xytext=(4, -9),
+                            fontsize=7, color="0.35")  # fmt: skip
+        for index, name in enumerate(names):
+            look = style(index)
+            for source, size, face in (("samples", 7, look.color), ("validation", 5, "white")):
+                mine = [
+                    p for p in points if (p["model"], p["source"]) == (name, source) and p[key] is not None
+                ]
+                mine.sort(key=lambda p: (p["step"] is None, p["step"]))
+                if mine:
+                    label = name if source == "samples" else f"{name}: validations"
+                    ax.plot([p["kl"] for p in mine], [p[key] for p in mine], color=look.color, ls=look.line,
+                            lw=1.0, marker=look.marker, ms=size, mfc=face, label=label)  # fmt: skip
+        ax.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
+        ax.set_xlim(-0.0, top * 1.12)
+        ticks = [t for t in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= top * 1.12]
+        room = 0.05 * np.sqrt(top)  # a label's width: of two nearer than that, the larger stays
+        near = [np.sqrt(after) - np.sqrt(t) < room for t, after in pairwise([*ticks, np.inf])]
+        ax.set_xticks([t for t, close in zip(ticks, near, strict=True) if not close or t == 0])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.set_ylim(0, 1.02)
+        ax.set_xlabel(f"{KL_LABEL} (square-root scale)")
+        ax.set_title(title, loc="left")
+    axes[0, 0].set_ylabel("P(positive), mean over completions")
+    if not any(p["judge"] is not None for p in points):
+        axes[0, 1].text(0.5, 0.5, "no judge", transform=axes[0, 1].transAxes, ha="center")
+    _legend_above(figure, axes[0, 0])
+    return figure
+
+
+def metric_bars(
+    panels: Sequence[tuple[str, str, Mapping[str, tuple[float, float, float]]]], names: Sequence[str]
+) -> Figure:
+    """One panel per metric: `(title, unit, {model: (value, low, high)})`; whiskers are 95 % intervals.
+
+    A model without a value has no bar but keeps its place.
+    """
+    columns = min(4, max(len(panels), 1))
+    rows = -(-max(len(panels), 1) // columns)
+    size = (2.7 * columns + 1.0, rows * (0.9 + 0.3 * len(names)) + 0.3)
+    figure, axes = _figure(rows, columns, size, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (title, unit, values) in zip(axes.flat, panels, strict=False):
+        for row, name in enumerate(names):
+            value, low, high = values.get(name, (np.nan, np.nan, np.nan))
+            if not np.isfinite(value):
+                ax.text(
+                    0.02, row, "not measured", transform=ax.get_yaxis_transform(), va="center", fontsize=7
+                )
+                continue
+            look = style(row)
+            ax.barh(row, value, color=look.color, alpha=0.5, hatch=look.hatch, edgecolor="black", lw=0.6)
+            if np.isfinite(low) and np.isfinite(high):
+                ax.plot([low, high], [row, row], color="black", lw=1.5, marker="|", ms=6)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel(unit)
+        ax.set_yticks(range(len(names)), names)
+        ax.margins(x=0.08)
+    for ax in axes[:, 0]:
+        ax.set_ylim(len(names) - 0.4, -0.6)  # the first model on top
+    return figure
