@@ -430,10 +430,16 @@ def diagnose(student: Student, name: str) -> list[str]:
     try:
         terms = [values_of(student, name, [[pair]], 1.0)[0] for pair in pairs]
         row = values_of(student, name, [pairs[:3]], 1.0)[0]
+        whole = values_of(
+            student, name, [[(sum(a for a, _ in pairs[:3]), sum(b for _, b in pairs[:3]))]], 1.0
+        )[0]
+        together = values_of(student, name, [[pair] for pair in pairs], 1.0)
         ends = [values_of(student, name, [ends], 1.0)[0] for ends in ([same, pairs[0]], [pairs[0], same])]
     except Mistake:
         return []
     hints = [hint for numbers, hint in WRONG_TERMS[name].items() if all_close(terms, list(numbers))]
+    if not all_close(together, terms):
+        hints.append(batch_hint(together, terms))
     if all(abs(term) < TOLERANCE for term in terms):
         dropped = [which for which, end in zip(("last", "first"), ends, strict=True) if abs(end) < TOLERANCE]
         if len(dropped) == 1:
@@ -443,10 +449,7 @@ def diagnose(student: Student, name: str) -> list[str]:
             "Tokens on which the models differ by different amounts cost the same: you clip too early."
         )
     readings = {
-        "You average over the tokens of a completion; the KL of a whole completion is a sum over them.": sum(
-            terms[:3]
-        )
-        / 3,
+        "You average over the tokens of a completion; its KL is a sum over them.": sum(terms[:3]) / 3,
         "The first token of each completion is dropped: every sampled token counts.": sum(terms[1:3]),
         "The last token of each completion is dropped: every sampled token counts.": sum(terms[:2]),
         "Only the first token of each completion counts; add up all of them.": terms[0],
@@ -455,7 +458,7 @@ def diagnose(student: Student, name: str) -> list[str]:
         "Only the largest term of each completion counts; add up all of them.": max(terms[:3]),
         "The sum over tokens is multiplied by their number once more.": 3 * sum(terms[:3]),
     }
-    if any(terms) and not close(row, sum(terms[:3])):
+    if any(terms) and not close(row, sum(terms[:3])) and not close(row, whole):
         hints += [hint for hint, reading in readings.items() if close(row, reading)][:1]
     return hints
 
@@ -498,12 +501,34 @@ def shaped_batch(rng: random.Random) -> tuple[list[float], list[str], list[str]]
     return [score for score, _ in rows], [text for _, text in rows], [PROMPT] * len(rows)
 
 
+def steady_rewards(
+    student: Student, rng: random.Random
+) -> tuple[list[float], list[str], list[str], list[float]]:
+    """A batch and its rewards, which must not be all the same, nor change with the call or the place in the batch."""
+    scores, texts, prompts = shaped_batch(rng)
+    rewards = student.values(SHAPED, scores, texts, prompts)
+    if max(rewards) - min(rewards) <= TOLERANCE * max(1.0, max(map(abs, rewards))):
+        raise Mistake(
+            "All completions get the same reward. GRPO compares the completions of a group with each other: without "
+            "differences there is nothing to learn."
+        )
+    if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
+        raise Mistake(
+            "The same call gives other rewards the second time: noise teaches nothing, memory misleads."
+        )
+    order = list(range(len(texts)))
+    rng.shuffle(order)
+    shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
+    if not all_close(shuffled, [rewards[i] for i in order]):
+        raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")
+    return scores, texts, prompts, rewards
+
+
 def shaped_numbers(student: Student, rng: random.Random) -> None:
     """A list with one finite number each, for batches of any size, with prompts and without."""
-    scores, texts, prompts = shaped_batch(rng)
+    scores, texts, prompts, _ = steady_rewards(student, rng)
     student.values(SHAPED, scores, texts)
     reply = student.reply(SHAPED, scores, texts, prompts)
-    student.values(SHAPED, scores, texts, prompts)
     if reply.get("kind") != "list":
         raise Mistake(f"It returned {describe_kind(reply.get('kind'))}: return a plain list of floats.")
     if reply.get("arguments") != [scores, texts, prompts]:
@@ -517,6 +542,7 @@ def shaped_numbers(student: Student, rng: random.Random) -> None:
 
 def shaped_blanks(student: Student, rng: random.Random) -> None:
     """Defined for texts without words: the policy will write them sooner or later."""
+    steady_rewards(student, rng)
     for text in BLANKS:
         for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, TEXTS[1], text])):
             try:
@@ -527,33 +553,8 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
                 raise Mistake(f"For the completion {text[:5]!r}: {mistake}") from None
 
 
-def shaped_function(student: Student, rng: random.Random) -> None:
-    """A function of its inputs: no randomness, no memory, no dependence on the place in the batch."""
-    scores, texts, prompts = shaped_batch(rng)
-    rewards = varied_rewards(student.values(SHAPED, scores, texts, prompts))
-    if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
-        raise Mistake(
-            "The same call gives other rewards the second time: noise teaches nothing, and memory is not asked."
-        )
-    order = list(range(len(texts)))
-    rng.shuffle(order)
-    shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
-    if not all_close(shuffled, [rewards[i] for i in order]):
-        raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")
-
-
-def varied_rewards(rewards: list[float]) -> list[float]:
-    if max(rewards) - min(rewards) <= TOLERANCE * max(1.0, max(map(abs, rewards))):
-        raise Mistake(
-            "All completions get the same reward. GRPO compares the completions of a group with each other: without "
-            "differences there is nothing to learn."
-        )
-    return rewards
-
-
 def shaped_uses_score(student: Student, rng: random.Random) -> None:
-    scores, texts, prompts = shaped_batch(rng)
-    rewards = varied_rewards(student.values(SHAPED, scores, texts, prompts))
+    scores, texts, prompts, rewards = steady_rewards(student, rng)
     changes = []
     for row in range(len(texts)):
         low, middle, high = (
@@ -573,8 +574,7 @@ def shaped_uses_score(student: Student, rng: random.Random) -> None:
 
 def shaped_not_affine(student: Student, rng: random.Random) -> None:
     """No a, b with reward = a * score + b for the whole batch: to group-normalised GRPO that is the bare score."""
-    scores, texts, prompts = shaped_batch(rng)
-    rewards = varied_rewards(student.values(SHAPED, scores, texts, prompts))
+    scores, _, _, rewards = steady_rewards(student, rng)
     mean_s, mean_r = sum(scores) / len(scores), sum(rewards) / len(rewards)
     covariance = sum((s - mean_s) * (r - mean_r) for s, r in zip(scores, rewards, strict=True))
     slope = covariance / sum((s - mean_s) ** 2 for s in scores)
@@ -619,11 +619,11 @@ CHECKS = (
     Check("2.6", BACKWARD, "each completion on its own", 3, partial(rows_alone, BACKWARD)),
     Check("2.7", BACKWARD, "finite for models far apart", 3, partial(far_apart, BACKWARD)),
     Check("2.8", BACKWARD, "empty, one-token and ragged rows; arguments kept", 3, partial(edges, BACKWARD)),
-    Check("3.1", SHAPED, "not an affine function of the score", 9, shaped_not_affine, hidden=True),
+    Check("3.1", SHAPED, "not an affine function of the score", 12, shaped_not_affine, hidden=True),
     Check("3.2", SHAPED, "the score counts", 4, shaped_uses_score),
-    Check("3.3", SHAPED, "the same inputs earn the same reward", 3, shaped_function),
-    Check("3.4", SHAPED, "defined for empty and blank completions", 3, shaped_blanks),
-    Check("3.5", SHAPED, "one finite number for each completion; arguments kept", 3, shaped_numbers),
+    Check("3.3", SHAPED, "the same inputs earn the same reward", 2, steady_rewards),
+    Check("3.4", SHAPED, "defined for empty and blank completions", 2, shaped_blanks),
+    Check("3.5", SHAPED, "one finite number for each completion; arguments kept", 2, shaped_numbers),
 )  # fmt: skip
 EXERCISES = {FORWARD: "1a", BACKWARD: "1b", SHAPED: "2"}
 

@@ -1,0 +1,13 @@
+"""Never returns."""
+
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    while True: pass
+
+
+def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    while True: pass
+
+
+def shaped_reward(scores, completions, prompts=None):
+    while True: pass

@@ -1,0 +1,13 @@
+"""Builds a list of a thousand million floats."""
+
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [0.0] * 10**9
+
+
+def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [0.0] * 10**9
+
+
+def shaped_reward(scores, completions, prompts=None):
+    return [0.0] * 10**9

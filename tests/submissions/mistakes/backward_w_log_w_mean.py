@@ -1,0 +1,10 @@
+# kl_penalty_backward: wrong sign
+
+import math
+
+
+def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    def weight(a, b):
+        return math.exp(min(b - a, 20.0))
+
+    return [kl_coef * sum(weight(a, b) * (b - a) for a, b in zip(p, r)) / max(len(p), 1) for p, r in zip(log_probs_policy, log_probs_ref)]

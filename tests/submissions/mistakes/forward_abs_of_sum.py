@@ -1,0 +1,4 @@
+# kl_penalty_forward: absolute value
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [kl_coef * abs(sum(a - b for a, b in zip(p, r))) for p, r in zip(log_probs_policy, log_probs_ref)]

@@ -1,0 +1,7 @@
+# kl_penalty_forward: bits
+
+import math
+
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [kl_coef * sum((a - b) / math.log(2) for a, b in zip(p, r)) for p, r in zip(log_probs_policy, log_probs_ref)]

@@ -1,0 +1,4 @@
+# kl_penalty_forward: clamp
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [kl_coef * max(0.0, sum(a - b for a, b in zip(p, r))) for p, r in zip(log_probs_policy, log_probs_ref)]

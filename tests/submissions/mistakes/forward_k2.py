@@ -1,0 +1,4 @@
+# kl_penalty_forward: k2
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [kl_coef * sum((a - b) ** 2 / 2 for a, b in zip(p, r)) for p, r in zip(log_probs_policy, log_probs_ref)]

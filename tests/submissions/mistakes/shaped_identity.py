@@ -1,0 +1,4 @@
+# shaped_reward: * score +
+
+def shaped_reward(scores, completions, prompts=None):
+    return list(scores)

@@ -1,0 +1,23 @@
+"""torch in float32, a tensor for each row, .item() at the end."""
+
+import torch
+
+
+def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    return [
+        (kl_coef * (torch.tensor(p) - torch.tensor(r)).sum()).item()
+        for p, r in zip(log_probs_policy, log_probs_ref)
+    ]
+
+
+def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
+    out = []
+    for p, r in zip(log_probs_policy, log_probs_ref):
+        w = torch.exp((torch.tensor(r) - torch.tensor(p)).clamp(max=15.0))
+        out.append((kl_coef * (1 - w).sum()).item())
+    return out
+
+
+def shaped_reward(scores, completions, prompts=None):
+    s = torch.tensor(scores, dtype=torch.float32)
+    return torch.sigmoid(8 * (s - 0.5)).tolist()
