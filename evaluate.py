@@ -184,7 +184,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
     add("--frontier_samples", type=int, default=16, metavar="N",
         help="base samples per prompt for the frontier (default: 16); 0: no frontier")  # fmt: skip
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # flags may stand between models
     if args.frontier_samples < 0:
         raise UserError(f"--frontier_samples {args.frontier_samples}: needs to be 0 or more")
     return args
