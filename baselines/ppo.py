@@ -33,7 +33,9 @@ KL Divergence".
 10. The entropy bonus is the entropy of the full softmax [37 detail 10]. Minus the log-probability of the sampled
     token estimates its value, but has the gradient -E[grad log pi] = 0.
 11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4,
-    11]. The value head starts from nothing and has a learning rate of its own.
+    11]. The value head has a learning rate of its own, and the first batches to itself: while V is 0, A_t is about
+    (gamma lam)^(T-t) R, which whitening turns into a push down for every early token and up for every late one,
+    good or bad [Yuan et al. 2025, 2503.01491, on value pretraining].
 12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target
     [37, early stopping].
 13. Every random draw is a function of (seed, step): prompts, samples, minibatches. There is no generator state to
@@ -83,13 +85,14 @@ class PPOSettings:
 
     max_steps: int = setting(-1, "batches; -1: 40 for mini models, else 200")
     batch_size: int = setting(64, "completions sampled a step")
-    minibatch_size: int = setting(16, "completions to an update")
-    ppo_epochs: int = setting(4, "passes over each batch, at most")
+    minibatch_size: int = setting(32, "completions to an update")
+    ppo_epochs: int = setting(3, "passes over each batch, at most")
     learning_rate: float | None = setting(
         None,
-        "peak, decays linearly to 0; default: 2e-4 for mini models, else 2e-5; five times that with LoRA",
+        "peak, decays linearly to 0; default: 1e-4 for mini models, else 1e-5; five times that with LoRA",
     )
     value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
+    value_warmup_steps: int = setting(2, "first batches, on which the value head alone learns")
     gamma: float = setting(0.99, "discount from token to token")
     lam: float = setting(0.95, "GAE's lambda: 1 trusts the rewards alone, 0 the value function alone")
     clip_range: float = setting(0.2, "how far pi_new/pi_old may leave 1 before its gradient is cut")
@@ -108,7 +111,15 @@ class PPOSettings:
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs", "save_steps", "save_total_limit")
         at_least(
-            0, self, "value_learning_rate", "gamma", "lam", "clip_range", "value_clip_range", "value_coef"
+            0,
+            self,
+            "value_learning_rate",
+            "value_warmup_steps",
+            "gamma",
+            "lam",
+            "clip_range",
+            "value_clip_range",
+            "value_coef",
         )
         at_least(0, self, "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
         if self.max_steps == 0 or self.max_steps < -1:
@@ -449,7 +460,7 @@ def main() -> None:
     if settings.max_steps == -1:
         settings.max_steps = 40 if mini else 200
     if settings.learning_rate is None:
-        settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
+        settings.learning_rate = (1e-4 if mini else 1e-5) * (5 if ours.use_peft else 1)
     set_seed(ours.seed)  # LoRA's initial weights; all other draws have streams of their own (detail 13)
     if ours.use_peft:
         lm, tokenizer = load_policy(choice.policy, device)
@@ -530,10 +541,9 @@ def main() -> None:
             step_start = time.monotonic()
             rng = np.random.default_rng([ours.seed, step])
             left = 1 - (step - 1) / settings.max_steps
-            for group, peak in zip(
-                optimizer.param_groups, (settings.learning_rate, settings.value_learning_rate), strict=True
-            ):
-                group["lr"] = left * peak
+            learning_rate = left * settings.learning_rate * (step > settings.value_warmup_steps)
+            optimizer.param_groups[0]["lr"] = learning_rate
+            optimizer.param_groups[1]["lr"] = left * settings.value_learning_rate
 
             # Experience: one completion for each of B prompts, and its score
             chosen = rng.choice(len(prompts), settings.batch_size, replace=settings.batch_size > len(prompts))
@@ -575,7 +585,7 @@ def main() -> None:
                 "return": masked_mean(rollout.returns, mask).item(),
                 "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
                 **stats,
-                "learning_rate": left * settings.learning_rate,
+                "learning_rate": learning_rate,
                 "length_mean": tokens / len(completions),
                 "truncated_ratio": sum(c.truncated for c in completions) / len(completions),
                 "generated_tokens": generated_tokens,

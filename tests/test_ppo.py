@@ -8,16 +8,30 @@ enumeration, never from the code under test.
 
 import itertools
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from baselines import ppo
 from baselines.ppo import ActorCritic, Batch, PPOSettings
+from kit.errors import UserError
+from kit.models import MINI, ROOT
+from kit.runs import read_config, read_metrics, read_samples
 from kit.sampling import Completion, sample
 
 EOS = 0
@@ -307,7 +321,7 @@ def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
     settings = PPOSettings(
         minibatch_size=64, gamma=1.0, lam=0.95, kl_coef=beta, entropy_coef=0.0, target_kl=0.05
     )
-    steps, lr = 60, 3e-3
+    steps, lr = 40, 4e-3
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-5)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
@@ -317,4 +331,132 @@ def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
         scores = [reward[tuple(c.completion_ids)] for c in drawn]
         rollout = ppo.collect(model, reference, drawn, scores, 1.0, settings, cpu)
         ppo.update(model, optimizer, rollout, 1.0, settings, cpu, seed=step)
+    print("TV", (law(model.lm) - optimum).abs().sum() / 2, (p_ref - optimum).abs().sum() / 2)
     assert (law(model.lm) - optimum).abs().sum() / 2 < 0.05  # total variation
+
+
+# --------------------------------------------------------------------------------------------- the script
+
+TINY = (
+    "--model mini --sentiment_model mini --max_completion_length 8 --batch_size 8 --minibatch_size 4 --ppo_epochs 2 "
+    "--value_warmup_steps 1 --output_dir"
+)
+
+
+@pytest.fixture
+def run_ppo(monkeypatch, tmp_path):
+    """The script in this process, writing to tmp_path."""
+
+    def run(flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["ppo", *f"{TINY} {tmp_path} {flags}".split()])
+        ppo.main()
+
+    return run
+
+
+@pytest.mark.slow
+def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
+    flags = f"{TINY} {tmp_path} --max_steps 4 --save_steps 2 --eval_every 2 --run_name whole"
+    command = [sys.executable, "-m", "baselines.ppo", *flags.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "whole"
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if "val/sentiment_mean" in line] == [0, 2, 4]
+    training = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in training] == [1, 2, 3, 4]
+    first, second, third = training[:3]
+    assert first["train/kl_policy_ref"] == first["train/kl_policy_ref_k1"] == first["train/kl_penalty"] == 0
+    assert second["train/kl_policy_ref"] == 0  # step 1 was the value head's
+    assert third["train/kl_policy_ref"] > 0
+    for line in training:
+        assert line["train/first_ratio_error"] < 1e-4
+        assert line["train/reward"] == pytest.approx(
+            line["train/shaped"] - line["train/kl_penalty"], abs=1e-4
+        )
+        assert 0 <= line["train/score"] <= 1 and 0 <= line["train/clip_fraction"] <= 1
+        assert 0 < line["train/entropy"] < math.log(8192)
+    assert 0 < training[-1]["train/generated_tokens"] <= 4 * 8 * 8
+    assert read_config(run)["method"] == "ppo"
+    assert {"step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref"} <= set(
+        read_samples(run)[0]
+    )
+
+    AutoTokenizer.from_pretrained(run / "final")
+    final = AutoModelForCausalLM.from_pretrained(run / "final").state_dict()
+    base = AutoModelForCausalLM.from_pretrained(MINI / "policy").state_dict()
+    assert any(not torch.equal(final[name], base[name].float()) for name in final)
+
+    # As if it had been stopped in step 3 or 4
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    shutil.rmtree(cut / "final")
+    shutil.rmtree(cut / "checkpoint-4")
+    run_ppo(f"--resume {cut}")
+    name = "final/model.safetensors"
+    a, b = load_file(run / name), load_file(cut / name)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    timed = {"train/step_time", "train/tokens_per_second"}
+    for was, now in zip(lines, read_metrics(cut), strict=True):
+        assert {k: v for k, v in was.items() if k not in timed} == {
+            k: v for k, v in now.items() if k not in timed
+        }
+
+
+@pytest.mark.slow
+def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
+    flags = "--use_peft --max_steps 3 --save_steps 2 --eval_every 0 --hackable_reward --reward_shaping linear"
+    run_ppo(f"{flags} --run_name lora")
+    run = tmp_path / "lora"
+    training = [line for line in read_metrics(run) if "train/loss" in line]
+    assert training[0]["train/kl_policy_ref"] == 0  # the reference is the policy less its adapter
+    assert training[-1]["train/kl_policy_ref"] > 0
+    adapter = load_file(run / "final" / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    AutoModelForCausalLM.from_pretrained(run / "final")
+
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    shutil.rmtree(cut / "final")
+    shutil.rmtree(cut / "checkpoint-3")
+    run_ppo(f"--resume {cut}")
+    again = load_file(cut / "final" / "adapter_model.safetensors")
+    assert all(torch.equal(adapter[name], again[name]) for name in adapter)
+
+
+def test_the_yaml_holds_the_defaults(tmp_path):
+    given, defaults = (ppo.PARSER.parse_args_and_config(a) for a in (["--config", "configs/ppo.yaml"], []))
+    assert given == defaults
+    keys = yaml.safe_load((ROOT / "configs" / "ppo.yaml").read_text(encoding="utf-8"))
+    assert set(vars(PPOSettings())) - set(keys) == {
+        "max_steps",
+        "learning_rate",
+        "bf16",
+    }  # chosen by the model
+
+
+def test_flags_win_over_the_yaml():
+    argv = "--config configs/ppo.yaml --kl_coef 0.3".split()
+    assert ppo.PARSER.parse_args_and_config(argv)[1].kl_coef == 0.3
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--max_steps 0", "--max_steps 0"),
+        ("--batch_size 0", "--batch_size 0"),
+        ("--gamma 1.5", "--gamma"),
+        ("--kl_coef -1", "--kl_coef -1"),
+        ("--temperature 0", "--temperature"),
+        ("--clip_rang 0.1", "did you mean --clip_range"),
+        ("--reward_shaping cubic", "invalid choice"),
+        ("--merge_lora", "--use_peft"),
+        ("--resume nowhere", "nowhere"),
+        ("--model ./nowhere", "nowhere"),
+    ],
+)
+def test_a_users_error_is_one_sentence(flags, says, tmp_path, run_ppo):
+    with pytest.raises(UserError, match=says) as error:
+        run_ppo(flags)
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())  # and leaves no empty run behind

@@ -1,0 +1,178 @@
+"""Base, SFT, PPO and GRPO side by side: the same reward, as many sampled completions, several seeds.
+
+    python -m baselines.compare                              three seeds on the mini models (make baselines)
+    python -m baselines.compare --seeds 1 --steps 10         a taste of it
+
+It trains what is missing, measures every model with evaluate.py, and writes to --out (default results/baselines)
+table.md and the figures. Stop it whenever you like: started again, it goes on where it was.
+
+Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over 4 rounds of
+best-of-8. All maximise the composite R; PPO and GRPO subtract kl_coef * log(pi/pi_ref).
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import clock, quiet
+
+quiet()
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from kit import plots
+from kit.comparison import METRICS, Parser, at_least_1
+from kit.errors import UserError, run_main
+from kit.models import ROOT
+from kit.runs import Run, read_metrics
+
+COMPLETIONS_PER_STEP = 64
+SFT_ROUNDS, SFT_N = 4, 8
+COLUMNS = ("reward", "sentiment", "judge", "kl_policy_ref", "distinct_2", "ref_perplexity", "length")
+
+
+def commands(steps: int) -> dict[str, list[str]]:
+    """Method -> its command. The sampling budget is steps * 64 completions for each."""
+    prompts = steps * COMPLETIONS_PER_STEP // (SFT_ROUNDS * SFT_N)
+    sft = f"--rounds {SFT_ROUNDS} --prompts_per_round {prompts} --num_generations {SFT_N}"
+    grpo = "--kl_type forward --kl_coef 0.1 --reward_shaping shaped --use_solution"
+    return {
+        "sft": f"-m baselines.sft {sft}".split(),
+        "ppo": f"-m baselines.ppo --max_steps {steps} --kl_coef 0.1".split(),
+        "grpo": f"train.py --max_steps {steps} {grpo}".split(),
+        "ppo-0.3": f"-m baselines.ppo --max_steps {steps} --kl_coef 0.3".split(),
+    }
+
+
+def train(command: Sequence[str], folder: Path, seed: int) -> None:
+    """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json."""
+    if (folder / "final").is_dir():
+        return
+    flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(seed)]
+    if folder.exists():
+        if Run(folder).checkpoints():
+            flags = ["--resume", str(folder)]
+        else:  # it was stopped before there was anything to keep
+            shutil.rmtree(folder)
+    print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", flush=True)
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, *command, *flags], cwd=ROOT)
+    if done.returncode:
+        raise UserError(
+            f"{folder.name} ended with status {done.returncode}; start the comparison again to go on"
+        )
+    spent = folder / "seconds.json"
+    before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
+    spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
+
+
+def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
+    """Tokens sampled for training, from the lines of metrics.jsonl."""
+    counted = [row["train/generated_tokens"] for row in rows if "train/generated_tokens" in row]
+    if counted:
+        return int(counted[-1])
+    return round(
+        sum(row["train/length_mean"] * COMPLETIONS_PER_STEP for row in rows if "train/length_mean" in row)
+    )
+
+
+def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The mean over seeds of every series, step by step, where all seeds have it."""
+    merged: list[dict[int, dict[str, Any]]] = []
+    for rows in histories:
+        steps: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            steps.setdefault(row["step"], {}).update(row)
+        merged.append(steps)
+    history = []
+    for step in sorted(set.intersection(*map(set, merged))):
+        lines = [steps[step] for steps in merged]
+        keys = [key for key in lines[0] if all(line.get(key) is not None for line in lines)]
+        history.append({key: fmean(line[key] for line in lines) for key in keys} | {"step": step})
+    return history
+
+
+def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds: int) -> str:
+    """Markdown: method by metric, mean over seeds with the lowest and highest seed; base with its 95 % interval."""
+    models = {model["name"]: model for model in comparison["models"]}
+    header = ["", *(METRICS[key].label for key in COLUMNS), "Verdicts", "Tokens sampled", "Wall-clock"]
+    lines = [header, ["---"] * len(header)]
+    for method in ("base", *methods):
+        names = ["base"] if method == "base" else [f"{method}-{seed}" for seed in range(seeds)]
+        cells = [method]
+        for key in COLUMNS:
+            found = [models[name]["metrics"][key] for name in names]
+            mean, digits = fmean(x["value"] for x in found), 1 if key in ("ref_perplexity", "length") else 2
+            low = found[0]["low"] if method == "base" else min(x["value"] for x in found)
+            high = found[0]["high"] if method == "base" else max(x["value"] for x in found)
+            cells.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        if method == "base":
+            cells += ["", "", ""]
+        else:
+            verdicts = [models[name]["verdict"] for name in names]
+            cells.append(", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
+            cells.append(f"{fmean(generated_tokens(read_metrics(runs / name)) for name in names):,.0f}")
+            seconds = [
+                json.loads((runs / name / "seconds.json").read_text(encoding="utf-8")) for name in names
+            ]
+            cells.append(clock(fmean(seconds)))
+        lines.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
+    )
+    parser.add_argument(
+        "--steps", type=at_least_1, default=40, metavar="N", help="64 completions each (default: 40)"
+    )
+    parser.add_argument("--methods", default="sft,ppo,grpo,ppo-0.3", help="which, separated by commas")
+    parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
+    parser.add_argument("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
+    parser.add_argument("--model", default="mini", help="the policy, for all (default: mini)")
+    parser.add_argument("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    available, methods = commands(args.steps), args.methods.split(",")
+    for method in methods:
+        if method not in available:
+            raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(available)}")
+    models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
+    out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
+    for seed in range(args.seeds):  # seed by seed: after the first there is a whole comparison to look at
+        for method in methods:
+            train([*available[method], *models], runs / f"{method}-{seed}", seed)
+
+    named = [f"{m}-{seed}={runs / f'{m}-{seed}'}" for m in methods for seed in range(args.seeds)]
+    evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *models]
+    if subprocess.run(evaluate, cwd=ROOT).returncode:
+        raise UserError("evaluate.py failed; its message is above")
+    comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    text = table(comparison, runs, methods, args.seeds)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    histories = {
+        method: mean_history([read_metrics(runs / f"{method}-{seed}") for seed in range(args.seeds)])
+        for method in methods
+    }
+    plots.save(plots.training_curves(histories, start=1), out, "methods")
+    sweep = {name: histories[name] for name in histories if name.startswith("ppo")}
+    if len(sweep) > 1:
+        plots.save(plots.training_curves(sweep, start=1), out, "ppo_sweep")
+    print(
+        f"\nMean over {args.seeds} seeds [lowest, highest]; base: 95 % interval over prompts\n\n{text}\nin {out}"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
