@@ -458,7 +458,9 @@ def diagnose(student: Student, name: str) -> list[str]:
         "Only the largest term of each completion counts; add up all of them.": max(terms[:3]),
         "The sum over tokens is multiplied by their number once more.": 3 * sum(terms[:3]),
     }
-    if any(terms) and not close(row, sum(terms[:3])) and not close(row, whole):
+    if (
+        any(terms) and not close(row, sum(terms[:3])) and not close(row, whole)
+    ):  # not token by token, nor all at once
         hints += [hint for hint, reading in readings.items() if close(row, reading)][:1]
     return hints
 

@@ -54,9 +54,10 @@ def read_submission(path: Path) -> str:
     except OSError as error:
         reason = "it is a symbolic link" if path.is_symlink() else error.strerror.lower()
         raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path.name} is not a plain file.")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Refused(f"{path.name} is not a plain file.")
         data = file.read(MAX_SOURCE + 1)
     if len(data) > MAX_SOURCE:
         raise Refused(
@@ -100,6 +101,7 @@ class Worker:
             self.uid = None
         heavy = re.search(r"\b(torch|jax|tensorflow)\b", source) is not None
         self.settings = {
+            "parent": os.getpid(),
             "namespaces": namespaces,
             "landlock": landlock,
             "uid": self.uid,

@@ -17,6 +17,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import struct
 import sys
@@ -232,15 +233,22 @@ def main() -> None:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != settings["parent"]:
+        return  # the grader was gone before that call
     namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
+    dies_with_parent, parent_end = os.pipe()
     child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
     if child:
         os.close(requests)
         os.close(replies)
         os.waitpid(child, 0)
         return
+    os.close(parent_end)
     try:
         missing = confine(namespaces, settings)
+        if select.select([dies_with_parent], [], [], 0)[0]:
+            os._exit(1)  # the parent was gone before confine() asked for a signal
+        os.close(dies_with_parent)
     except Exception as error:  # not the submission's fault, which has not been read yet
         os.write(replies, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         os._exit(1)

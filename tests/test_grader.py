@@ -118,7 +118,9 @@ def test_hostile_submissions_do_no_harm(hostile_run):
 def right_run():
     """All right submissions, two at a time; torch needs seconds to import on a busy machine."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return dict(zip([p.stem for p in RIGHT], pool.map(lambda p: grader.grade(p, timeout=60), RIGHT), strict=True))
+        return dict(
+            zip([p.stem for p in RIGHT], pool.map(lambda p: grader.grade(p, timeout=60), RIGHT), strict=True)
+        )
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RIGHT])
@@ -151,7 +153,9 @@ def points(results: dict, function: str) -> float:
 
 
 def test_one_hanging_function_costs_only_its_own_points(tmp_path):
-    path = solution_with(tmp_path, "def kl_penalty_forward(p, r, kl_coef=0.1):\n    while True:\n        pass\n")
+    path = solution_with(
+        tmp_path, "def kl_penalty_forward(p, r, kl_coef=0.1):\n    while True:\n        pass\n"
+    )
     results = grader.grade(path, timeout=6)
     assert results["score"] == 65
     assert points(results, "kl_penalty_forward") == 0
@@ -245,7 +249,9 @@ def test_bad_command_lines(tmp_path):
 def test_the_result_file_is_whole_at_any_moment(tmp_path):
     """Before the first check it says 0, and being killed half-way leaves it valid."""
     out = tmp_path / "results.json"
-    path = solution_with(tmp_path, "def shaped_reward(scores, completions, prompts=None):\n    while True: pass\n")
+    path = solution_with(
+        tmp_path, "def shaped_reward(scores, completions, prompts=None):\n    while True: pass\n"
+    )
     running = subprocess.Popen(
         [sys.executable, "-m", "grading.grade", path, "--out", out], cwd=ROOT, stdout=subprocess.DEVNULL
     )
@@ -264,7 +270,10 @@ def test_the_result_file_is_whole_at_any_moment(tmp_path):
 def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
     path = submission(tmp_path, "while True: pass\n")
     running = subprocess.Popen(
-        [sys.executable, "-m", "grading.grade", path], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "grading.grade", path],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 20
     while not marked_processes() and time.monotonic() < deadline:
@@ -326,11 +335,19 @@ def as_nobody(tmp_path: Path, *args: object) -> subprocess.CompletedProcess:
     extra = {}
     if os.geteuid() == 0:
         python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-        if python is None or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).returncode:
+        if (
+            python is None
+            or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).returncode
+        ):
             pytest.skip("no system-wide python 3.10+ that an unprivileged user could run")
         extra = {"user": 65534, "group": 65534, "extra_groups": []}
     return subprocess.run(
-        [python, *map(str, args)], cwd=tmp_path, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}, **extra
+        [python, *map(str, args)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
+        **extra,
     )
 
 
@@ -360,7 +377,12 @@ def test_as_an_unprivileged_user(open_folder, layers):
     """Full marks for the solution, nothing for hostile files, and the report says what was not enforced."""
     jobs = {"solution": (ROOT / "rewards_solution.py").read_text()}
     for name in HARMLESS_IF_LOOSE:
-        if layers.get("landlock", True) or name not in ("steals_the_solution", "reads_secrets", "network", "writes_outside"):
+        if layers.get("landlock", True) or name not in (
+            "steals_the_solution",
+            "reads_secrets",
+            "network",
+            "writes_outside",
+        ):
             source = (SUBMISSIONS / "hostile" / f"{name}.py").read_text()
             jobs[name] = source.replace("@CANARY@", str(open_folder / "canary")).replace("@PORT@", "9")
     (open_folder / "canary").mkdir()
