@@ -1,0 +1,362 @@
+"""What the three training scripts of this folder share: reading the data, cleaning it, the schedule, the
+classifiers' training loop, and saving a model with its card.
+
+The data come either from the Hub (`stanfordnlp/imdb`, `stanfordnlp/sst2`) or from local parquet files:
+IMDB with the columns `split` (train, test, unsupervised), `label` (0 negative, 1 positive, -1 none) and `text`;
+SST-2 with `split` (train, validation), `label` and `sentence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
+
+def clean(text: str) -> str:
+    """Drop the HTML line breaks of the IMDB dump and squeeze every run of blanks to one space."""
+    return " ".join(_BREAK.sub(" ", text).split())
+
+
+# Data ------------------------------------------------------------------------------------------------------
+
+
+def read_imdb(path: str | None) -> pd.DataFrame:
+    """`split`, `label`, `text` (cleaned). Sorted by label as published: shuffle before taking a slice."""
+    if path:
+        frame = pd.read_parquet(path, columns=["split", "label", "text"])
+    else:
+        from datasets import load_dataset
+
+        splits = load_dataset("stanfordnlp/imdb")
+        parts = [splits[name].to_pandas().assign(split=name) for name in ("train", "test", "unsupervised")]
+        frame = pd.concat(parts, ignore_index=True)
+    frame["text"] = [clean(t) for t in frame["text"]]
+    frame["split"] = frame["split"].astype(object)
+    return frame[["split", "label", "text"]]
+
+
+def read_sst2(path: str | None) -> pd.DataFrame:
+    """`split`, `label`, `text`."""
+    if path:
+        frame = pd.read_parquet(path, columns=["split", "label", "sentence"])
+    else:
+        from datasets import load_dataset
+
+        splits = load_dataset("stanfordnlp/sst2")
+        parts = [splits[name].to_pandas().assign(split=name) for name in ("train", "validation")]
+        frame = pd.concat(parts, ignore_index=True)
+    frame = frame.rename(columns={"sentence": "text"})
+    frame["text"] = [clean(t) for t in frame["text"]]
+    frame["split"] = frame["split"].astype(object)
+    return frame[["split", "label", "text"]]
+
+
+def held_out_reviews(imdb: pd.DataFrame, n: int) -> np.ndarray:
+    """Row numbers of the `n` test reviews the language model never sees (always the same ones)."""
+    return imdb[imdb["split"] == "test"].sample(n=n, random_state=0).index.to_numpy()
+
+
+# Training ---------------------------------------------------------------------------------------------------
+
+
+class Schedule:
+    """Learning-rate factor: `warmup` steps up from zero to 1, then down to `floor` at the end of the run.
+
+    The end is a number of steps or of minutes. With minutes the run ends on time on a busy machine too, and still
+    gets its whole cool-down, without which a small model is a few percent worse.
+    """
+
+    def __init__(
+        self, steps: int, minutes: float, warmup: int, shape: str = "linear", floor: float = 0.0, step: int = 0,
+        elapsed: float = 0.0,
+    ):  # fmt: skip
+        self.steps, self.minutes, self.warmup, self.shape, self.floor = steps, minutes, warmup, shape, floor
+        self.step, self.start = step, time.monotonic() - elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self.start
+
+    @property
+    def progress(self) -> float:
+        """0 at the start, 1 at the end."""
+        if not self.steps and not self.minutes:
+            return 1.0
+        by_steps = self.step / self.steps if self.steps else 0.0
+        by_time = self.elapsed / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def done(self) -> bool:
+        return self.progress >= 1.0
+
+    def factor(self) -> float:
+        left = 1.0 - self.progress
+        if self.shape == "cosine":
+            left = 0.5 * (1.0 - math.cos(math.pi * left))
+        return min((self.step + 1) / self.warmup, 1.0) * (self.floor + (1.0 - self.floor) * left)
+
+    def eta(self) -> str:
+        left = self.elapsed * (1 / max(self.progress, 1e-6) - 1)
+        return f"{self.elapsed / 60:.1f} min, eta {left / 60:.1f} min"
+
+
+def muon(weights: list[torch.Tensor], lr: float, weight_decay: float) -> torch.optim.Muon:
+    """Momentum with orthogonalised steps, for the hidden matrices. Steps are scaled by 0.2 sqrt(longer side), which
+    makes a learning rate mean what it means for AdamW (Liu et al. 2025, arXiv 2502.16982)."""
+    return torch.optim.Muon(
+        weights, lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+
+
+def pick_dtype(device: str, name: str) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16 or AMX), else fp32."""
+    if name != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+# Classifiers ------------------------------------------------------------------------------------------------
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, positions: int) -> PreTrainedTokenizerFast:
+    """Lower-cased WordPiece with BERT's special tokens and [CLS] ... [SEP] around the text."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # SST-2 is written "do n't", real text "don't": made one here, so that it is one for every user of the model
+    piece.normalizer = normalizers.Sequence(
+        [normalizers.BertNormalizer(lowercase=True), normalizers.Replace(" n't", "n't")]
+    )
+    piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    piece.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    piece.train_from_iterator(texts, trainer)
+    piece.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", piece.token_to_id("[CLS]")), ("[SEP]", piece.token_to_id("[SEP]"))],
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=piece,
+        model_max_length=positions,
+        model_input_names=["input_ids", "attention_mask"],
+        mask_token="[MASK]",
+        **names,
+    )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
+    """Token ids of each text, without special tokens, not cut."""
+    backend, rows = tokenizer.backend_tokenizer, []
+    backend.no_truncation()
+    backend.no_padding()
+    for i in range(0, len(texts), 2000):
+        for e in backend.encode_batch_fast(texts[i : i + 2000], add_special_tokens=False):
+            rows.append(np.array(e.ids, dtype=np.int64))
+    return rows
+
+
+def ppmi_vectors(rows: list[np.ndarray], vocab: int, width: int, reach: int = 5) -> torch.Tensor:
+    """Word vectors by factoring co-occurrence counts: what GloVe does, in half a minute and without training.
+
+    PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b))), counts within `reach` tokens weighted 1/distance, context
+    probabilities smoothed by ^0.75 (Levy et al. 2015); vectors are U sqrt(S) of its truncated SVD, rows scaled to
+    a root mean square of 0.05.
+    """
+    gap = np.full(reach, -1)
+    stream = np.concatenate([part for row in rows for part in (row, gap)]) if rows else gap
+    counts = np.zeros(vocab * vocab, dtype=np.float32)
+    for d in range(1, reach + 1):
+        for block in np.array_split(np.arange(len(stream) - d), max(1, len(stream) // 10_000_000)):
+            a, b = stream[block], stream[block + d]
+            keep = (a >= 0) & (b >= 0)
+            counts += np.bincount(a[keep] * vocab + b[keep], minlength=vocab * vocab).astype(np.float32) / d
+    joint = torch.from_numpy(counts).view(vocab, vocab)
+    joint = joint + joint.T
+    context = joint.sum(0) ** 0.75
+    expected = joint.sum(1, keepdim=True) * (context / context.sum())
+    ppmi = torch.log(joint / expected.clamp_min(1e-9) + 1e-9).clamp_min(0)
+    u, s, _ = torch.svd_lowrank(ppmi, q=min(width, vocab), niter=3)
+    vectors = torch.zeros(vocab, width)
+    vectors[:, : len(s)] = u * s.sqrt()
+    return 0.05 * vectors / vectors.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def polarity(rows: list[np.ndarray], label: np.ndarray, vocab: int) -> torch.Tensor:
+    """Naive-Bayes log-count ratio of each token, log (p + 1)/|p| - log (q + 1)/|q|, p its count in positive texts."""
+    p, q = (
+        np.bincount(np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=vocab)
+        + 1.0
+        for k in (1, 0)
+    )
+    return torch.from_numpy(np.log(p / p.sum()) - np.log(q / q.sum())).float()
+
+
+def window(words: list[str], low: int, high: int, rng: np.random.Generator) -> str:
+    """`low` to `high` consecutive words from anywhere in the text (the whole text if it is shorter)."""
+    length = int(rng.integers(low, high + 1))
+    start = int(rng.integers(max(len(words) - length, 0) + 1))
+    return " ".join(words[start : start + length])
+
+
+def batches(
+    tokenizer, texts: list[str], targets: np.ndarray, budget: int, positions: int, rng: np.random.Generator
+):
+    """Batches of about `budget` tokens each, of texts of about one length: padding costs next to nothing."""
+    ids = [row[: positions - 2] for row in token_ids(tokenizer, texts)]
+    cls, sep, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("[CLS]", "[SEP]", "[PAD]"))
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    groups, group = [], []
+    for i in order:
+        if group and (len(ids[i]) + 2) * (len(group) + 1) > budget:
+            groups.append(group)
+            group = []
+        group.append(i)
+    groups.append(group)
+    for k in rng.permutation(len(groups)):
+        group = groups[k]
+        block = np.full((len(group), max(len(ids[i]) for i in group) + 2), pad)
+        for r, i in enumerate(group):
+            block[r, : len(ids[i]) + 2] = [cls, *ids[i], sep]
+        block = torch.from_numpy(block)
+        yield block, (block != pad).long(), torch.from_numpy(targets[group]).float()
+
+
+def fit_classifier(model, tokenizer, pool, schedule: Schedule, args, dtype, device, watch) -> None:
+    """Train with Muon on the hidden matrices and AdamW on the rest.
+
+    `pool(rng)` gives some thousands of fresh texts and their targets P(positive) in [0, 1]; the loss is the
+    cross-entropy to (1 - p, p). A batch counts by the number of its texts, so texts count alike whatever their length.
+    """
+    positions = model.config.max_position_embeddings
+    named = dict(model.named_parameters())
+    hidden = [n for n, p in named.items() if p.ndim == 2 and "embeddings." not in n and p.shape[0] > 2]
+    matrices = muon([named[n] for n in hidden], args.lr, args.weight_decay)
+    adam = torch.optim.AdamW(
+        [p for n, p in named.items() if n not in hidden], args.lr_rest, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    peak = {id(g): g["lr"] for opt in (matrices, adam) for g in opt.param_groups}
+    run = torch.compile(model, dynamic=True) if args.compile else model
+    rng, model = np.random.default_rng(args.seed), model.train()
+    losses, seen, last, last_seen = [], 0, time.monotonic(), 0
+    while not schedule.done:
+        for ids, mask, p in batches(tokenizer, *pool(rng), args.budget, positions, rng):
+            if schedule.done:
+                break
+            factor = schedule.factor()
+            for opt in (matrices, adam):
+                for g in opt.param_groups:
+                    g["lr"] = peak[id(g)] * factor
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                logits = run(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            p = (p * (1 - args.smoothing) + args.smoothing / 2).to(device)
+            logp = torch.log_softmax(logits.float(), -1)
+            loss = -(p * logp[:, 1] + (1 - p) * logp[:, 0]).sum()
+            (loss / 64).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            matrices.step()
+            adam.step()
+            matrices.zero_grad()
+            adam.zero_grad()
+            schedule.step += 1
+            seen += len(p)
+            losses.append((loss.item(), len(p)))
+            if schedule.step % args.log_every == 0:
+                now = time.monotonic()
+                mean = sum(x for x, _ in losses) / sum(n for _, n in losses)
+                print(
+                    f"step {schedule.step} | {seen:,} texts | loss {mean:.4f} | lr x {factor:.3f} | "
+                    f"{(seen - last_seen) / (now - last):,.0f} texts/s | {schedule.eta()}",
+                    flush=True,
+                )
+                losses, last, last_seen = [], now, seen
+            if schedule.step % args.watch_every == 0:
+                print(f"step {schedule.step} | {watch(model.eval())}", flush=True)
+                model.train()
+    schedule.seen = seen
+    model.eval()
+
+
+@torch.no_grad()
+def positive(model, tokenizer, texts: list[str], budget: int = 16384) -> np.ndarray:
+    """P(positive) of each text, cut at the model's positions."""
+    positions = model.config.max_position_embeddings
+    out = np.zeros(len(texts))
+    index = np.arange(
+        len(texts), dtype=np.float64
+    )  # carried through as "targets" to undo the sorting by length
+    for ids, mask, which in batches(tokenizer, texts, index, budget, positions, np.random.default_rng(0)):
+        logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        out[which.long().numpy()] = logits.softmax(-1)[:, 1].numpy()
+    return out
+
+
+def accuracy(model, tokenizer, frame: pd.DataFrame) -> float:
+    scores = positive(model, tokenizer, frame["text"].tolist())
+    return float(((scores > 0.5) == (frame["label"].to_numpy() == 1)).mean())
+
+
+# Saving -----------------------------------------------------------------------------------------------------
+
+
+def save_model(model, tokenizer, out: Path, card: str, metrics: dict) -> None:
+    """fp16 safetensors, tokenizer, README.md and metrics.json, swapped into place when all of it is written.
+
+    The file is fp16 to halve the repository; config.json says float32 so that a plain `from_pretrained` gives
+    fp32 weights, which is what a CPU is good at and what training wants.
+    """
+    new = out.with_name(f".{out.name}-new")
+    shutil.rmtree(new, ignore_errors=True)
+    copy.deepcopy(model).half().save_pretrained(new)  # the caller goes on in fp32
+    tokenizer.save_pretrained(new)
+    config = json.loads((new / "config.json").read_text())
+    config["dtype"] = "float32"
+    (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (new / "README.md").write_text(card)
+    (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    old = out.with_name(f".{out.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """A two-column Markdown table for the card."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)])
+
+
+def command_line(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The command that made a model, for its card: every flag that is not at its default, paths made generic."""
+    words = ["python", f"mini/{parser.prog}"]
+    generic = {"data": "path/to/imdb.parquet", "sst2": "path/to/sst2.parquet", "init": "path/to/earlier"}
+    skip = {"out", "work", "resume", "threads", "save_every", "log_every", "watch_every", "note"}
+    for name, value in vars(args).items():
+        if name in skip or value == parser.get_default(name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", str(generic.get(name, value))]
+    return " ".join(words)

@@ -1,0 +1,316 @@
+"""Train the bundled sentiment model: a small DistilBERT on IMDB and SST-2, from nothing.
+
+    python mini/train_sentiment.py --minutes 30                                   # data from the Hub
+    python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 30
+
+What it does, top to bottom: a lower-cased WordPiece of 8,192; word vectors from co-occurrence counts as the first
+embeddings; a bag-of-n-grams teacher trained on the labelled reviews, which labels the 50,000 unlabelled ones; then
+windows of reviews and SST-2 phrases, half and half. A reward model sees texts of 1 to 64 tokens, so the windows
+are mostly short. It is an honest, ordinary classifier: nothing here guards it against being gamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import (
+    Schedule,
+    accuracy,
+    command_line,
+    fit_classifier,
+    pick_dtype,
+    positive,
+    ppmi_vectors,
+    read_imdb,
+    read_sst2,
+    save_model,
+    table,
+    token_ids,
+    train_wordpiece,
+    window,
+)
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
+BUCKETS = 1 << 21
+
+
+# The teacher: logistic regression on n-grams ------------------------------------------------------------------
+
+
+def ngrams(row: np.ndarray) -> np.ndarray:
+    """The distinct 1-, 2- and 3-grams of token ids, hashed into BUCKETS."""
+    one = row
+    two = row[:-1] * 1_000_003 + row[1:] * 31 + 7
+    three = row[:-2] * 998_244_353 + row[1:-1] * 1_000_003 + row[2:] * 31 + 11
+    mixed = np.concatenate([one, two, three]) * 0x9E3779B1
+    return np.unique((mixed ^ (mixed >> 17)) % BUCKETS)
+
+
+def bags(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The flat list and the offsets that embedding_bag takes."""
+    offsets = np.cumsum([0, *(len(r) for r in rows[:-1])])
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(offsets)
+
+
+def train_teacher(rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: int = 4):
+    """NB-LR (Wang and Manning 2012): features scaled by their naive-Bayes log-count ratio, then logistic regression.
+
+    r_f = log (p_f / |p|) / (q_f / |q|), p and q the smoothed counts of feature f in positive and negative texts.
+    Returns a function: rows of n-grams -> P(positive).
+    """
+    p, q = (
+        np.bincount(
+            np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=BUCKETS
+        )
+        + 1.0
+        for k in (1, 0)
+    )
+    ratio = torch.from_numpy(np.log((p / p.sum()) / (q / q.sum()))).float()
+    # Each text's features are scaled to unit length, or long reviews would be scored more extremely than short ones.
+    weight, bias = torch.ones(BUCKETS, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=0.02)
+
+    def logit(group: list[np.ndarray]) -> torch.Tensor:
+        flat, offsets = bags(group)
+        value = ratio[flat]
+        size = torch.segment_reduce(value**2, "sum", lengths=torch.tensor([len(r) for r in group])).sqrt()
+        return (
+            10 * F.embedding_bag(flat, weight, offsets, per_sample_weights=value, mode="sum")[:, 0] / size
+            + bias
+        )
+
+    rng = np.random.default_rng(seed)
+    target = torch.tensor(label, dtype=torch.float32)
+    for _ in range(epochs):
+        order = rng.permutation(len(rows))
+        for i in range(0, len(order), 512):
+            part = order[i : i + 512]
+            loss = F.binary_cross_entropy_with_logits(logit([rows[j] for j in part]), target[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def score(rows: list[np.ndarray]) -> np.ndarray:
+        parts = [torch.sigmoid(logit(rows[i : i + 2000])) for i in range(0, len(rows), 2000)]
+        return torch.cat(parts).numpy()
+
+    return score
+
+
+# Run ----------------------------------------------------------------------------------------------------------
+
+PROBES = [
+    "a moving, beautifully acted film",
+    "dull, clumsy and far too long",
+    "good",
+    "bad",
+    "not good",
+    "not bad at all",
+    "the film opens in paris in 1940.",
+    "",
+    "great great great great great great great great",
+    "terrible terrible terrible terrible terrible terrible",
+]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
+    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    p.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "sentiment", help="folder for the model"
+    )
+    p.add_argument("--note", default="", help="a sentence for the card")
+    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
+    p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
+    p.add_argument("--budget", type=int, default=4096, help="tokens a step")
+    p.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate of Muon (hidden matrices)")
+    p.add_argument("--lr_rest", type=float, default=5e-4, help="peak learning rate of AdamW (all the rest)")
+    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
+    p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
+    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
+    p.add_argument("--dropout", type=float, default=0.1)
+    p.add_argument(
+        "--test_sample", type=int, default=0, help="IMDB test reviews to measure on (0: all 25,000)"
+    )
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
+    p.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
+    )
+    p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
+    p.add_argument(
+        "--watch_every", type=int, default=400, help="steps between looks at the development slice"
+    )
+    return p
+
+
+def main() -> None:
+    parser = make_parser()
+    args = parser.parse_args()
+    if not args.steps and not args.minutes:
+        parser.error("give the run a length: --minutes or --steps")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = pick_dtype(device, args.dtype)
+    begin = time.monotonic()
+    rng = np.random.default_rng(args.seed)
+    torch.manual_seed(args.seed)
+
+    imdb, sst2 = read_imdb(args.data), read_sst2(args.sst2)
+    train = imdb[imdb.split == "train"].sample(frac=1, random_state=args.seed)
+    unlabelled = imdb[imdb.split == "unsupervised"]
+    phrases = sst2[sst2.split == "train"]
+    # A development slice of the training data, for the choice of settings. SST-2's training rows are phrases cut from
+    # its sentences, so every phrase of a development sentence leaves the training set with it.
+    dev, train = train[: len(train) // 25], train[len(train) // 25 :]
+    sentences = phrases[phrases.text.str.len() > 60].sample(
+        n=min(500, len(phrases) // 20), random_state=args.seed
+    )
+    joined = "\n".join(sentences.text)
+    phrases = phrases[[text not in joined or len(text.split()) < 3 for text in phrases.text]]
+    sst2_validation, imdb_test = sst2[sst2.split == "validation"], imdb[imdb.split == "test"]
+    if args.test_sample:
+        imdb_test = imdb_test.sample(n=args.test_sample, random_state=0)
+
+    # Tokenizer and first embeddings: training and unlabelled reviews only, nothing from the test reviews.
+    own = [*train.text, *unlabelled.text]
+    some = rng.permutation(len(own))[:30000]
+    tokenizer = train_wordpiece([*(own[i] for i in some), *phrases.text], VOCAB, POSITIONS)
+    rows = token_ids(tokenizer, own)
+    vectors = ppmi_vectors(rows, len(tokenizer), WIDTH)
+    print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
+
+    # The teacher labels the unlabelled reviews.
+    grams = [ngrams(row) for row in rows]
+    teacher = train_teacher(grams[: len(train)], train.label.to_numpy(), args.seed)
+    guess = teacher(grams[len(train) :])
+    judged = teacher([ngrams(row) for row in token_ids(tokenizer, dev.text.tolist())])
+    print(
+        f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews; "
+        f"{time.monotonic() - begin:.0f} s",
+        flush=True,
+    )
+    words = [text.split() for text in own]
+    target = np.concatenate([train.label.to_numpy().astype(float), guess])
+    phrase_text, phrase_target = phrases.text.tolist(), phrases.label.to_numpy().astype(float)
+    del rows, grams, imdb, own
+
+    def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        """2,048 texts: half SST-2 phrases, half windows of reviews carrying their review's label.
+
+        Of the windows 1 in 10 is shorter than 12 words (a completion can be; such a window often says nothing,
+        which teaches the model to say nothing either), 1 in 10 longer than 90 (so that every position is trained).
+        """
+        a, b = rng.integers(len(phrase_text), size=1024), rng.integers(len(words), size=1024)
+        kind = rng.choice(3, size=1024, p=[0.1, 0.8, 0.1])
+        bounds = ((1, 11), (12, 90), (91, 190))
+        texts = [phrase_text[i] for i in a] + [
+            window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)
+        ]
+        return [*texts, ""], np.concatenate([phrase_target[a], target[b], [0.5]])
+
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS,
+        hidden_dim=FFN, dropout=args.dropout, attention_dropout=args.dropout, seq_classif_dropout=args.dropout,
+        pad_token_id=0, id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
+        attn_implementation="eager",  # compiled, faster than the CPU's fused attention, whose backward pass is slow
+    )  # fmt: skip
+    model = DistilBertForSequenceClassification(config).to(device)
+    with torch.no_grad():
+        model.distilbert.embeddings.word_embeddings.weight.copy_(vectors)
+    schedule = Schedule(args.steps, args.minutes, args.warmup)
+
+    def watch(model) -> str:
+        short, long = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev[:200])
+        return f"development slice: SST-2 {short:.4f}, IMDB {long:.4f}"
+
+    fit_classifier(model, tokenizer, pool, schedule, args, dtype, device, watch)
+    minutes = (time.monotonic() - begin) / 60
+
+    # Measure what is shipped: fp16 weights, computed in fp32.
+    model = model.cpu().half().float().eval()
+    save_model(model, tokenizer, args.out, "not measured yet\n", {})
+    slice_sst2, slice_imdb = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev)
+    print(f"development slice: SST-2 sentences {slice_sst2:.4f}, IMDB {slice_imdb:.4f}", flush=True)
+    metrics = {
+        "sst2_validation": round(accuracy(model, tokenizer, sst2_validation), 4),
+        "sst2_validation_n": len(sst2_validation),
+        "imdb_test": round(accuracy(model, tokenizer, imdb_test), 4),
+        "imdb_test_n": len(imdb_test),
+        "development_sst2": round(slice_sst2, 4),
+        "development_imdb": round(slice_imdb, 4),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": schedule.step,
+        "texts": schedule.seen,
+        "minutes": round(minutes, 1),
+        "device": device,
+        "seed": args.seed,
+        "command": command_line(args, parser),
+        "note": args.note,
+        "probes": dict(
+            zip(PROBES, (round(float(s), 3) for s in positive(model, tokenizer, PROBES)), strict=True)
+        ),
+    }
+    print(metrics, flush=True)
+    save_model(model, tokenizer, args.out, card(metrics), metrics)
+
+
+def card(m: dict) -> str:
+    rows = [
+        ("architecture", f"DistilBERT: {LAYERS} layers x {WIDTH}, {HEADS} heads, FFN {FFN:,}, {POSITIONS} positions, "
+                         f"{m['parameters'] / 1e6:.2f} M parameters; labels NEGATIVE (0), POSITIVE (1)"),
+        ("tokenizer", f"WordPiece of {VOCAB:,}, lower-cased"),
+        ("SST-2 validation", f"**{m['sst2_validation']:.1%}** of {m['sst2_validation_n']:,} sentences"),
+        ("IMDB test", f"**{m['imdb_test']:.1%}** of {m['imdb_test_n']:,} reviews cut at {POSITIONS} tokens"),
+        ("development slice", f"{m['development_sst2']:.1%} of SST-2 sentences, {m['development_imdb']:.1%} of IMDB "
+                              "reviews, kept out of training; settings were chosen on it"),
+        ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, 80 % of 12-90, "
+                 "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
+                 "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
+        ("this run", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
+                     f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
+        ("command", f"`{m['command']}`"),
+    ]  # fmt: skip
+    if m["note"]:
+        rows.append(("note", m["note"]))
+    probes = "\n".join(f"| {text or '(empty)'} | {score:.3f} |" for text, score in m["probes"].items())
+    return f"""# mini sentiment
+
+P(positive) of an English text about a film: the default reward of the exercise where there is no GPU.
+
+{table(rows)}
+
+First embeddings: truncated SVD of the PPMI co-occurrence matrix of the training and unlabelled reviews. No text of
+the IMDB test split or of SST-2's validation set was used in any step. The weights are fp16 on disk; `from_pretrained`
+gives fp32. Made by `mini/train_sentiment.py`; the numbers above are in `metrics.json`, for programs.
+
+What it says of a few short texts:
+
+| text | P(positive) |
+|---|---|
+{probes}
+
+It counts praise rather than reads: repeat a good word and it is content. That is the loophole the exercise is about.
+Do not use it to judge anything that matters.
+
+## Data and licence
+
+Large Movie Review Dataset (Maas et al., *Learning Word Vectors for Sentiment Analysis*, ACL 2011; on the Hub as
+`stanfordnlp/imdb`) and the Stanford Sentiment Treebank in its two-class form (Socher et al., EMNLP 2013; on the Hub
+as `stanfordnlp/sst2`). Both were released by their authors for research, without a standard licence text; none of
+their text is in this repository. Use the weights as the data are meant: for teaching and research.
+"""
+
+
+if __name__ == "__main__":
+    main()
