@@ -13,8 +13,10 @@ sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Pro
 numbers; [N] Huang et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating
 KL Divergence".
 
- 1. One trunk, two heads: the value head is one linear layer on the last hidden state [Z, N]. It starts at zero: no
-    value, and no gradient from it into the trunk, until it has seen a return.
+ 1. One trunk, two heads: the value head is one linear layer on the last hidden state [Z, N]. Its weight starts at
+    zero, its bias at the mean score of the first batch. Were V 0 there, A_t would be about (gamma lam)^(T-t) R, which
+    whitening turns into a push down for all early tokens and up for all late ones, good or bad (the cold start of
+    Yuan et al. 2025, 2503.01491).
  2. Dropout is off everywhere, or pi_new/pi_old is not 1 before the first update and the KL to the reference not 0.
  3. Token in, token out: rows are built from the sampled token ids and padded on the right, so GPT-2's positions
     0, 1, 2, ... are right by construction; nothing is decoded and encoded again. (`kit.sampling` pads on the left,
@@ -33,9 +35,7 @@ KL Divergence".
 10. The entropy bonus is the entropy of the full softmax [37 detail 10]. Minus the log-probability of the sampled
     token estimates its value, but has the gradient -E[grad log pi] = 0.
 11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4,
-    11]. The value head has a learning rate of its own, and the first batches to itself: while V is 0, A_t is about
-    (gamma lam)^(T-t) R, which whitening turns into a push down for every early token and up for every late one,
-    good or bad [Yuan et al. 2025, 2503.01491, on value pretraining].
+    11]. The value head has a learning rate of its own, for it starts from nothing.
 12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target
     [37, early stopping].
 13. Every random draw is a function of (seed, step): prompts, samples, minibatches. There is no generator state to
@@ -92,7 +92,6 @@ class PPOSettings:
         "peak, decays linearly to 0; default: 1e-4 for mini models, else 1e-5; five times that with LoRA",
     )
     value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
-    value_warmup_steps: int = setting(2, "first batches, on which the value head alone learns")
     gamma: float = setting(0.99, "discount from token to token")
     lam: float = setting(0.95, "GAE's lambda: 1 trusts the rewards alone, 0 the value function alone")
     clip_range: float = setting(0.2, "how far pi_new/pi_old may leave 1 before its gradient is cut")
@@ -114,7 +113,6 @@ class PPOSettings:
             0,
             self,
             "value_learning_rate",
-            "value_warmup_steps",
             "gamma",
             "lam",
             "clip_range",
@@ -541,8 +539,7 @@ def main() -> None:
             step_start = time.monotonic()
             rng = np.random.default_rng([ours.seed, step])
             left = 1 - (step - 1) / settings.max_steps
-            learning_rate = left * settings.learning_rate * (step > settings.value_warmup_steps)
-            optimizer.param_groups[0]["lr"] = learning_rate
+            optimizer.param_groups[0]["lr"] = left * settings.learning_rate
             optimizer.param_groups[1]["lr"] = left * settings.value_learning_rate
 
             # Experience: one completion for each of B prompts, and its score
@@ -559,6 +556,8 @@ def main() -> None:
             scores, shaped = reward.base_reward(
                 [c.text for c in completions], [c.prompt for c in completions]
             )
+            if step == 1:
+                model.value_head.bias.data.fill_(sum(shaped) / len(shaped))
             rollout = collect(model, reference, completions, shaped, ours.temperature, settings, accelerator)
 
             # Learning
@@ -585,7 +584,7 @@ def main() -> None:
                 "return": masked_mean(rollout.returns, mask).item(),
                 "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
                 **stats,
-                "learning_rate": learning_rate,
+                "learning_rate": left * settings.learning_rate,
                 "length_mean": tokens / len(completions),
                 "truncated_ratio": sum(c.truncated for c in completions) / len(completions),
                 "generated_tokens": generated_tokens,
