@@ -1,0 +1,123 @@
+"""Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`.
+
+The files are those that git tracks, less the solution, the grader, its tests, and every test that needs one of them.
+The rest is searched for answers before anything is written. The same files give the same bytes.
+"""
+
+import argparse
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from grading.archive import write_zip
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP = "rl-sentiment-exercise"  # the folder inside the zip
+LEFT_OUT = re.compile(
+    r"rewards_solution\.py|grading/(grade|worker|handout|archive)\.py|grading/gradescope/.*|tests/submissions/.*|\..*/.*"
+)
+NEEDS_ANSWERS = re.compile(
+    r"rewards_solution|use_solution|grading\.(grade|worker|handout|archive)|test_grader"
+)
+# The answer of exercise 1b, as code or in words, with its spaces taken out.
+ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
+SELF_CHECK = (
+    "rewards.py",
+    "grading/__init__.py",
+    "grading/checks.py",
+    "grading/mistakes.py",
+    "grading/student.py",
+)
+
+
+class Leak(Exception):
+    """A file that students would get holds an answer, or a file they need is missing."""
+
+
+def tracked(root: Path) -> list[tuple[str, bool]]:
+    """Names that git tracks below `root`, each with whether it is executable."""
+    listing = subprocess.run(
+        ["git", "-c", f"safe.directory={root}", "ls-files", "-s", "-z"],
+        cwd=root,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    entries = (entry.split("\t", 1) for entry in listing.split("\0") if entry)
+    return [
+        (name, meta.startswith("100755"))
+        for meta, name in entries
+        if not meta.startswith(("120000", "160000"))
+    ]
+
+
+def collect(root: Path) -> dict[str, tuple[bytes, bool]]:
+    """{name: (contents, executable)} of the hand-out; raises Leak."""
+    files = {}
+    for name, executable in tracked(root):
+        if LEFT_OUT.fullmatch(name):
+            continue
+        contents = (root / name).read_bytes()
+        if name.startswith("tests/") and NEEDS_ANSWERS.search(contents.decode("utf-8", "replace")):
+            continue
+        files[name] = (contents, executable)
+    check(files)
+    return files
+
+
+def check(files: dict[str, tuple[bytes, bool]]) -> None:
+    """Raise Leak where an answer stands in a file, the stubs are filled in, or the self-check would not run."""
+    missing = [name for name in SELF_CHECK if name not in files]
+    if missing:
+        raise Leak(f"the self-check would not run: {', '.join(missing)} is not tracked by git")
+    stubs = [node for node in ast.parse(files["rewards.py"][0]).body if isinstance(node, ast.FunctionDef)]
+    for stub in stubs:
+        if len(stub.body) != 2 or not isinstance(stub.body[1], ast.Raise):
+            raise Leak(f"{stub.name} in rewards.py is filled in")
+    for name, (contents, _) in files.items():
+        try:
+            found = ANSWER.search(re.sub(r"\s", "", contents.decode("utf-8")))
+        except UnicodeDecodeError:
+            continue  # weights, pictures
+        if found:
+            raise Leak(f"{name} gives away exercise 1b: it says {found.group()!r}")
+
+
+def manifest(files: dict[str, tuple[bytes, bool]]) -> str:
+    """One line a file: sha256, size in bytes, name."""
+    return "".join(
+        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
+        for name, (contents, _) in sorted(files.items())
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m grading.handout", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "dist" / "handout.zip", help="the file to write")
+    out = parser.parse_args(argv).out
+    try:
+        files = collect(ROOT)
+        write_zip(out, {f"{TOP}/{name}": entry for name, entry in files.items()})
+        out.with_suffix(".manifest").write_text(manifest(files), encoding="utf-8")
+    except Leak as leak:
+        print(f"No hand-out was written: {leak}.", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError:
+        print(
+            "No hand-out was written: it is made of the files git tracks, and git lists none here.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        print(f"No hand-out was written: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
+    print(
+        f"{out}: {len(files)} files, {out.stat().st_size / 1e6:.1f} MB; list in {out.with_suffix('.manifest').name}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
