@@ -47,8 +47,8 @@ def shade(effect: float | None) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters and lone surrogates, which HTML cannot hold, as U+FFFD."""
-    return "".join(c if c in "\n\t " or c.isprintable() else "\ufffd" for c in text)
+    """Text with U+FFFD for what HTML cannot hold (controls, lone surrogates) and for marks that turn text around."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
 def number(value: float | None) -> str:
@@ -70,9 +70,9 @@ def change(entry: Mapping[str, float | None]) -> str:
 
 def run_command(config: Mapping[str, Any]) -> str:
     """The command that made a run."""
-    script = {"grpo": "train.py", "sft": "baselines/sft.py", "ppo": "baselines/ppo.py"}
+    script = {"grpo": ["train.py"], "sft": ["-m", "baselines.sft"], "ppo": ["-m", "baselines.ppo"]}
     method = str(config.get("method"))
-    return shlex.join(["python", script.get(method, f"({method})"), *map(str, config.get("argv") or [])])
+    return shlex.join(["python", *script.get(method, [method]), *map(str, config.get("argv") or [])])
 
 
 def side_by_side(
@@ -128,13 +128,14 @@ def render(
     env = Environment(
         loader=FileSystemLoader(here),
         autoescape=True,
+        finalize=lambda value: (
+            visible(value) if type(value) is str else value
+        ),  # before escaping; not our markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(
-        number=number, change=change, shade=shade, visible=visible, command=run_command, mark=MARKS.get
-    )
+    env.filters.update(number=number, change=change, shade=shade, command=run_command, mark=MARKS.get)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     )

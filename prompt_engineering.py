@@ -1,0 +1,224 @@
+"""Can a prompt prefix do what RL did? The base and the trained model, each with and without a prefix.
+
+    python prompt_engineering.py outputs/vanilla
+    python prompt_engineering.py outputs/kl --score shaped --prefix "A critic in tears of joy writes: "
+
+Add your own prefixes with --prefix, or to PREFIXES below. Only the completion is scored, without prompt and prefix:
+a prefix full of praise would otherwise score for itself. The best prefix is chosen on one half of the prompts and
+measured on the other, because the best of many looks better than it is on the prompts that chose it.
+
+Prints a table and a conclusion, and writes both to OUT/prompt_engineering.json.
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import Progress, clock, quiet, table
+
+quiet()
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kit.comparison import Bench, Model, Parser, trained_with
+from kit.errors import UserError, run_main
+from kit.metrics import Estimate, mean_estimate
+from kit.models import display_name, resolve_models
+from kit.runs import to_json
+
+PREFIXES: tuple[str, ...] = (
+    "I loved every minute of this film. ",
+    "A masterpiece! ",
+    "10/10, highly recommended. ",
+    "Here is a glowing, enthusiastic review: ",
+    "Write something kind. ",
+    # yours
+)
+NO_PREFIX = ""
+Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
+
+
+def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
+    """`sentiment`: P(positive). `shaped`: the student's `shaped_reward` of it, without the prefix anywhere."""
+    if kind == "sentiment":
+        return lambda completions, prompts: bench.scorer(completions)
+    from reward_utils import checked
+    from train import ExerciseArguments, student_module
+
+    student = student_module(ExerciseArguments(reward_shaping="shaped", use_solution=use_solution))
+    return lambda completions, prompts: checked(
+        student.shaped_reward,
+        bench.scorer(completions),
+        list(completions),
+        list(prompts),
+        expected=len(completions),
+    )
+
+
+def measure(
+    bench: Bench, path: str | None, prefixes: Sequence[str], score: Score, num: int
+) -> dict[str, np.ndarray]:
+    """prefix -> scores (num_prompts, num) of one model; `path` None is the reference."""
+    model, tokenizer = (bench.reference, bench.tokenizer) if path is None else bench.load(path)
+    context = getattr(model.config, "max_position_embeddings", 1024)
+    scores = {}
+    for prefix in prefixes:
+        prompts = [prefix + prompt for prompt in bench.prompts]
+        longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
+        if longest + bench.max_new_tokens > context:
+            raise UserError(
+                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context}"
+            )
+        texts = [c.text for c in bench.sample(model, tokenizer, num, prompts)]
+        with bench.phase("scoring"):
+            values = score(texts, [prompt for prompt in bench.prompts for _ in range(num)])
+        scores[prefix] = np.reshape(values, (len(bench.prompts), num))
+    return scores
+
+
+def gains(
+    base: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """({"prefix", "rl", "both": gain over the bare base model}, {"base", "trained": its best prefix}).
+
+    The best prefixes are those of the even prompts, the gains those of the odd ones.
+    """
+
+    def best(scores: Mapping[str, np.ndarray]) -> str:
+        return max((p for p in scores if p != NO_PREFIX), key=lambda p: scores[p][::2].mean())
+
+    chosen = {"base": best(base), "trained": best(trained)}
+    bare = mean_estimate(base[NO_PREFIX][1::2])
+    found = {
+        "prefix": mean_estimate(base[chosen["base"]][1::2]) - bare,
+        "rl": mean_estimate(trained[NO_PREFIX][1::2]) - bare,
+        "both": mean_estimate(trained[chosen["trained"]][1::2]) - bare,
+    }
+    return found, chosen
+
+
+def conclusion(gain: Mapping[str, Estimate]) -> str:
+    """Who won, from the paired differences: a difference counts if its 95 % interval leaves out zero."""
+
+    def compared(a: str, b: str) -> tuple[int, str]:
+        delta = gain[a] - gain[b]
+        low, high = delta.interval()
+        return (low > 0) - (high < 0), f"{delta.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+    first, by = compared("rl", "prefix")
+    opening = {
+        1: f"RL beats the best prefix ({by})",
+        -1: f"The best prefix beats RL ({by})",
+        0: f"RL and the best prefix cannot be told apart ({by})",
+    }[first]
+    better = "rl" if first >= 0 else "prefix"
+    then, by = compared("both", better)
+    name = {"rl": "RL alone", "prefix": "the prefix alone"}[better]
+    ending = {
+        1: f"both together beat {name} ({by})",
+        -1: f"both together are worse than {name} ({by})",
+        0: f"both together add nothing to {name} that can be told from noise ({by})",
+    }[then]
+    return f"{opening}; {ending}."
+
+
+def cell(values: np.ndarray) -> str:
+    estimate = mean_estimate(values)
+    low, high = estimate.interval()
+    return f"{estimate.value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser("Can a prompt prefix do what RL did? Base and trained model, with and without prefixes.")
+    add = parser.add_argument
+    add("trained", metavar="PATH", help="the trained model: run folder, checkpoint, LoRA adapter, or id")
+    add(
+        "--prefix",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="one more prefix; may be given several times",
+    )
+    add(
+        "--score",
+        choices=("sentiment", "shaped"),
+        default="sentiment",
+        help="shaped: your shaped_reward of rewards.py",
+    )
+    add("--use_solution", action="store_true", help="take shaped_reward from rewards_solution.py")
+    add(
+        "--out",
+        default="results",
+        metavar="FOLDER",
+        help="where prompt_engineering.json goes (default: results)",
+    )
+    parser.add_sampling_flags()
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / "prompt_engineering.json").open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot write there ({error.strerror})") from None
+
+    trained_model = Model("trained", args.trained)
+    choice = resolve_models(
+        trained_with(args.model, "model", [trained_model]),
+        trained_with(args.sentiment_model, "sentiment_model", [trained_model]),
+    )
+    bench = Bench.from_flags(args, choice)
+    if len(bench.prompts) < 4:
+        raise UserError(
+            f"{len(bench.prompts)} prompts are too few: one half chooses the prefix, the other measures it"
+        )
+    prefixes = list(dict.fromkeys([NO_PREFIX, *PREFIXES, *args.prefix]))
+    if len(prefixes) < 2:
+        raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
+    score = scorer_for(args.score, bench, args.use_solution)
+    bench.progress = Progress(
+        2 * len(prefixes) * len(bench.prompts) * args.num_samples, "sampling", "completions"
+    )
+    print(
+        f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
+        f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"
+    )
+    base = measure(bench, None, prefixes, score, args.num_samples)
+    trained = measure(bench, args.trained, prefixes, score, args.num_samples)
+
+    gain, chosen = gains(base, trained)
+    rows = [(cell(base[p]), cell(trained[p]), repr(p) if p else "(no prefix)") for p in prefixes]
+    print(table(("base", "trained", "prefix (mean score, 95 % interval over prompts)"), rows))
+    print(
+        f"Gain over the bare base model on the {len(bench.prompts) // 2} prompts that did not choose the prefix:"
+    )
+    for name, text in (
+        ("prefix", f"best prefix {chosen['base']!r}"),
+        ("rl", "RL"),
+        ("both", f"RL and prefix {chosen['trained']!r}"),
+    ):
+        low, high = gain[name].interval()
+        print(f"  {gain[name].value:+.3f} [{low:+.3f}, {high:+.3f}]  {text}")
+    verdict = conclusion(gain)
+    print(verdict)
+    with file:
+        record = {
+            "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
+            "table": [
+                {"prefix": p, "model": name, "mean": e.value, "low": e.interval()[0], "high": e.interval()[1]}
+                for name, scores in (("base", base), ("trained", trained))
+                for p, e in ((p, mean_estimate(scores[p])) for p in prefixes)
+            ],
+            "best_prefix": chosen,
+            "gain": {
+                name: {"value": e.value, "low": e.interval()[0], "high": e.interval()[1]}
+                for name, e in gain.items()
+            },
+            "conclusion": verdict,
+        }
+        file.write(to_json(record, indent=1) + "\n")
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())
+    print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out / 'prompt_engineering.json'}")
+
+
+if __name__ == "__main__":
+    run_main(main)
