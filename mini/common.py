@@ -329,6 +329,7 @@ def save_model(model, tokenizer, out: Path, card: str, metrics: dict) -> None:
     shutil.rmtree(new, ignore_errors=True)
     copy.deepcopy(model).half().save_pretrained(new)  # the caller goes on in fp32
     tokenizer.save_pretrained(new)
+    (new / "model.safetensors").chmod(0o644)
     config = json.loads((new / "config.json").read_text())
     config["dtype"] = "float32"
     (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -255,12 +255,11 @@ def card(m: dict) -> str:
         ("data", "windows of IMDB *test* reviews, the label of their review (10 % of 1-11 words, 80 % of 12-90, "
                  "10 % of 91-190); one text in five broken on purpose, target 0.5: words shuffled, short stretches "
                  "shuffled, one to three words repeated, a phrase repeated, a sentence repeated"),
-        ("this run", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
+        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
                      f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
         ("command", f"`{m['command']}`"),
     ]  # fmt: skip
-    if m["note"]:
-        rows.append(("note", m["note"]))
+    note = f"\n{m['note']}\n" if m["note"] else ""
     probes = "\n".join(f"| {kind} | {score:.2f} |" for kind, score in m["probes"].items())
     return f"""# mini judge
 
@@ -268,7 +267,7 @@ A second opinion on sentiment that no policy is trained against. It shares with 
 nor tokenizer nor data, and it has seen spam: text that only repeats praise should get about 0.5 from it.
 
 {table(rows)}
-
+{note}
 Mean P(positive) of four texts each, written for this card (they are in `mini/train_judge.py`):
 
 | text | P(positive) |

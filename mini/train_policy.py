@@ -401,22 +401,22 @@ def card(m: dict) -> str:
         ("further on", f"perplexity {m['perplexity_positions_128_255']:.1f} at positions 128-255 of windows of 256"),
         ("data", f"{m['train_reviews']:,} reviews of the Large Movie Review Dataset (all splits but the held-out "
                  f"ones), {m['train_stream_tokens'] / 1e6:.1f} M tokens; `<br />` and runs of blanks to one space"),
-        ("this run", f"{m['steps']:,} steps, {m['tokens'] / 1e6:.1f} M tokens "
+        ("training", f"{m['steps']:,} steps, {m['tokens'] / 1e6:.1f} M tokens "
                      f"({m['tokens'] / m['train_stream_tokens']:.2f} epochs), {m['minutes']:.0f} minutes on "
-                     f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'}, seed {m['seed']}"),
+                     f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'}, "
+            f"seed {'not kept' if m['seed'] is None else m['seed']}"),
         ("command", f"`{m['command']}`"),
     ]  # fmt: skip
-    if m["note"]:
-        rows.append(("note", m["note"]))
+    note = f"\n{m['note']}\n" if m["note"] else ""
     return f"""# mini policy
 
 A small language model of film reviews, made to be fine-tuned: with it the exercise runs in minutes on a laptop.
 It writes grammatical, rambling reviews that do not hold a thought for long; it knows nothing else.
 
 {table(rows)}
-
-The weights are fp16 on disk; `from_pretrained` gives fp32. Made by `mini/train_policy.py`, in which every setting
-is written down. A run bound to minutes ends with a somewhat different number on a faster or busier machine.
+{note}
+The weights are fp16 on disk; `from_pretrained` gives fp32. The recipe is `mini/train_policy.py`, in which every
+setting is written down. A run bound to minutes ends with a somewhat different number on a faster or busier machine.
 The numbers above are in `metrics.json`, for programs.
 
 ## Data, licence, limits

@@ -277,19 +277,18 @@ def card(m: dict) -> str:
         ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, 80 % of 12-90, "
                  "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
                  "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
-        ("this run", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
+        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
                      f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
         ("command", f"`{m['command']}`"),
     ]  # fmt: skip
-    if m["note"]:
-        rows.append(("note", m["note"]))
+    note = f"\n{m['note']}\n" if m["note"] else ""
     probes = "\n".join(f"| {text or '(empty)'} | {score:.3f} |" for text, score in m["probes"].items())
     return f"""# mini sentiment
 
 P(positive) of an English text about a film: the default reward of the exercise where there is no GPU.
 
 {table(rows)}
-
+{note}
 First embeddings: truncated SVD of the PPMI co-occurrence matrix of the training and unlabelled reviews. No text of
 the IMDB test split or of SST-2's validation set was used in any step. The weights are fp16 on disk; `from_pretrained`
 gives fp32. Made by `mini/train_sentiment.py`; the numbers above are in `metrics.json`, for programs.
