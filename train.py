@@ -30,7 +30,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import TrainerCallback, set_seed
+from transformers import SchedulerType, TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -109,6 +109,8 @@ class TrainingSettings(GRPOConfig):
         default=None,
         metadata={"help": "peak; default: 2e-4 for mini models, else 2e-5; five times that with LoRA"},
     )
+    # A decaying rate would stop the hack half-way, and hide that the policy never comes to rest.
+    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "as in transformers"})
     prompts_per_step: int = field(default=8, metadata={"help": "prompts in one gradient step"})
     num_generations: int = field(default=8, metadata={"help": "completions of each prompt: the group"})
     max_completion_length: int = field(default=40, metadata={"help": "longest completion, in tokens"})
