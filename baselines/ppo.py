@@ -7,7 +7,7 @@
 What differs from GRPO (train.py): a learnt value function instead of the mean of a group as the baseline, a reward
 at every token instead of one for the completion, and several passes over each batch instead of one.
 
-The details that decide whether PPO works, in the order they come up below. Sources: [PPO] Schulman et al. 2017,
+The details that decide whether PPO works, named where they come up below. Sources: [PPO] Schulman et al. 2017,
 arXiv 1707.06347; [GAE] Schulman et al. 2016, 1506.02438; [Z] Ziegler et al. 2019, 1909.08593 (PPO on GPT-2 with a
 sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization", its
 numbers; [N] Huang et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating
@@ -100,7 +100,7 @@ class PPOSettings:
     entropy_coef: float = setting(0.01, "weight of the entropy bonus; 0: none")
     kl_coef: float = setting(0.1, "weight of log pi - log pi_ref in each token's reward; 0: none")
     target_kl: float = setting(
-        0.05, "end a step's updates once KL(pi_old||pi_new) passes this, nats per token"
+        0.05, "end a step's updates once KL(pi_old||pi_new) passes this, nats per token; 0: never"
     )
     max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
@@ -140,7 +140,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """(x - mean) / std over the real tokens; 0 on padding. The std is that of the population (1/n)."""
+    """(x - mean) / std over the real tokens; 0 on padding. The std is that of the population, 1/n (detail 8)."""
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) * (variance + 1e-8).rsqrt() * mask
@@ -149,7 +149,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 def token_rewards(
     log_probs: Tensor, ref_log_probs: Tensor, scores: Tensor, mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """r_t = -kl_coef (log pi - log pi_ref)_t, and + score at the last real token. (B, T); scores is (B,)."""
+    """r_t = -kl_coef (log pi - log pi_ref)_t, and + score at the last real token (detail 6). (B, T); scores: (B,)."""
     rewards = -kl_coef * (log_probs - ref_log_probs) * mask
     last = mask.sum(1).long() - 1  # (B,) every completion has at least one token
     rewards[torch.arange(len(rewards)), last] += scores
@@ -157,7 +157,7 @@ def token_rewards(
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation of ragged episodes: (advantages, returns), both (B, T), 0 on padding.
+    """Generalised advantage estimation of ragged episodes (detail 7): (advantages, returns), (B, T), 0 on padding.
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; both V and A are 0 after the last
     real token. The returns A_t + V_t are the value function's targets (TD(lambda)).
@@ -175,20 +175,20 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float
 ) -> Tensor:
-    """-E[min(rho A, clamp(rho, 1 - clip, 1 + clip) A)] with rho = pi_new/pi_old: a scalar to minimise."""
+    """-E[min(rho A, clamp(rho, 1 - clip, 1 + clip) A)] with rho = pi_new/pi_old: a scalar to minimise (detail 9)."""
     ratio = ((log_probs - old_log_probs) * mask).exp()
     surrogate = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return -masked_mean(surrogate, mask)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """1/2 E[max((V - G)^2, (V_clip - G)^2)], V_clip within `clip` of the value before the update."""
+    """1/2 E[max((V - G)^2, (V_clip - G)^2)], V_clip within `clip` of the value before the update (detail 9)."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * masked_mean(torch.max((values - returns) ** 2, (clipped - returns) ** 2), mask)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """H = logsumexp(z) - sum_v p_v z_v of each softmax, in nats: (..., V) -> (...)."""
+    """H = logsumexp(z) - sum_v p_v z_v of each softmax, in nats: (..., V) -> (...) (detail 10)."""
     return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
 
 
@@ -207,7 +207,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 
 class Batch:
-    """Completions as tensors: B rows, L tokens with the prompt, T of the completion. `batch[rows]` selects."""
+    """Completions as tensors (details 3, 5): B rows, L tokens with the prompt, T of the completion alone."""
 
     def __init__(self, ids: Tensor, attention: Tensor, where: Tensor, actions: Tensor, mask: Tensor) -> None:
         self.ids = ids  # (B, L) prompt + completion, padded on the right
@@ -266,7 +266,7 @@ def action_log_probs(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class ActorCritic(nn.Module):
-    """A causal language model `lm` (or its LoRA wrapper) with a value head on the same trunk."""
+    """A causal language model `lm` (or its LoRA wrapper) with a value head on the same trunk (details 1, 2)."""
 
     def __init__(self, lm: PreTrainedModel | PeftModel) -> None:
         super().__init__()
@@ -365,7 +365,7 @@ def update(
             stats["clip_fraction"].append(clipped.item())
             stats["ratio"].append(masked_mean(ratio, mask).item())
             stats["first_ratio_error"].append(((ratio - 1) * mask).abs().max().item())
-        if update_kl > settings.target_kl:
+        if 0 < settings.target_kl < update_kl:  # detail 12
             break
 
         pg_loss = policy_loss(log_probs, old_log_probs, rollout.advantages[rows], mask, settings.clip_range)
@@ -384,7 +384,7 @@ def update(
         stats["entropy"].append(bonus.item())
         stats["grad_norm"].append(norm.item())
     means = {name: sum(values) / len(values) for name, values in stats.items()}
-    # Before the first update pi_new is pi_old: more than float rounding here is a bug
+    # Detail 2: before the first update pi_new is pi_old: more than float rounding here is a bug
     return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
 
 
@@ -537,14 +537,16 @@ def main() -> None:
     try:
         for step in range(first + 1, settings.max_steps + 1):
             step_start = time.monotonic()
-            rng = np.random.default_rng([ours.seed, step])
-            left = 1 - (step - 1) / settings.max_steps
+            rng = np.random.default_rng([ours.seed, step])  # detail 13
+            left = 1 - (step - 1) / settings.max_steps  # detail 11
             optimizer.param_groups[0]["lr"] = left * settings.learning_rate
             optimizer.param_groups[1]["lr"] = left * settings.value_learning_rate
 
             # Experience: one completion for each of B prompts, and its score
             chosen = rng.choice(len(prompts), settings.batch_size, replace=settings.batch_size > len(prompts))
-            with accelerator.autocast():  # the policy sampled is the policy scored, rounding included
+            with (
+                accelerator.autocast()
+            ):  # detail 4: the policy sampled is the policy scored, rounding included
                 completions = sample(
                     lm,
                     tokenizer,
@@ -556,7 +558,7 @@ def main() -> None:
             scores, shaped = reward.base_reward(
                 [c.text for c in completions], [c.prompt for c in completions]
             )
-            if step == 1:
+            if step == 1:  # detail 1
                 model.value_head.bias.data.fill_(sum(shaped) / len(shaped))
             rollout = collect(model, reference, completions, shaped, ours.temperature, settings, accelerator)
 

@@ -171,7 +171,7 @@ def run_sft(monkeypatch, tmp_path):
 def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft):
     flags = f"{TINY} {tmp_path} {ROUND} --rounds 2 --run_name whole"
     command = [sys.executable, "-m", "baselines.sft", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
