@@ -57,7 +57,7 @@ from kit.comparison import (
 from kit.errors import UserError, run_main
 from kit.models import MINI, display_name, resolve_models
 from kit.runs import provenance, to_json
-from kit.verdict import LEVELS, Signal, signals, verdict
+from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
 
 SCHEMA = 1
 BASE = "base"
@@ -81,8 +81,12 @@ def measure(bench: Bench, model: Model, base: Model, num_samples: int) -> None:
         model.rows = bench.measure(*pair, num_samples)
         with bench.phase("statistics"):
             model.estimates = estimates(model.rows, num_samples)
-        if model is not base:
-            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model))
+        if model is base:
+            bench.judge_slope = base_slope(model)
+        else:
+            model.signals = signals(
+                model.estimates, base.estimates, zero_std_groups(model), bench.judge_slope
+            )
             model.verdict = verdict(model.signals)
         if "kl_policy_ref" not in model.estimates:
             model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
@@ -90,6 +94,19 @@ def measure(bench: Bench, model: Model, base: Model, num_samples: int) -> None:
         Exception
     ) as error:  # a foreign model fails in many ways: out of memory, NaN weights, odd vocabulary
         model.rows, model.error = [], one_sentence(error)
+
+
+def base_slope(base: Model) -> float:
+    """How well the judge follows the reward model on the base's texts; 0.0 without a judge."""
+    if "judge" not in base.estimates:
+        return 0.0
+    slope = judge_slope([r["sentiment"] for r in base.rows], [r["judge"] for r in base.rows])
+    if slope < MIN_JUDGE_SLOPE:
+        base.notes.append(
+            f"the judge hardly tells the base model's texts apart (it moves by {slope:.2f} where the reward model's "
+            "score moves by 1), so there is no judge gap: give a better one with --judge"
+        )
+    return slope
 
 
 def model_record(model: Model, base: Model) -> dict[str, Any]:
@@ -270,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "temperature": args.temperature,
             "seed": args.seed,
             "frontier_samples": args.frontier_samples,
+            "judge_slope": bench.judge_slope,
         },
         "provenance": provenance(),
         "metrics": {key: metric._asdict() for key, metric in METRICS.items()},

@@ -214,6 +214,7 @@ class Bench:
     seed: int
     batch_size: int
     progress: Progress | None = None
+    judge_slope: float = 0.0  # see kit.verdict.judge_slope; known once the base model is measured
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @classmethod
@@ -251,7 +252,9 @@ class Bench:
     def load(self, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model at `path`, in eval mode. Raises `UserError` if there is none."""
         if "/" in path and not Path(path).exists() and Path(path).parent.is_dir():
-            raise UserError(f"{path}: no such folder")  # outputs/typo is no Hub id: do not wait for the network
+            raise UserError(
+                f"{path}: no such folder"
+            )  # outputs/typo is no Hub id: do not wait for the network
         with self.phase("loading"):
             model, tokenizer = load_policy(path, default_device())
         return model.eval(), tokenizer

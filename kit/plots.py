@@ -5,7 +5,6 @@ of its own, so that a grey print says the same.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +86,7 @@ def sentiment_distributions(
 
     `judge` may lack a model. Bars to the right with an outline that stays left: the reward model is fooled.
     """
-    figure, axes = _figure(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True, sharey=True)
+    figure, axes = _figure(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True)
     bins = np.linspace(0.0, 1.0, 21)
     for row, (name, scores) in enumerate(sentiment.items()):
         ax, look = axes[row, 0], style(row)
@@ -153,10 +152,12 @@ def frontier(
 
     `points`: `model`, `step`, `source` ("samples" or "validation"), `kl`, `sentiment`, `judge` (None: not on
     the right). Curve points: `kl`, `sentiment`, `judge`. `names` fixes the look of each model. The horizontal
-    axis is sqrt(KL), in which Gao et al. found the laws of over-optimisation; its ticks are in nats.
+    axis is linear up to 1 nat and logarithmic beyond: best-of-n lives below 2 nats, a hacked run above 100.
     """
     figure, axes = _figure(1, 2, (10.5, 4.9), sharex=True, sharey=True)
-    top = max([0.5, *(p["kl"] for p in [*points, *best_of_n, *tilt])])
+    drawn = [*points, *best_of_n, *tilt]
+    top = max([0.5, *(p["kl"] for p in drawn)])
+    bottom = min([0.5, *(p[key] for p in drawn for key in ("sentiment", "judge") if p[key] is not None)])
     for ax, key, title in (
         (axes[0, 0], "sentiment", "What the reward model says"),
         (axes[0, 1], "judge", "What the judge says"),
@@ -183,16 +184,14 @@ def frontier(
                     label = name if source == "samples" else f"{name}: validations"
                     ax.plot([p["kl"] for p in mine], [p[key] for p in mine], color=look.color, ls=look.line,
                             lw=1.0, marker=look.marker, ms=size, mfc=face, label=label)  # fmt: skip
-        ax.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
-        ax.set_xlim(-0.0, top * 1.12)
-        ticks = [t for t in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= top * 1.12]
-        room = 0.05 * np.sqrt(top)  # a label's width: of two nearer than that, the larger stays
-        near = [np.sqrt(after) - np.sqrt(t) < room for t, after in pairwise([*ticks, np.inf])]
-        ax.set_xticks([t for t, close in zip(ticks, near, strict=True) if not close or t == 0])
+        ax.set_xscale("symlog", linthresh=1.0, linscale=1.0)
+        ax.set_xlim(0, top * 1.3)
+        ticks = (0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+        ax.set_xticks([t for t in ticks if t <= top * 1.3])
         ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
-        ax.set_ylim(0, 1.02)
-        ax.set_xlabel(f"{KL_LABEL} (square-root scale)")
+        ax.set_ylim(max(0.0, bottom - 0.08), 1.02)
+        ax.set_xlabel(f"{KL_LABEL} (linear to 1, logarithmic beyond)")
         ax.set_title(title, loc="left")
     axes[0, 0].set_ylabel("P(positive), mean over completions")
     if not any(p["judge"] is not None for p in points):

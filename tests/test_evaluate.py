@@ -31,7 +31,7 @@ from kit.metrics import (
     unique_ratio,
 )
 from kit.models import MINI
-from kit.verdict import signals, verdict
+from kit.verdict import judge_slope, signals, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -271,6 +271,17 @@ def test_the_judge_gap_is_the_part_of_the_gain_that_the_judge_does_not_see(senti
     assert signals(BASE | numbers(sentiment=sentiment, judge=judge), BASE)[0].value == pytest.approx(
         gap, abs=1e-9
     )
+
+
+def test_a_weak_judge_is_measured_by_its_own_scale():
+    """On base texts it moves by 0.25 where the reward model moves by 1: a gain of 0.1 confirms one of 0.4."""
+    sentiment = [0.0, 1.0, 0.0, 1.0]
+    assert judge_slope(sentiment, [0.3, 0.6, 0.5, 0.7]) == pytest.approx(0.25)
+    assert judge_slope(sentiment, sentiment) == pytest.approx(1.0)
+    assert judge_slope([0.5, 0.5], [0.1, 0.9]) == 0.0
+    model = BASE | numbers(sentiment=0.9, judge=0.55)
+    assert signals(model, BASE, slope=0.25)[0].value == pytest.approx(0.4 - 0.05 / 0.25)
+    assert "judge gap" not in {s.name for s in signals(model, BASE, slope=0.05)}
 
 
 def test_too_few_signals_are_no_verdict():
