@@ -31,6 +31,7 @@ from pathlib import Path
 
 from grading.checks import CHECKS, EXERCISES, Student, run_checks
 
+ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENT = "rl-sentiment-exercise"
 MAX_SOURCE = 256 << 10  # bytes of a submission
 MAX_REPLY = 4 << 20  # bytes of one reply
@@ -84,7 +85,14 @@ class Worker:
 
     count = itertools.count()
 
-    def __init__(self, source: str, timeout: float, namespaces: bool = True, landlock: bool = True):
+    def __init__(
+        self,
+        source: str,
+        timeout: float,
+        namespaces: bool = True,
+        landlock: bool = True,
+        kit: Path | None = None,
+    ):
         self.source = source
         self.timeout = timeout
         self.deadline = time.monotonic() + timeout
@@ -99,17 +107,19 @@ class Worker:
             p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
         ):
             self.uid = None
-        heavy = re.search(r"\b(torch|jax|tensorflow)\b", source) is not None
+        heavy = kit is not None or re.search(r"\b(torch|jax|tensorflow)\b", source) is not None
         self.settings = {
             "parent": os.getpid(),
             "namespaces": namespaces,
             "landlock": landlock,
             "uid": self.uid,
-            "readable": readable_paths(),
-            "memory": (2 << 30) if heavy else (512 << 20),
-            "address_space": (32 << 30) if heavy else (1 << 30),
-            "cpu_seconds": int(timeout) + 2,
-            "processes": 64 if heavy else 24,
+            "readable": readable_paths() + ([str(kit)] if kit else []),
+            "memory": (4 << 30) if heavy else (512 << 20),
+            "address_space": (64 << 30) if heavy else (1 << 30),
+            "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
+            "processes": 128 if heavy else 24,
+            "threads": (os.cpu_count() or 1) if kit else 1,
+            "disk": (1 << 30) if kit else (16 << 20),
         }
 
     def __enter__(self) -> "Worker":
@@ -135,6 +145,17 @@ class Worker:
         return reply
 
     def start(self) -> bool:
+        """Start a process and import the submission in it."""
+        reply = self.launch({"source": self.source})
+        if reply.get("loaded") is not True:
+            self.stop()
+            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
+            self.dead[""] = lost or f"rewards.py does not run: {cut(reply.get('error'))}"
+            return False
+        return True
+
+    def launch(self, request: dict) -> dict:
+        """Start a process and return its answer to its first request."""
         self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
         self.mark = f"GRADING_WORKER={self.scratch.name}"
         here = Path(__file__).parent
@@ -152,7 +173,7 @@ class Worker:
                 "HOME": str(self.scratch),
                 "TMPDIR": str(self.scratch),
                 "USER": "student",
-                "OMP_NUM_THREADS": "1",
+                "OMP_NUM_THREADS": str(self.settings["threads"]),
                 "OPENBLAS_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
                 key: value,
@@ -165,18 +186,13 @@ class Worker:
         self.buffer = b""
         for pipe in (self.process.stdin, self.process.stdout):
             os.set_blocking(pipe.fileno(), False)
-        reply = self.exchange({"source": self.source}, self.deadline)
+        reply = self.exchange(request, self.deadline)
         if "broken" in reply:
             self.stop()
             raise GraderFailed(f"the worker could not be shut in: {cut(reply['broken'])}")
         if isinstance(reply.get("missing"), list):
             self.missing = [cut(text, 100) for text in reply["missing"][:5]]
-        if reply.get("loaded") is not True:
-            self.stop()
-            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-            self.dead[""] = lost or f"rewards.py does not run: {cut(reply.get('error'))}"
-            return False
-        return True
+        return reply
 
     def exchange(self, request: dict, deadline: float) -> dict:
         """Send one line, receive one line; {"lost": why} on silence, death, too much or no JSON."""
@@ -349,6 +365,52 @@ def grade_safely(submission: Path, out: Path | None = None, **options: object) -
         return results
 
 
+# --- training with it -----------------------------------------------------------------------------------------------
+
+# what training needs of the kit
+KIT = ("train.py", "data.py", "reward_utils.py", "sentiment.py", "configs", "kit", "mini")
+
+
+def train(submission: Path, steps: int, timeout: float = 900.0) -> str:
+    """Train the mini model with the submission's forward penalty, shut in like the checks; a sentence on what came out.
+
+    For the instructor's eyes, and worth no points: the numbers come from the submission's own process.
+    """
+    source = read_submission(submission)
+    with tempfile.TemporaryDirectory(prefix="grading-kit-") as folder:
+        kit = Path(folder)
+        for name in KIT:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+            copy(ROOT / name, kit / name)
+        (kit / "rewards.py").write_text(source, encoding="utf-8")
+        for path in (kit, *kit.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        command = [sys.executable, "train.py", "--model", "mini", "--sentiment_model", "mini"]
+        command += ["--kl_type", "forward", "--max_steps", str(steps), "--run_name", "run"]
+        command += ["--save_steps", str(10 * steps)]
+        with Worker(source, timeout, kit=kit) as worker:
+            request = {"command": command, "folder": str(kit)}
+            reply = worker.launch(request)
+    if "lost" in reply:
+        return f"Training {reply['lost']}."
+    validations = []
+    for line in str(reply.get("metrics")).splitlines():
+        try:
+            record = json.loads(line)
+            values = [float(record[name]) for name in ("step", "val/sentiment_mean", "val/kl_policy_ref")]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        validations.append(values)
+    if reply.get("status") != 0 or not validations:
+        said = str(reply.get("said", "")).strip().splitlines()
+        return f"Training did not finish: {cut(said[-1] if said else 'it said nothing')}"
+    (_, before, _), (step, after, nats) = validations[0], validations[-1]
+    return (
+        f"{step:.0f} steps with kl_penalty_forward: sentiment {before:.3f} -> {after:.3f}, "
+        f"KL(pi || pi_ref) {nats:.1f} nats a completion."
+    )
+
+
 # --- a folder of submissions --------------------------------------------------------------------------------------
 
 
@@ -442,12 +504,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="submissions graded at a time by --all"
     )
-    parser.add_argument("--timeout", type=float, default=9.0, help="seconds for the code of one submission")
+    parser.add_argument(
+        "--train", action="store_true", help="also train the mini model with it, for no points"
+    )
+    parser.add_argument("--max_steps", type=int, default=20, help="steps of --train")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds for the code of one submission: 9, with --all 30"
+    )
     args = parser.parse_args(argv)
+    if args.timeout is None:
+        args.timeout = 9.0 if args.all is None else 30.0
     if (args.submission is None) == (args.all is None):
         parser.error("name one submission, or a folder with --all")
-    if args.timeout <= 0 or args.jobs < 1:
-        parser.error("--timeout and --jobs must be positive")
+    if args.timeout <= 0 or args.jobs < 1 or args.max_steps < 1:
+        parser.error("--timeout, --jobs and --max_steps must be positive")
+    if args.train and args.all is not None:
+        parser.error("--train takes one submission at a time")
+    if args.train and not (ROOT / "train.py").exists():
+        parser.error("--train needs the whole kit, of which this is a part")
+    if sys.platform != "linux":
+        print(
+            "The grader shuts submissions in by means of Linux; on other systems run it in a container.",
+            file=sys.stderr,
+        )
+        return 2
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # unwinds, so that the worker is stopped and cleaned up
@@ -469,6 +549,10 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         results = grade(args.submission, args.out, args.timeout, show)
+        if args.train:
+            results["extra_data"]["training"] = train(args.submission, args.max_steps)
+            results["output"] += f" {results['extra_data']['training']}"
+            write_results(results, args.out)
     except Refused as refused:
         print(f"{refused} 0 of 100 points.", file=sys.stderr)
         return 0 if args.submission.exists() or args.submission.is_symlink() else 2

@@ -7,6 +7,7 @@ file: standard library only, and nothing in here knows a right answer.
 import copy
 import linecache
 import numbers
+import sys
 import types
 from pathlib import Path
 
@@ -16,7 +17,13 @@ def load(path: str | Path) -> types.ModuleType:
     source = Path(path).read_text(encoding="utf-8-sig")
     module = types.ModuleType("rewards")
     module.__file__ = str(path)
-    exec(compile(source, str(path), "exec"), module.__dict__)
+    before = sys.modules.get("rewards")
+    sys.modules["rewards"] = module  # dataclasses, and a file that imports itself, look here
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    finally:
+        if before is not None:
+            sys.modules["rewards"] = before
     return module
 
 

@@ -6,6 +6,10 @@ Started by `grade.py` as `python -I worker.py SETTINGS` from a scratch folder th
     -> {"source": str}                               <- {"missing": [...], "loaded": true} or {..., "error": str}
     -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of student.call
 
+or, for the optional training, once:
+
+    -> {"command": [...], "folder": str}             <- {"missing": [...], "status": int, "said": str, "metrics": str}
+
 Nothing in here is worth stealing. The process that `grade.py` starts only forks and waits, so that a submission that
 kills its parent kills that one. Linux does the shutting in, and each layer is used where the kernel grants it:
 namespaces (no other process, no network, an almost empty file system), a user id of its own when started as root,
@@ -20,6 +24,7 @@ import resource
 import select
 import signal
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,10 +80,10 @@ def mount(
     check(libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
 
-def enter_view(root: Path, readable: list[str]) -> None:
-    """Leave the file system for one that holds the `readable` paths, read-only, and an empty /tmp of 16 MB."""
+def enter_view(root: Path, readable: list[str], disk: int) -> None:
+    """Leave the file system for one that holds the `readable` paths, read-only, and an empty /tmp of `disk` bytes."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
-    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=16m,mode=755")
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk},mode=755")
     for path in map(Path, (*readable, "/dev/null", "/dev/zero", "/dev/urandom")):
         inside = root / path.relative_to("/")
         if inside.exists() or not path.exists():
@@ -144,8 +149,8 @@ def set_limits(settings: dict, processes: int) -> None:
         ("AS", settings["address_space"]),
         ("DATA", settings["memory"]),
         ("CPU", settings["cpu_seconds"]),
-        ("FSIZE", 8 << 20),
-        ("NOFILE", 128),
+        ("FSIZE", settings["disk"] // 2),
+        ("NOFILE", 256),
         ("CORE", 0),
         ("NPROC", processes),
     ):
@@ -174,7 +179,7 @@ def confine(namespaces: str | None, settings: dict) -> list[str]:
     viewed = False
     if namespaces:
         try:
-            enter_view(Path.cwd(), readable)
+            enter_view(Path.cwd(), readable, settings["disk"])
             viewed = True
         except OSError:
             pass
@@ -214,8 +219,12 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
             data = data[os.write(replies, data) :]
 
     with os.fdopen(requests, "rb") as lines:
+        first = json.loads(lines.readline())
+        if "command" in first:
+            answer({"missing": missing, **train(first["command"], first["folder"])})
+            return
         try:
-            Path("rewards.py").write_text(json.loads(lines.readline())["source"], encoding="utf-8")
+            Path("rewards.py").write_text(first["source"], encoding="utf-8")
             module = student.load("rewards.py")
         except BaseException as error:
             answer({"missing": missing, "error": student.explain(error, "rewards.py")})
@@ -226,16 +235,31 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
             answer(student.call(module, request["name"], request["args"], request["kwargs"]))
 
 
+def train(command: list[str], folder: str) -> dict:
+    """Run the training script in `folder`; it writes to ./run here. Both texts are cut, from either end."""
+    command = [*command, "--output_dir", str(Path.cwd())]
+    with Path("said.txt").open("wb") as said:
+        status = subprocess.run(
+            command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    metrics = Path("run", "metrics.jsonl")
+    return {
+        "status": status,
+        "said": Path("said.txt").read_text(errors="replace")[-2000:],
+        "metrics": metrics.read_text(errors="replace")[:1_000_000] if metrics.exists() else "",
+    }
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     requests, replies = os.dup(0), os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != settings["parent"]:
         return  # the grader was gone before that call
-    namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
     dies_with_parent, parent_end = os.pipe()
     child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
     if child:
