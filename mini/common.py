@@ -75,7 +75,7 @@ def held_out_reviews(imdb: pd.DataFrame, n: int) -> np.ndarray:
 
 
 class Schedule:
-    """Learning-rate factor: `warmup` steps up from zero to 1, then down to `floor` at the end of the run.
+    """Learning-rate factor: up to 1 in `warmup` steps, and down to `floor` at the end of the run.
 
     The end is a number of steps or of minutes. With minutes the run ends on time on a busy machine too, and still
     gets its whole cool-down, without which a small model is a few percent worse.
@@ -300,14 +300,13 @@ def fit_classifier(model, tokenizer, pool, schedule: Schedule, args, dtype, devi
 @torch.no_grad()
 def positive(model, tokenizer, texts: list[str], budget: int = 16384) -> np.ndarray:
     """P(positive) of each text, cut at the model's positions."""
-    positions = model.config.max_position_embeddings
+    positions, device = model.config.max_position_embeddings, model.device
     out = np.zeros(len(texts))
-    index = np.arange(
-        len(texts), dtype=np.float64
-    )  # carried through as "targets" to undo the sorting by length
-    for ids, mask, which in batches(tokenizer, texts, index, budget, positions, np.random.default_rng(0)):
-        logits = model(input_ids=ids, attention_mask=mask).logits.float()
-        out[which.long().numpy()] = logits.softmax(-1)[:, 1].numpy()
+    # the texts' numbers travel in the place of targets, to undo the sorting by length
+    numbers = np.arange(len(texts), dtype=np.float64)
+    for ids, mask, which in batches(tokenizer, texts, numbers, budget, positions, np.random.default_rng(0)):
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
+        out[which.long().numpy()] = logits.softmax(-1)[:, 1].cpu().numpy()
     return out
 
 

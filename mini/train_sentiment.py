@@ -273,7 +273,7 @@ def card(m: dict) -> str:
         ("SST-2 validation", f"**{m['sst2_validation']:.1%}** of {m['sst2_validation_n']:,} sentences"),
         ("IMDB test", f"**{m['imdb_test']:.1%}** of {m['imdb_test_n']:,} reviews cut at {POSITIONS} tokens"),
         ("development slice", f"{m['development_sst2']:.1%} of SST-2 sentences, {m['development_imdb']:.1%} of IMDB "
-                              "reviews, kept out of training; settings were chosen on it"),
+                              "reviews, kept out of training, for choosing settings"),
         ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, 80 % of 12-90, "
                  "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
                  "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
