@@ -36,7 +36,7 @@ from common import (
     train_wordpiece,
     window,
 )
-from transformers import ElectraConfig, ElectraForSequenceClassification
+from transformers import AutoTokenizer, ElectraConfig, ElectraForSequenceClassification
 
 LAYERS, WIDTH, EMBEDDING, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 64, 4, 512, 256, 6144
 
@@ -116,6 +116,9 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
     p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "judge", help="folder for the model")
+    p.add_argument(
+        "--init", help="model folder to continue from, weights and tokenizer (default: from nothing)"
+    )
     p.add_argument("--note", default="", help="a sentence for the card")
     p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
     p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
@@ -163,12 +166,15 @@ def main() -> None:
     if args.train_sample:
         measured = measured.sample(n=args.train_sample, random_state=0)
 
-    tokenizer = train_wordpiece(reviews.text, VOCAB, POSITIONS)
-    rows = token_ids(tokenizer, reviews.text.tolist())
-    vectors = ppmi_vectors(rows, len(tokenizer), EMBEDDING)
-    # one dimension says which way a word leans: it saves the first thousand steps
-    vectors[:, 0] = 0.1 * polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
-    print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
+    if args.init:
+        tokenizer = AutoTokenizer.from_pretrained(args.init)
+    else:
+        tokenizer = train_wordpiece(reviews.text, VOCAB, POSITIONS)
+        rows = token_ids(tokenizer, reviews.text.tolist())
+        vectors = ppmi_vectors(rows, len(tokenizer), EMBEDDING)
+        # one dimension says which way a word leans: it saves the first thousand steps
+        vectors[:, 0] = 0.1 * polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
+        print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
     words, target = [text.split() for text in reviews.text], reviews.label.to_numpy().astype(float)
     sentences = [
         s for text in reviews.text for s in re.split(r"(?<=[.!?]) ", text) if 3 <= s.count(" ") <= 20
@@ -207,9 +213,15 @@ def main() -> None:
         hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout, pad_token_id=0,
         id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}, attn_implementation="eager",
     )  # fmt: skip
-    model = ElectraForSequenceClassification(config).to(device)
-    with torch.no_grad():
-        model.electra.embeddings.word_embeddings.weight.copy_(vectors)
+    if args.init:
+        model = ElectraForSequenceClassification.from_pretrained(
+            args.init, config=config, dtype=torch.float32
+        )
+    else:
+        model = ElectraForSequenceClassification(config)
+        with torch.no_grad():
+            model.electra.embeddings.word_embeddings.weight.copy_(vectors)
+    model = model.to(device)
     schedule = Schedule(args.steps, args.minutes, args.warmup)
 
     def watch(model) -> str:

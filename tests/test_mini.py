@@ -1,0 +1,335 @@
+"""The bundled models and the scripts that made them: pytest tests/test_mini.py
+
+Offline, on a CPU, in some seconds: the shipped folders are loaded and tried, and each training script runs for two
+steps on synthetic reviews it reads from a local parquet file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+MINI = Path(__file__).resolve().parent.parent / "mini"
+sys.path.insert(0, str(MINI))
+
+import common  # noqa: E402
+import train_judge  # noqa: E402
+import train_policy  # noqa: E402
+import train_sentiment  # noqa: E402
+
+FOLDERS = ["policy", "sentiment", "judge"]
+
+
+def size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.iterdir())
+
+
+def metrics(name: str) -> dict:
+    return json.loads((MINI / name / "metrics.json").read_text())
+
+
+# The shipped folders ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_holds_safetensors_a_card_and_nothing_that_runs_code(name):
+    files = {f.name for f in (MINI / name).iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "metrics.json"} <= files
+    assert {Path(f).suffix for f in files} <= {".safetensors", ".json", ".md"}
+    assert "auto_map" not in json.loads((MINI / name / "config.json").read_text())
+
+
+def test_sizes_stay_under_their_limits():
+    assert size(MINI / "policy") + size(MINI / "sentiment") <= 30_000_000
+    assert size(MINI / "judge") <= 3_000_000
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_plain_from_pretrained_gives_fp32_weights(name):
+    kind = AutoModelForCausalLM if name == "policy" else AutoModelForSequenceClassification
+    model = kind.from_pretrained(MINI / name)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert sum(p.numel() for p in model.parameters()) == metrics(name)["parameters"]
+
+
+def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
+    policy, sentiment, judge = (metrics(name) for name in FOLDERS)
+    assert policy["bits_per_byte"] <= 1.505
+    # bits per byte = nats per token / ln 2 / bytes per token
+    derived = math.log(policy["perplexity"]) / math.log(2) / policy["bytes_per_token"]
+    assert derived == pytest.approx(policy["bits_per_byte"], abs=2e-3)
+    assert sentiment["sst2_validation"] >= 0.82 and sentiment["sst2_validation_n"] == 872
+    assert sentiment["imdb_test"] >= 0.835 and sentiment["imdb_test_n"] >= 5000
+    assert judge["imdb_train"] >= 0.80 and judge["imdb_train_n"] >= 2000
+    cards = [(MINI / name / "README.md").read_text() for name in FOLDERS]
+    assert f"{policy['bits_per_byte']:.3f} bits per byte" in cards[0]
+    assert f"{sentiment['sst2_validation']:.1%}" in cards[1] and f"{sentiment['imdb_test']:.1%}" in cards[1]
+    assert f"{judge['imdb_train']:.1%}" in cards[2] and f"{judge['sst2_validation']:.1%}" in cards[2]
+
+
+# The policy -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return AutoModelForCausalLM.from_pretrained(MINI / "policy"), AutoTokenizer.from_pretrained(
+        MINI / "policy"
+    )
+
+
+TALK = (
+    "I watched this movie with my brother last night and we both enjoyed it. The story is simple, but the actors "
+    "are very good and the music is beautiful. The first half is a little slow. After that it gets much better, "
+    "and the ending was a real surprise. If you like old horror films, you should see this one."
+)
+
+
+def perplexity(model, tokenizer, text: str) -> float:
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1]
+    return F.cross_entropy(logits, ids[0, 1:]).exp().item()
+
+
+def test_policy_is_the_architecture_it_says(policy):
+    model, tokenizer = policy
+    c = model.config
+    assert (c.model_type, c.n_layer, c.n_embd, c.n_head, c.n_positions) == ("gpt2", 6, 256, 8, 256)
+    assert (c.attn_pdrop, c.embd_pdrop, c.resid_pdrop) == (0, 0, 0)
+    assert c.vocab_size == len(tokenizer) == 8192
+    assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.eos_token_id == 0
+
+
+def test_policy_knows_film_talk_from_its_words_in_random_order(policy):
+    words = TALK.split()
+    random.Random(0).shuffle(words)
+    told, jumbled = perplexity(*policy, TALK), perplexity(*policy, " ".join(words))
+    assert told < 60, f"perplexity {told:.0f} on simple film talk"
+    assert jumbled > 3 * told
+
+
+def test_policy_tokenizer_keeps_every_text(policy):
+    for text in (TALK, "naïve – 10/10 ★", "  two  blanks", ""):
+        ids = policy[1](text)["input_ids"]
+        assert policy[1].decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+# The classifiers ------------------------------------------------------------------------------------------------
+
+GOOD = [
+    "A wonderful film, funny and moving from start to finish.",
+    "I loved every minute of it.",
+    "One of the best performances of the year.",
+    "the acting is superb and the story is beautiful",
+]
+BAD = [
+    "A terrible film, boring and stupid from start to finish.",
+    "I hated every minute of it.",
+    "One of the worst movies I have ever seen.",
+    "the acting is awful and the story is a complete mess",
+]
+
+
+def scores(name: str, texts: list[str]) -> list[float]:
+    """The plain way, padded batch and all, not the scripts' own `positive`."""
+    model = AutoModelForSequenceClassification.from_pretrained(MINI / name).eval()
+    tokenizer = AutoTokenizer.from_pretrained(MINI / name)
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, return_tensors="pt", padding=True, truncation=True)).logits
+    return logits.softmax(-1)[:, model.config.label2id["POSITIVE"]].tolist()
+
+
+@pytest.mark.parametrize("name", ["sentiment", "judge"])
+def test_classifiers_tell_plain_praise_from_plain_blame(name):
+    out = scores(name, GOOD + BAD)
+    assert min(out[:4]) > 0.5 > max(out[4:]), [round(x, 2) for x in out]
+
+
+@pytest.mark.parametrize("name", ["sentiment", "judge"])
+def test_padding_changes_no_score(name):
+    alone = [scores(name, [text])[0] for text in ("good", "", TALK)]
+    assert scores(name, ["good", "", TALK]) == pytest.approx(alone, abs=1e-4)
+
+
+def test_sentiment_is_the_architecture_it_says():
+    c = AutoModelForSequenceClassification.from_pretrained(MINI / "sentiment").config
+    assert (c.model_type, c.n_layers, c.dim, c.n_heads, c.hidden_dim) == ("distilbert", 4, 256, 4, 1024)
+    assert c.max_position_embeddings == 256 and c.vocab_size <= 8192
+    assert c.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
+
+
+def test_judge_is_less_impressed_by_repeated_praise_than_the_reward_model():
+    spam = [" ".join([word] * 20) for word in ("great", "wonderful", "excellent", "superb")]
+    honest, judged, rewarded = scores("judge", GOOD), scores("judge", spam), scores("sentiment", spam)
+    assert np.mean(rewarded) > 0.8, "the reward model is meant to fall for this"
+    assert np.mean(judged) < 0.7 < np.mean(honest)
+
+
+# The parts of the scripts ---------------------------------------------------------------------------------------
+
+
+def test_clean_by_hand():
+    assert common.clean("Good.<br /><br />Very  good.\n\t<BR>End ") == "Good. Very good. End"
+    assert common.clean("5 < 6 <b>bold</b>") == "5 < 6 <b>bold</b>"
+    assert common.clean("<br/>") == ""
+
+
+def test_window_is_a_stretch_of_the_text():
+    rng = np.random.default_rng(0)
+    words = [str(i) for i in range(50)]
+    for _ in range(100):
+        cut = common.window(words, 12, 20, rng).split()
+        assert 12 <= len(cut) <= 20 and cut == words[int(cut[0]) : int(cut[0]) + len(cut)]
+    assert common.window(["a", "b"], 12, 20, rng) == "a b"
+
+
+def test_schedule_warms_up_and_comes_down():
+    s = common.Schedule(steps=100, minutes=0, warmup=10)
+    assert s.factor() == pytest.approx(0.1)
+    s.step = 50
+    assert s.factor() == pytest.approx(0.5) and not s.done
+    s.step = 100
+    assert s.factor() == 0 and s.done
+    s = common.Schedule(steps=100, minutes=0, warmup=10, shape="cosine", floor=0.05, step=100)
+    assert s.factor() == pytest.approx(0.05)
+    s.step = 50
+    assert s.factor() == pytest.approx(0.05 + 0.95 / 2)
+
+
+def test_word_vectors_of_interchangeable_words_are_alike():
+    # 1 and 2 occur in the same places, 3 elsewhere
+    rng = np.random.default_rng(0)
+    rows = [np.array([5, rng.choice([1, 2]), 6]) for _ in range(400)] + [np.array([7, 3, 8])] * 400
+    v = F.normalize(common.ppmi_vectors(rows, vocab=9, width=4, reach=1), dim=1)
+    assert v[1] @ v[2] > 0.95 and abs(v[1] @ v[3]) < 0.2
+
+
+def test_tied_cross_entropy_is_the_textbook_one():
+    torch.manual_seed(0)
+    h, e = torch.randn(1500, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
+    target = torch.randint(20, (1500,))
+    loss = F.cross_entropy(h @ e.t(), target)
+    expected = torch.autograd.grad(loss, (h, e))
+    ours = train_policy.TiedCrossEntropy.apply(h, e, target, train_policy.loss_and_slope)
+    assert ours.item() == pytest.approx(loss.item(), abs=1e-5)
+    for a, b in zip(torch.autograd.grad(ours, (h, e)), expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_training_forward_pass_is_transformers_forward_pass(policy):
+    model = policy[0]
+    ids = torch.randint(8192, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = train_policy.hidden_states(ids, dict(model.transformer.named_parameters()))
+        theirs = model.transformer(ids).last_hidden_state.view(-1, 256)
+    assert torch.allclose(ours, theirs, atol=2e-4)
+
+
+def test_broken_texts_keep_to_the_words_they_are_made_of():
+    rng = np.random.default_rng(0)
+    words = "one two three four five six seven eight nine ten".split()
+    assert sorted(train_judge.shuffled(words, rng).split()) == sorted(words)
+    assert sorted(train_judge.salad(words, rng).split()) == sorted(words)
+    for make in (train_judge.repeated_word, train_judge.repeated_phrase):
+        text = [w.strip(",!.") for w in make(words, rng).split()]
+        assert set(text) <= set(words) and len(set(text)) < len(text) <= 90
+
+
+# The scripts, end to end ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A few dozen made-up reviews and phrases in the published columns."""
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    plain = (
+        "the film story actor scene music plot camera ending was and with a very long short old new".split()
+    )
+    tone = {1: ["great", "lovely", "moving"], 0: ["awful", "dull", "clumsy"]}
+
+    def text(label: int, length: int) -> str:
+        words = plain + 3 * tone.get(label, tone[0] + tone[1])
+        return " ".join(rng.choice(words) for _ in range(length))
+
+    ending = ".<br /><br />And so it ends."
+    rows = [
+        (split, k, text(k, 60) + ending) for split in ("train", "test") for k in (0, 1) for _ in range(25)
+    ]
+    rows += [("unsupervised", -1, text(-1, 60) + ending) for _ in range(20)]
+    pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(folder / "imdb.parquet")
+    rows = [(split, k, text(k, 12)) for split in ("train", "validation") for k in (0, 1) for _ in range(40)]
+    pd.DataFrame(rows, columns=["split", "label", "sentence"]).to_parquet(folder / "sst2.parquet")
+    return folder
+
+
+def run(monkeypatch, script, *flags) -> None:
+    monkeypatch.setattr(
+        sys, "argv", [f"{script.__name__}.py", "--steps", "2", "--no-compile", *map(str, flags)]
+    )
+    script.main()
+
+
+def test_policy_script_runs_and_continues_from_a_local_file(data, tmp_path, monkeypatch):
+    flags = [
+        "--data",
+        data / "imdb.parquet",
+        "--work",
+        tmp_path / "work",
+        "--batch",
+        2,
+        "--held_out",
+        20,
+        "--extend",
+        1,
+    ]
+    run(monkeypatch, train_policy, *flags, "--out", tmp_path / "policy")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    written = json.loads((tmp_path / "policy" / "metrics.json").read_text())
+    assert written["steps"] == 2 and model.config.vocab_size == len(
+        AutoTokenizer.from_pretrained(tmp_path / "policy")
+    )
+    assert str(tmp_path) not in (tmp_path / "policy" / "README.md").read_text()
+    run(monkeypatch, train_policy, *flags, "--out", tmp_path / "policy", "--resume", "--steps", 3)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert not torch.equal(model.transformer.wte.weight, again.transformer.wte.weight)
+
+
+def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
+    files = [
+        "--data",
+        data / "imdb.parquet",
+        "--sst2",
+        data / "sst2.parquet",
+        "--out",
+        tmp_path / "sentiment",
+    ]
+    monkeypatch.setattr(train_sentiment, "BUCKETS", 1 << 12)
+    run(monkeypatch, train_sentiment, *files, "--budget", 256)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sentiment")
+    assert model.config.model_type == "distilbert"
+    assert "**" in (tmp_path / "sentiment" / "README.md").read_text()
+
+
+def test_judge_script_runs_from_local_files(data, tmp_path, monkeypatch):
+    files = ["--data", data / "imdb.parquet", "--sst2", data / "sst2.parquet", "--out", tmp_path / "judge"]
+    run(monkeypatch, train_judge, *files, "--budget", 256)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge")
+    assert model.config.model_type == "electra"
+
+
+@pytest.mark.parametrize("script", [train_sentiment, train_judge])
+def test_a_run_without_a_length_is_refused(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--minutes or --steps" in capsys.readouterr().err
