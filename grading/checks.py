@@ -414,11 +414,15 @@ def far_apart(name: str, student: Student, rng: random.Random) -> None:
     if name == BACKWARD:
         rows.append([(-1.0, -math.inf), (-0.5, -0.7)])
     try:
-        varied(values_of(student, name, rows, 1.0))
+        values = varied(values_of(student, name, rows, 1.0))
     except Unfilled:
         raise
     except Mistake as mistake:
         raise Mistake(f"With models 800 nats apart on a token, or a reference at -inf: {mistake}") from None
+    if not values[1] > values[0]:
+        raise Mistake(
+            "A token that pi overuses by 800 nats must cost more than one that it neglects by as much."
+        )
 
 
 # --- naming the mistake -----------------------------------------------------------------------------------------

@@ -67,13 +67,21 @@ def test_backward_by_hand():
 
 
 def test_shaped_reward_by_hand():
-    words = " ".join(f"word{i}" for i in range(30))
-    texts = [words, "Great GREAT great day", "", "x " * 20]
-    w_s, w_r, w_l = (
-        getattr(rewards_solution, f"{name}_WEIGHT") for name in ("SENTIMENT", "REPETITION", "LENGTH")
-    )
-    assert rewards_solution.shaped_reward([0.5] * 4, texts) == pytest.approx(
-        [0.5 * w_s, 0.5 * w_s + 0.5 * w_r - w_l, 0.5 * w_s - w_l, 0.5 * w_s + 0.95 * w_r]
+    """Repetition is 0, 1/2 (4 words, 2 of them new) or 1 - 1/low; length is 0 inside the target and -1 outside."""
+    low, high = rewards_solution.TARGET_WORDS
+    s, r, n = (getattr(rewards_solution, f"{name}_WEIGHT") for name in ("SENTIMENT", "REPETITION", "LENGTH"))
+    cases = {
+        "Great GREAT great day": 0.5 * s + 0.5 * r - n,
+        "": 0.5 * s - n,
+        " \n\t": 0.5 * s - n,
+        " ".join(f"word{i}" for i in range(low - 1)): 0.5 * s - n,
+        " ".join(f"word{i}" for i in range(low)): 0.5 * s,
+        " ".join(f"word{i}" for i in range(high)): 0.5 * s,
+        " ".join(f"word{i}" for i in range(high + 1)): 0.5 * s - n,
+        "x " * low: 0.5 * s + (1 - 1 / low) * r,
+    }
+    assert rewards_solution.shaped_reward([0.5] * len(cases), list(cases)) == pytest.approx(
+        list(cases.values())
     )
 
 
