@@ -132,7 +132,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
     )
     parser.add_argument(
-        "--steps", type=at_least_1, default=40, metavar="N", help="64 completions each (default: 40)"
+        "--steps", type=at_least_1, default=50, metavar="N", help="64 completions each (default: 50)"
     )
     parser.add_argument("--methods", default="sft,ppo,grpo,ppo-0.3", help="which, separated by commas")
     parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")

@@ -64,7 +64,7 @@ class SFTSettings:
 
     data: str = setting("best_of_n", "best_of_n, imdb, or a parquet file with columns text and label")
     rounds: int = setting(4, "best_of_n: sample and fine-tune this often; imdb: passes over the reviews")
-    prompts_per_round: int = setting(80, "best_of_n: prompts, of which one completion each is kept")
+    prompts_per_round: int = setting(100, "best_of_n: prompts, of which one completion each is kept")
     num_generations: int = setting(8, "best_of_n: completions of each prompt, the n")
     num_reviews: int = setting(2000, "imdb: reviews of the wanted class, at most")
     max_length: int = setting(0, "imdb: longest review in tokens; 0: the model's context")
@@ -72,7 +72,7 @@ class SFTSettings:
     batch_size: int = setting(16, "texts to a gradient step")
     learning_rate: float | None = setting(
         None,
-        "peak, decays linearly in each round; default: 2e-4 for mini models, else 2e-5; 5 times with LoRA",
+        "peak, decays linearly in each round; default: 7e-5 for mini models, else 1e-5; 5 times with LoRA",
     )
     bf16: bool = setting(False, "train in bfloat16 autocast (weights stay fp32)")
 
@@ -195,7 +195,7 @@ def main() -> None:
     choice = resolve_models(ours.model, ours.sentiment_model)
     if settings.learning_rate is None:
         mini = Path(choice.policy).is_relative_to(MINI)
-        settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
+        settings.learning_rate = (7e-5 if mini else 1e-5) * (5 if ours.use_peft else 1)
     set_seed(ours.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lm, tokenizer = load_policy(choice.policy, device)

@@ -15,7 +15,7 @@ from kit.errors import UserError
 from train import parse as parse_grpo
 
 
-@pytest.mark.parametrize("steps", [10, 40])
+@pytest.mark.parametrize("steps", [10, 50])
 def test_every_method_samples_as_many_completions(steps):
     commands = compare.commands(steps)
     budgets = {}
