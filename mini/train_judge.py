@@ -6,7 +6,8 @@
 A score that is trained against stops measuring. So the judge shares nothing with the reward model but the task: another
 architecture, another tokenizer, and other data, the reviews of IMDB's *test* split (the reward model has the train
 split). One training text in five is broken on purpose, with the target 0.5: words shuffled, one word or phrase
-repeated, one sentence repeated. It learns that such text says nothing, which is what a reader would say.
+repeated, one sentence repeated. Trained long enough it may
+learn that such text says nothing, which is what a reader would say; the card's table tells whether it did.
 SST-2 is only read to measure.
 """
 
@@ -276,7 +277,8 @@ def card(m: dict) -> str:
     return f"""# mini judge
 
 A second opinion on sentiment that no policy is trained against. It shares with the reward model neither architecture
-nor tokenizer nor data, and it has seen spam: text that only repeats praise should get about 0.5 from it.
+nor tokenizer nor data, and part of its training text was spam with the target 0.5. How much of that it learned is in
+the second table: look before you rely on it.
 
 {table(rows)}
 {note}
