@@ -86,10 +86,10 @@ class PPOSettings:
     max_steps: int = setting(-1, "batches; -1: 50 for mini models, else 200")
     batch_size: int = setting(64, "completions sampled a step")
     minibatch_size: int = setting(32, "completions to an update")
-    ppo_epochs: int = setting(4, "passes over each batch, at most")
+    ppo_epochs: int = setting(3, "passes over each batch, at most")
     learning_rate: float | None = setting(
         None,
-        "peak, decays linearly to 0; default: 7e-5 for mini models, else 1e-5; five times that with LoRA",
+        "peak, decays linearly to 0; default: 5e-5 for mini models, else 5e-6; five times that with LoRA",
     )
     value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
     gamma: float = setting(0.99, "discount from token to token")
@@ -458,7 +458,7 @@ def main() -> None:
     if settings.max_steps == -1:
         settings.max_steps = 50 if mini else 200
     if settings.learning_rate is None:
-        settings.learning_rate = (7e-5 if mini else 1e-5) * (5 if ours.use_peft else 1)
+        settings.learning_rate = (5e-5 if mini else 5e-6) * (5 if ours.use_peft else 1)
     set_seed(ours.seed)  # LoRA's initial weights; all other draws have streams of their own (detail 13)
     if ours.use_peft:
         lm, tokenizer = load_policy(choice.policy, device)
