@@ -53,7 +53,8 @@ def judge_slope(sentiment: Sequence[float], judge: Sequence[float]) -> float:
     """How far the judge moves when the reward model's score goes up by 1, over texts of the base model.
 
     The least-squares slope: 1 for two classifiers that agree, about 0 for a judge that cannot tell such texts
-    apart. No weaker judge can confirm a gain in full, so a gain it shows is divided by this.
+    apart. A judge of smaller swings cannot confirm a gain in full, so a gain it shows is divided by this: the
+    best of 8 base samples gain 0.37 by the bundled reward model, 0.18 by the bundled judge (slope 0.58).
     """
     x, y = np.asarray(sentiment, dtype=float), np.asarray(judge, dtype=float)
     variance = float(((x - x.mean()) ** 2).mean())
@@ -89,11 +90,11 @@ def signals(
         if (pair := both(key)) and pair[1] > 0:
             found.append(_signal(name, pair[0] / pair[1], thresholds, "x base"))
     if pair := both("ref_nll"):
-        found.append(_signal("reference NLL", abs(pair[0] - pair[1]), REFERENCE_NLL, "nats/token from base"))
+        found.append(_signal("reference NLL", abs(pair[0] - pair[1]), REFERENCE_NLL, "nats/token off"))
     if pair := both("empty_ratio"):
-        found.append(_signal("empty", pair[0] - pair[1], EMPTY, "share above base"))
+        found.append(_signal("empty", pair[0] - pair[1], EMPTY, "share"))
     if zero_std_groups is not None:
-        found.append(_signal("zero-variance groups", zero_std_groups, ZERO_STD, "share of groups"))
+        found.append(_signal("zero-variance groups", zero_std_groups, ZERO_STD, "share"))
     return found
 
 

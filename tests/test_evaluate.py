@@ -418,7 +418,7 @@ def results(tmp_path_factory) -> Path:
     done = subprocess.run(
         [sys.executable, "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
          "--out", str(folder / "out"), "--num_prompts", "4", "--num_samples", "2", "--frontier_samples", "8",
-         "--max_new_tokens", "8", "--model", "mini", "--judge", "mini/sentiment"],
+         "--max_new_tokens", "8", "--model", "mini"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
