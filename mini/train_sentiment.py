@@ -1,12 +1,14 @@
 """Train the bundled sentiment model: a small DistilBERT on IMDB and SST-2, from nothing.
 
-    python mini/train_sentiment.py --minutes 30                                   # data from the Hub
-    python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 30
+    python mini/train_sentiment.py --minutes 30 --out first                       # data from the Hub, or
+    python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 30 --out first
+    python mini/train_sentiment.py --init first --long 0.4 --minutes 6.5 --lr 5e-4 --lr_rest 2e-4 --warmup 20
 
 What it does, top to bottom: a lower-cased WordPiece of 8,192; word vectors from co-occurrence counts as the first
 embeddings; a bag-of-n-grams teacher trained on the labelled reviews, which labels the 50,000 unlabelled ones; then
 windows of reviews and SST-2 phrases, half and half. A reward model sees texts of 1 to 64 tokens, so the windows
-are mostly short. It is an honest, ordinary classifier: nothing here guards it against being gamed.
+are mostly short. A second stage (`--init`) sees longer windows of labelled reviews, and its weights are averaged with
+the first's. It is an honest, ordinary classifier: nothing here guards it against being gamed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from common import (
     train_wordpiece,
     window,
 )
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
 BUCKETS = 1 << 21
@@ -140,6 +142,8 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--test_sample", type=int, default=0, help="IMDB test reviews to measure on (0: all 25,000)"
     )
+    p.add_argument("--init", type=Path, help="second stage: go on from this folder, on labelled reviews only")
+    p.add_argument("--long", type=float, default=0.1, help="share of review windows of 91-190 words")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
@@ -182,37 +186,40 @@ def main() -> None:
     if args.test_sample:
         imdb_test = imdb_test.sample(n=args.test_sample, random_state=0)
 
-    # Tokenizer and first embeddings: training and unlabelled reviews only, nothing from the test reviews.
-    own = [*train.text, *unlabelled.text]
-    some = rng.permutation(len(own))[:30000]
-    tokenizer = train_wordpiece([*(own[i] for i in some), *phrases.text], VOCAB, POSITIONS)
-    rows = token_ids(tokenizer, own)
-    vectors = ppmi_vectors(rows, len(tokenizer), WIDTH)
-    print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
+    own, target = train.text.tolist(), train.label.to_numpy().astype(float)
+    if args.init:  # with the first stage's tokenizer, on true labels alone
+        tokenizer = AutoTokenizer.from_pretrained(args.init)
+    else:
+        # Tokenizer and first embeddings: training and unlabelled reviews only, nothing from the test reviews.
+        own += unlabelled.text.tolist()
+        some = rng.permutation(len(own))[:30000]
+        tokenizer = train_wordpiece([*(own[i] for i in some), *phrases.text], VOCAB, POSITIONS)
+        rows = token_ids(tokenizer, own)
+        vectors = ppmi_vectors(rows, len(tokenizer), WIDTH)
+        print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
 
-    # The teacher labels the unlabelled reviews.
-    grams = [ngrams(row) for row in rows]
-    teacher = train_teacher(grams[: len(train)], train.label.to_numpy(), args.seed)
-    guess = teacher(grams[len(train) :])
-    judged = teacher([ngrams(row) for row in token_ids(tokenizer, dev.text.tolist())])
-    print(
-        f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews; "
-        f"{time.monotonic() - begin:.0f} s",
-        flush=True,
-    )
+        # The teacher labels the unlabelled reviews.
+        grams = [ngrams(row) for row in rows]
+        teacher = train_teacher(grams[: len(train)], train.label.to_numpy(), args.seed)
+        guess = teacher(grams[len(train) :])
+        judged = teacher([ngrams(row) for row in token_ids(tokenizer, dev.text.tolist())])
+        print(
+            f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews; "
+            f"{time.monotonic() - begin:.0f} s",
+            flush=True,
+        )
+        target = np.concatenate([target, guess])
     words = [text.split() for text in own]
-    target = np.concatenate([train.label.to_numpy().astype(float), guess])
     phrase_text, phrase_target = phrases.text.tolist(), phrases.label.to_numpy().astype(float)
-    del rows, grams, imdb, own
 
     def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
         """2,048 texts: half SST-2 phrases, half windows of reviews carrying their review's label.
 
         Of the windows 1 in 10 is shorter than 12 words (a completion can be; such a window often says nothing,
-        which teaches the model to say nothing either), 1 in 10 longer than 90 (so that every position is trained).
+        which teaches the model to say nothing either), a share of --long longer than 90.
         """
         a, b = rng.integers(len(phrase_text), size=1024), rng.integers(len(words), size=1024)
-        kind = rng.choice(3, size=1024, p=[0.1, 0.8, 0.1])
+        kind = rng.choice(3, size=1024, p=[0.1, 0.9 - args.long, args.long])
         bounds = ((1, 11), (12, 90), (91, 190))
         texts = [phrase_text[i] for i in a] + [
             window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)
@@ -225,9 +232,16 @@ def main() -> None:
         pad_token_id=0, id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
         attn_implementation="eager",  # compiled, faster than the CPU's fused attention, whose backward pass is slow
     )  # fmt: skip
-    model = DistilBertForSequenceClassification(config).to(device)
-    with torch.no_grad():
-        model.distilbert.embeddings.word_embeddings.weight.copy_(vectors)
+    if args.init:
+        model = DistilBertForSequenceClassification.from_pretrained(
+            args.init, config=config, dtype=torch.float32
+        )
+        first = {name: weight.clone() for name, weight in model.state_dict().items()}
+    else:
+        model = DistilBertForSequenceClassification(config)
+        with torch.no_grad():
+            model.distilbert.embeddings.word_embeddings.weight.copy_(vectors)
+    model = model.to(device)
     schedule = Schedule(args.steps, args.minutes, args.warmup)
 
     def watch(model) -> str:
@@ -238,7 +252,12 @@ def main() -> None:
     minutes = (time.monotonic() - begin) / 60
 
     # Measure what is shipped: fp16 weights, computed in fp32.
-    model = model.cpu().half().float().eval()
+    model = model.cpu()
+    if (
+        args.init
+    ):  # the mean of both stages keeps the one's sentences and the other's reviews (Wortsman et al. 2022)
+        model.load_state_dict({n: (w + first[n]) / 2 for n, w in model.state_dict().items()})
+    model = model.half().float().eval()
     save_model(model, tokenizer, args.out, "not measured yet\n", {})
     slice_sst2, slice_imdb = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev)
     print(f"development slice: SST-2 sentences {slice_sst2:.4f}, IMDB {slice_imdb:.4f}", flush=True)
@@ -255,6 +274,7 @@ def main() -> None:
         "minutes": round(minutes, 1),
         "device": device,
         "seed": args.seed,
+        "second_stage": args.init is not None,
         "command": command_line(args, parser),
         "note": args.note,
         "probes": dict(
@@ -274,9 +294,11 @@ def card(m: dict) -> str:
         ("IMDB test", f"**{m['imdb_test']:.1%}** of {m['imdb_test_n']:,} reviews cut at {POSITIONS} tokens"),
         ("development slice", f"{m['development_sst2']:.1%} of SST-2 sentences, {m['development_imdb']:.1%} of IMDB "
                               "reviews, kept out of training, for choosing settings"),
-        ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, 80 % of 12-90, "
+        ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, most of 12-90, "
                  "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
                  "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
+        *[("second stage", "training reviews and phrases only, more windows of 91-190 words; then the mean of both "
+                           "stages' weights")] * m["second_stage"],
         ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
                      f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
         ("command", f"`{m['command']}`"),

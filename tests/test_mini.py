@@ -69,7 +69,7 @@ def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
     derived = math.log(policy["perplexity"]) / math.log(2) / policy["bytes_per_token"]
     assert derived == pytest.approx(policy["bits_per_byte"], abs=2e-3)
     assert sentiment["sst2_validation"] >= 0.82 and sentiment["sst2_validation_n"] == 872
-    assert sentiment["imdb_test"] >= 0.835 and sentiment["imdb_test_n"] >= 5000
+    assert sentiment["imdb_test"] >= 0.85 and sentiment["imdb_test_n"] >= 5000
     assert judge["imdb_train"] >= 0.80 and judge["imdb_train_n"] >= 5000
     cards = [(MINI / name / "README.md").read_text() for name in FOLDERS]
     assert f"{policy['bits_per_byte']:.3f} bits per byte" in cards[0]
@@ -318,7 +318,15 @@ def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
     run(monkeypatch, train_sentiment, *files, "--budget", 256)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sentiment")
     assert model.config.model_type == "distilbert"
-    assert "**" in (tmp_path / "sentiment" / "README.md").read_text()
+    assert "second stage" not in (tmp_path / "sentiment" / "README.md").read_text()
+
+    # the second stage goes half the way from the first
+    out = ["--init", tmp_path / "sentiment", "--long", 0.4, "--out", tmp_path / "second"]
+    run(monkeypatch, train_sentiment, *files[:4], *out, "--budget", 256, "--lr", 0, "--lr_rest", 0)
+    same = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
+    for name, weight in same.state_dict().items():  # with learning rate 0: the mean of a thing and itself
+        torch.testing.assert_close(weight, model.state_dict()[name])
+    assert "second stage" in (tmp_path / "second" / "README.md").read_text()
 
 
 def test_judge_script_runs_from_local_files(data, tmp_path, monkeypatch):
