@@ -30,7 +30,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import SchedulerType, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -104,13 +104,11 @@ class TrainingSettings(GRPOConfig):
         default=None, metadata={"help": "the run's folder; default: made from the flags"}
     )
     seed: int = field(default=0, metadata={"help": "same seed, same machine, CPU: same numbers"})
-    max_steps: int = field(default=-1, metadata={"help": "gradient steps; -1: 40 for mini models, else 200"})
+    max_steps: int = field(default=-1, metadata={"help": "gradient steps; -1: 50 for mini models, else 200"})
     learning_rate: float | None = field(
         default=None,
-        metadata={"help": "peak; default: 2e-4 for mini models, else 2e-5; five times that with LoRA"},
+        metadata={"help": "first, decays linearly to 0; default: 2e-4 for mini, else 2e-5; with LoRA x 5"},
     )
-    # A decaying rate would stop the hack half-way, and hide that the policy never comes to rest.
-    lr_scheduler_type: SchedulerType | str = field(default="constant", metadata={"help": "as in transformers"})
     prompts_per_step: int = field(default=8, metadata={"help": "prompts in one gradient step"})
     num_generations: int = field(default=8, metadata={"help": "completions of each prompt: the group"})
     max_completion_length: int = field(default=40, metadata={"help": "longest completion, in tokens"})
@@ -304,7 +302,7 @@ def main() -> None:
     choice = resolve_models(ours.model, ours.sentiment_model)
     mini = Path(choice.policy).is_relative_to(MINI)
     if settings.max_steps == -1:
-        settings.max_steps = 40 if mini else 200
+        settings.max_steps = 50 if mini else 200
     if settings.learning_rate is None:
         settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
     set_seed(settings.seed)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 import torch
@@ -35,16 +34,17 @@ def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
 
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run one of the project's scripts as a user does, in its own process; runs go to `tmp_path`."""
+    """Run one of the project's scripts as a user does, in its own process. A variable set to None is unset."""
 
-    def run(*args: str, timeout: float = 300, env: dict[str, str] | None = None, cwd: Path = ROOT):
+    def run(*args: str, timeout: float = 600, env: dict[str, str | None] | None = None, cwd: Path = ROOT):
+        merged = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", **(env or {})}
         return subprocess.run(
             [sys.executable, *args],
             cwd=cwd,
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", **(env or {})},
+            env={name: value for name, value in merged.items() if value is not None},
             stdin=subprocess.DEVNULL,
         )
 
