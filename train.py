@@ -29,7 +29,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
@@ -38,7 +38,14 @@ from trl import GRPOConfig, GRPOTrainer
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
 from kit.cli import KitParser
 from kit.errors import UserError, run_main
-from kit.models import MINI, follow_mask_positions, load_policy, load_reference, resolve_models
+from kit.models import (
+    MINI,
+    follow_mask_positions,
+    load_policy,
+    load_reference,
+    lora_config,
+    resolve_models,
+)
 from kit.runs import Run
 from kit.tracking import Tracker
 from kit.validation import Validation, ValidationCallback
@@ -339,20 +346,17 @@ def main() -> None:
         run = Run.open(ours.resume) if ours.resume else Run.create(settings.output_dir, settings.run_name)
         paths = [str(run.path)]
     run = Run(Path(broadcast_object_list(paths)[0]))
-    checkpoint = last_checkpoint(run) if ours.resume else None
+    checkpoint = run.last_checkpoint() if ours.resume else None
     settings.output_dir, settings.run_name = str(run.path), run.path.name
 
     # Trainer
-    lora = LoraConfig(
-        r=ours.lora_r, lora_alpha=2 * ours.lora_r, lora_dropout=0.0, fan_in_fan_out=is_gpt2(policy)
-    )
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=reward,
         args=settings,
         train_dataset=Dataset.from_dict({"prompt": order}),
         processing_class=tokenizer,
-        peft_config=lora if ours.use_peft else None,
+        peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
     )
     if trainer.ref_model is not None:  # --beta: TRL has loaded pi_ref, and one copy is enough
         reference = reward.reference = trainer.ref_model
@@ -460,19 +464,6 @@ def resolved(ours: ExerciseArguments, settings: TrainingSettings, choice, num_pr
         "num_prompts": num_prompts,
         "training": settings.to_sanitized_dict(),
     }
-
-
-def last_checkpoint(run: Run) -> Path:
-    """The newest whole checkpoint: one killed while being written has no trainer_state.json yet."""
-    whole = [path for _, path in run.checkpoints() if (path / "trainer_state.json").is_file()]
-    if not whole:
-        raise UserError(f"--resume {run.path}: no checkpoint there to go on from; start it anew")
-    return whole[-1]
-
-
-def is_gpt2(model) -> bool:
-    """GPT-2's Conv1D stores its weight transposed, and LoRA wants to be told."""
-    return model.config.model_type == "gpt2"
 
 
 def save(policy, tokenizer, run: Run, merge: bool) -> None:

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase
 
 from kit.errors import UserError
 from kit.metrics import composite_reward
-from kit.runs import Run
 from reward_utils import RewardFunction, Scorer, make_reward_function
 
 
@@ -75,22 +72,3 @@ def reward_function(ours: RunArguments, score: Scorer, tokenizer: PreTrainedToke
         negate=ours.negate_reward,
         student=SimpleNamespace(shaped_reward=shaped_reward),
     )
-
-
-def lora_config(rank: int, model_type: str) -> LoraConfig:
-    """The adapters train.py uses. GPT-2's Conv1D stores its weight transposed, and LoRA wants to be told."""
-    return LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.0,
-        fan_in_fan_out=model_type == "gpt2",
-        task_type="CAUSAL_LM",
-    )
-
-
-def last_checkpoint(run: Run) -> Path:
-    """The newest whole checkpoint: trainer_state.json is written last."""
-    whole = [path for _, path in run.checkpoints() if (path / "trainer_state.json").is_file()]
-    if not whole:
-        raise UserError(f"--resume {run.path}: no checkpoint there to go on from; start it anew")
-    return whole[-1]

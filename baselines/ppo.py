@@ -65,11 +65,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 from trl.trainer.utils import disable_dropout_in_model
 
-from baselines.common import RunArguments, at_least, last_checkpoint, lora_config, reward_function, setting
+from baselines.common import RunArguments, at_least, reward_function, setting
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
 from kit.cli import KitParser
 from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, resolve_models
+from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models
 from kit.runs import Run
 from kit.sampling import Completion, sample
 from kit.tracking import Tracker
@@ -450,7 +450,7 @@ def main() -> None:
     device = accelerator.device
 
     resumed = Run.open(ours.resume) if ours.resume else None
-    checkpoint = last_checkpoint(resumed) if resumed else None
+    checkpoint = resumed.last_checkpoint() if resumed else None
 
     # Models
     choice = resolve_models(ours.model, ours.sentiment_model)
@@ -466,7 +466,7 @@ def main() -> None:
         if checkpoint:
             lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
         else:
-            lm = get_peft_model(lm, lora_config(ours.lora_r, lm.config.model_type))
+            lm = get_peft_model(lm, lora_config(ours.lora_r, lm))
     else:
         reference = load_reference(choice.policy, device)
         lm, tokenizer = load_policy(choice.policy, device)

@@ -41,11 +41,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from baselines.common import RunArguments, at_least, last_checkpoint, lora_config, reward_function, setting
+from baselines.common import RunArguments, at_least, reward_function, setting
 from data import HELD_OUT_PROMPTS, check_prompts, load_imdb, load_prompts
 from kit.cli import KitParser
 from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, resolve_models
+from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models
 from kit.runs import Run
 from kit.sampling import Completion, sample
 from kit.tracking import Tracker
@@ -189,7 +189,7 @@ def main() -> None:
     sampled_data = settings.data == "best_of_n"
 
     resumed = Run.open(ours.resume) if ours.resume else None
-    checkpoint = last_checkpoint(resumed) if resumed else None
+    checkpoint = resumed.last_checkpoint() if resumed else None
 
     # Models
     choice = resolve_models(ours.model, ours.sentiment_model)
@@ -203,7 +203,7 @@ def main() -> None:
     if ours.use_peft and checkpoint:
         lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
     elif ours.use_peft:
-        lm = get_peft_model(lm, lora_config(ours.lora_r, lm.config.model_type))
+        lm = get_peft_model(lm, lora_config(ours.lora_r, lm))
     elif checkpoint:
         lm, _ = load_policy(str(checkpoint), device)
     done = {"global_step": 0, "rounds": 0, "generated_tokens": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -163,6 +163,17 @@ def _adapter_base(adapter_config: Path) -> str:
     if not Path(base).exists() and Path(base).parts[-2:] == ("mini", "policy"):
         return str(MINI / "policy")  # trained on the bundled model, in a folder that was elsewhere
     return base
+
+
+def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
+    """The kit's LoRA adapters: alpha twice the rank, no dropout (with it, KL at step 0 would not be 0)."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D stores the weight transposed
+        task_type="CAUSAL_LM",
+    )
 
 
 def follow_mask_positions(model: PreTrainedModel) -> None:

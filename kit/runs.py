@@ -82,6 +82,13 @@ class Run:
         folders = [p for p in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
         return sorted((int(p.name.split("-")[1]), p) for p in folders)
 
+    def last_checkpoint(self) -> Path:
+        """The newest whole checkpoint: trainer_state.json is written last. Raises `UserError` if there is none."""
+        whole = [path for _, path in self.checkpoints() if (path / "trainer_state.json").is_file()]
+        if not whole:
+            raise UserError(f"--resume {self.path}: no checkpoint there to go on from; start it anew")
+        return whole[-1]
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Every resolved setting, next to the versions that give it its meaning."""
         text = to_json({**config, "provenance": provenance()}, indent=2)
