@@ -563,7 +563,7 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
 def shaped_uses_score(student: Student, rng: random.Random) -> None:
     scores, texts, prompts, rewards = steady_rewards(student, rng)
     changes = []
-    for row in range(len(texts)):
+    for row in range(0, len(texts), 3):
         low, middle, high = (
             student.values(SHAPED, [*scores[:row], score, *scores[row + 1 :]], texts, prompts)[row]
             for score in (0.02, 0.5, 0.98)
@@ -678,7 +678,11 @@ def self_check(path: str) -> int:
             state = f"wrong ({len(results) - len(mistakes)} of {len(results)} checks passed)"
         print(f"exercise {exercise:<3} {function:<20} | {state}")
         if mistakes and not isinstance(mistakes[0], Unfilled):
-            for message in dict.fromkeys(map(str, mistakes)):
+            said = ""
+            for message in map(str, mistakes):
+                if message in said:
+                    continue
+                said += message + "\n"
                 print(textwrap.fill(message, 100, initial_indent="    - ", subsequent_indent="      "))
         all_right = all_right and not mistakes
     return 0 if all_right else 1

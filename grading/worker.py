@@ -3,12 +3,14 @@
 Started by `grade.py` as `python -I worker.py SETTINGS` from a scratch folder that holds copies of this file and of
 `student.py` and nothing else of the kit. Requests (one JSON object a line) come on stdin, replies go to stdout:
 
-    -> {"source": str}                               <- {"missing": [...], "loaded": true} or {..., "error": str}
+    -> {"source": str}                               <- {"missing": [...]}, before anything of the submission runs
+                                                     <- {"loaded": true} or {"error": str}
     -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of student.call
 
 or, for the optional training, once:
 
-    -> {"command": [...], "folder": str}             <- {"missing": [...], "status": int, "said": str, "metrics": str}
+    -> {"command": [...], "folder": str}             <- {"missing": [...]}
+                                                     <- {"status": int, "said": str, "metrics": str}
 
 Nothing in here is worth stealing. The process that `grade.py` starts only forks and waits, so that a submission that
 kills its parent kills that one. Linux does the shutting in, and each layer is used where the kernel grants it:
@@ -34,7 +36,7 @@ import student
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 SYS_LANDLOCK_CREATE_RULESET, SYS_LANDLOCK_ADD_RULE, SYS_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 
@@ -71,6 +73,7 @@ def become(uid: int | None) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a change of user takes /proc/self away, which uid_map needs
 
 
 def mount(
@@ -220,16 +223,17 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
 
     with os.fdopen(requests, "rb") as lines:
         first = json.loads(lines.readline())
+        answer({"missing": missing})
         if "command" in first:
-            answer({"missing": missing, **train(first["command"], first["folder"])})
+            answer(train(first["command"], first["folder"]))
             return
         try:
             Path("rewards.py").write_text(first["source"], encoding="utf-8")
             module = student.load("rewards.py")
         except BaseException as error:
-            answer({"missing": missing, "error": student.explain(error, "rewards.py")})
+            answer({"error": student.explain(error, "rewards.py")})
             return
-        answer({"missing": missing, "loaded": True})
+        answer({"loaded": True})
         for line in lines:
             request = json.loads(line)
             answer(student.call(module, request["name"], request["args"], request["kwargs"]))
@@ -256,19 +260,19 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != settings["parent"]:
-        return  # the grader was gone before that call
-    dies_with_parent, parent_end = os.pipe()
-    child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
-    if child:
-        os.close(requests)
-        os.close(replies)
-        os.waitpid(child, 0)
-        return
-    os.close(parent_end)
     try:
+        namespaces = unshare_all(settings["uid"]) if settings["namespaces"] else None
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != settings["parent"]:
+            return  # the grader was gone before that call
+        dies_with_parent, parent_end = os.pipe()
+        child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
+        if child:
+            os.close(requests)
+            os.close(replies)
+            os.waitpid(child, 0)
+            return
+        os.close(parent_end)
         missing = confine(namespaces, settings)
         if select.select([dies_with_parent], [], [], 0)[0]:
             os._exit(1)  # the parent was gone before confine() asked for a signal

@@ -98,7 +98,7 @@ def test_a_hostile_submission_earns_nothing_and_ends_in_time(hostile_run, name):
     results, seconds = hostile_run["outcomes"][name]
     assert_valid(results)
     assert results["score"] == 0
-    assert seconds < 10 * TIMEOUT  # in truth TIMEOUT and half a second; the tests share their machine
+    assert seconds < 10 * TIMEOUT  # on a quiet machine TIMEOUT and half a second
     text = json.dumps(results)
     assert "SECRET-IN" not in text
     assert "\\u001b" not in text and "\\u0000" not in text
@@ -176,7 +176,7 @@ def test_encodings_that_are_fine(tmp_path, prefix):
     body = (ROOT / "rewards_solution.py").read_bytes()
     if b"\r\n" in prefix:
         body = body.replace(b"\n", b"\r\n")
-    assert grader.grade(submission(tmp_path, prefix + body))["score"] == 100
+    assert grader.grade(submission(tmp_path, prefix + body), timeout=30)["score"] == 100
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_result_file_is_whole_at_any_moment(tmp_path):
         [sys.executable, "-m", "grading.grade", path, "--out", out], cwd=ROOT, stdout=subprocess.DEVNULL
     )
     seen = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline and (not seen or max(seen) < 78):
         if out.exists():
             seen.add(json.loads(out.read_text())["score"])
@@ -408,7 +408,7 @@ def test_as_an_unprivileged_user(open_folder, layers):
         "import concurrent.futures, json, pathlib, sys\n"
         "sys.path.insert(0, '.')\n"
         "from grading import grade\n"
-        f"def run(name): return grade.grade(pathlib.Path(name + '.py'), timeout=9, **{layers})\n"
+        f"def run(name): return grade.grade(pathlib.Path(name + '.py'), timeout=20 if name == 'solution' else 5, **{layers})\n"
         "with concurrent.futures.ThreadPoolExecutor(4) as pool:\n"
         f"    print(json.dumps(dict(zip({list(jobs)}, pool.map(run, {list(jobs)})))))\n"
     )
@@ -424,3 +424,36 @@ def test_as_an_unprivileged_user(open_folder, layers):
     open_doors = outcomes["solution"]["extra_data"]["not_enforced"]
     if layers == {"namespaces": False, "landlock": False}:
         assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, and setpriv to be less of one"
+)
+def test_as_the_root_of_a_container(open_folder):
+    """Root without CAP_SYS_ADMIN, as in Docker: the worker gets a user id of its own first."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("no system-wide python")
+    for source, score in (("rewards_solution.py", 100), ("tests/submissions/hostile/daemon.py", 0)):
+        shutil.copy(ROOT / source, open_folder / "rewards.py")
+        done = subprocess.run(
+            ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin",
+             python, "-m", "grading.grade", "rewards.py", "--out", "results.json", "--timeout", "30"],
+            cwd=open_folder, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads((open_folder / "results.json").read_text())["score"] == score
+    assert marked_processes() == []
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeypatch):
+    """The result says so, and the exit status tells the instructor."""
+    monkeypatch.setattr(
+        grader, "readable_paths", lambda: [3]
+    )  # no path: the worker stumbles before the submission
+    out = tmp_path / "results.json"
+    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
+    results = json.loads(out.read_text())
+    assert_valid(results)
+    assert "did not finish" in results["output"]
+    assert marked_processes() == []
