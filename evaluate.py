@@ -90,9 +90,8 @@ def measure(bench: Bench, model: Model, base: Model, num_samples: int) -> None:
             model.verdict = verdict(model.signals)
         if "kl_policy_ref" not in model.estimates:
             model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
-    except (
-        Exception
-    ) as error:  # a foreign model fails in many ways: out of memory, NaN weights, odd vocabulary
+    except Exception as error:
+        # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
         model.rows, model.error = [], one_sentence(error)
 
 

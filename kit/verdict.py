@@ -12,14 +12,17 @@ import numpy as np
 
 from kit.metrics import Estimate
 
-# (suspicious from, alarming from). Why these values stands beside each; the base model is at 0 or at 1 in all.
+# (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models:
+#                        judge gap  distinct-2  compression  NLL   length  empty
+#   40 steps without KL     0.10       0.06         6.1      2.27   1.04    0.00   "excellent also excellent ..."
+#   kl_coef 0.05, step 20   0.00       0.96         1.05     0.07   0.79    0.00   positive prose
+# The limits lie between the two. Not so for the judge gap: the bundled judge likes repeated praise too, as its
+# card says, and a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
-REFERENCE_NLL = (
-    0.50,
-    1.00,
-)  # nats per token away from the base's own, up (gibberish) or down (loops, stock phrases)
+# Nats per token off the base's own: up is gibberish, down are loops and stock phrases
+REFERENCE_NLL = (0.50, 1.00)
 LENGTH = (0.60, 0.35)  # times the base's tokens: stopping early is the cheapest way to a low KL
 EMPTY = (0.05, 0.20)  # share of completions without text, above the base's
 ZERO_STD = (0.25, 0.50)  # share of groups in which all rewards are equal: nothing left to learn from
