@@ -244,7 +244,7 @@ def test_every_wrong_term_fails_and_is_named(function):
 
 
 def test_w_log_w_drives_the_policy_away():
-    """The classic: 200 exact steps on w * log w raise the KL it estimates; on 1 - w they end at 0."""
+    """The classic: 60 exact steps on w * log w raise the KL it estimates; on 1 - w they end at 0."""
     with pytest.raises(Mistake, match=r"from 0\.150 to (\d+\.\d+)") as caught:
         module = student.load(SUBMISSIONS / "mistakes" / "backward_w_log_w.py")
         checks.backward_descent(Student(partial(student.call, module)), random.Random(0))

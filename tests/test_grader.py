@@ -408,7 +408,9 @@ def test_as_an_unprivileged_user(open_folder, layers):
         "import concurrent.futures, json, pathlib, sys\n"
         "sys.path.insert(0, '.')\n"
         "from grading import grade\n"
-        f"def run(name): return grade.grade(pathlib.Path(name + '.py'), timeout=20 if name == 'solution' else 5, **{layers})\n"
+        "def run(name):\n"
+        "    seconds = 20 if name == 'solution' else 5\n"
+        f"    return grade.grade(pathlib.Path(name + '.py'), timeout=seconds, **{layers})\n"
         "with concurrent.futures.ThreadPoolExecutor(4) as pool:\n"
         f"    print(json.dumps(dict(zip({list(jobs)}, pool.map(run, {list(jobs)})))))\n"
     )
