@@ -30,7 +30,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
-from transformers import SchedulerType, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -114,9 +114,7 @@ class TrainingSettings(GRPOConfig):
     max_steps: int = field(default=-1, metadata={"help": "gradient steps; -1: 50 for mini models, else 200"})
     learning_rate: float | None = field(
         default=None,
-        metadata={
-            "help": "default: 2e-4 for mini models, else 2e-5; LoRA: x 5. With a KL term it decays to 0"
-        },
+        metadata={"help": "decays linearly from: 2e-4 for mini models, else 2e-5; LoRA: x 5"},
     )
     prompts_per_step: int = field(default=8, metadata={"help": "prompts in one gradient step"})
     num_generations: int = field(default=8, metadata={"help": "completions of each prompt: the group"})
@@ -452,11 +450,6 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0, or start it "
             "with accelerate launch train.py ..."
         )
-    # With a KL term the policy comes to rest, and a decaying rate (the default) lets the noise average out. Without
-    # one it never does, and decay would only stop the hack half-way.
-    free = ours.kl_type == "none" and not settings.beta
-    if free and not {"--lr_scheduler_type", "--lr-scheduler-type"} & set(PARSER.argv):
-        settings.lr_scheduler_type = SchedulerType.CONSTANT
     settings.run_name = settings.run_name or run_name(ours, settings)
     return ours, settings
 
