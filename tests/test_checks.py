@@ -148,6 +148,28 @@ def test_policy_gradient_by_differences():
     )
 
 
+@pytest.mark.parametrize(
+    ("ours", "exactly", "message"),
+    [
+        ([1.0, 0.0], True, None),
+        ([0.98, 0.19], False, None),  # cosine 0.98, length 1
+        ([0.98, 0.19], True, "is not the gradient"),
+        ([0.9, 0.44], False, "is not the gradient"),  # cosine 0.90
+        ([0.5, 0.0], False, "0.5 times as long"),
+        ([2.0, 0.0], True, "2 times as long"),
+        ([-1.0, 0.0], True, "away from the reference"),
+        ([-1.0, 0.0], False, "away from the reference"),
+        ([0.0, 0.0], False, "is not the gradient"),
+    ],
+)
+def test_compare_with_the_gradient_1_0(ours, exactly, message):
+    if message is None:
+        checks.compare(ours, [1.0, 0.0], "KL", exactly)
+    else:
+        with pytest.raises(Mistake, match=message):
+            checks.compare(ours, [1.0, 0.0], "KL", exactly)
+
+
 # --- right answers and mistakes ---------------------------------
 
 

@@ -98,7 +98,7 @@ def test_a_hostile_submission_earns_nothing_and_ends_in_time(hostile_run, name):
     results, seconds = hostile_run["outcomes"][name]
     assert_valid(results)
     assert results["score"] == 0
-    assert seconds < 10 * TIMEOUT  # on a quiet machine TIMEOUT and half a second
+    assert seconds < 60  # on a quiet machine TIMEOUT and half a second
     text = json.dumps(results)
     assert "SECRET-IN" not in text
     assert "\\u001b" not in text and "\\u0000" not in text
