@@ -127,6 +127,9 @@ DEMO_TEXTS = (
 
 def main() -> None:
     from kit.models import resolve_models  # the script may look up: importing this module does not
+    from kit.screen import quiet
+
+    quiet()
 
     parser = argparse.ArgumentParser(description="Measured scores of honest and of degenerate texts.")
     parser.add_argument("--sentiment_model", default="auto", help="auto, mini, a Hugging Face id, or a path")

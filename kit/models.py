@@ -101,7 +101,10 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
         return str(MINI / kind)
     if Path(spec).is_dir():
         return str(Path(spec).resolve())
-    if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or Path(spec).exists():
+    path = Path(spec)
+    # outputs/typo looks like a Hub id; asking the Hub for it would take a minute to fail
+    local = path.exists() or (path.parent != Path() and path.parent.is_dir())
+    if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
         raise UserError(
             f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or an existing folder"
         )

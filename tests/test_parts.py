@@ -323,11 +323,15 @@ def test_samples_follow_the_scored_distribution(tiny_gpt2):
 # ---------------------------------------------------------------------------------- models and the screen
 
 
-def test_a_named_model_is_never_swapped(tmp_path):
+def test_a_named_model_is_never_swapped(tmp_path, monkeypatch):
     assert resolve_models("mini", "mini").policy.endswith("policy")
     assert resolve_models().reason  # and it says why
     with pytest.raises(UserError, match="no such model folder"):
         resolve_models(str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    with pytest.raises(UserError, match="outputs/typo: no such model folder"):
+        resolve_models("outputs/typo")
     with pytest.raises(UserError, match="no complete language model at some-name"):
         load_policy(resolve_models("some-name", "mini").policy)  # offline, not cached
 
