@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,12 +44,25 @@ def assert_valid(results: dict) -> None:
     assert len(json.dumps(results)) < 1_000_000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scratch_of_our_own():
+    """Scratch folders of this file's workers lie in one place, so that nobody else's are taken for ours."""
+    folder = Path(tempfile.mkdtemp(prefix="test-grader-"))
+    folder.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def marked_processes() -> list[str]:
     """Processes of any worker of ours that are still alive, zombies apart."""
+    mark = f"\0HOME={tempfile.gettempdir()}/".encode()
     alive = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"GRADING_WORKER=" in (process / "environ").read_bytes():
+            if mark in b"\0" + (process / "environ").read_bytes():
                 if (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
                     alive.append(process.name)
         except OSError:
@@ -254,7 +268,9 @@ def test_the_result_file_is_whole_at_any_moment(tmp_path):
         tmp_path, "def shaped_reward(scores, completions, prompts=None):\n    while True: pass\n"
     )
     running = subprocess.Popen(
-        [sys.executable, "-m", "grading.grade", path, "--out", out], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "grading.grade", path, "--out", out, "--timeout", "90"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
     )
     seen = set()
     deadline = time.monotonic() + 90
@@ -285,8 +301,6 @@ def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
     while marked_processes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert marked_processes() == []
-    for leftover in Path(os.environ.get("TMPDIR", "/tmp")).glob("grading-*"):  # nobody was left to remove it
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -369,8 +383,6 @@ def as_nobody(tmp_path: Path, *args: object) -> subprocess.CompletedProcess:
 @pytest.fixture
 def open_folder():
     """A folder that an unprivileged user can reach and write, which pytest's own is not."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp(prefix="kit-"))
     folder.chmod(0o777)
     shutil.copytree(ROOT / "grading", folder / "grading", ignore=shutil.ignore_patterns("__pycache__"))
