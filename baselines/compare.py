@@ -99,7 +99,10 @@ def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
 
 
 def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds: int) -> str:
-    """Markdown: method by metric, mean over seeds with the lowest and highest seed; base with its 95 % interval."""
+    """Markdown: method by metric, the mean over seeds with the lowest and the highest of them.
+
+    Where there is only one, as for the base, the brackets hold its 95 % interval over prompts.
+    """
     models = {model["name"]: model for model in comparison["models"]}
     header = ["", *(METRICS[key].label for key in COLUMNS), "Verdicts", "Tokens sampled", "Wall-clock"]
     lines = [header, ["---"] * len(header)]
@@ -108,20 +111,20 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
         cells = [method]
         for key in COLUMNS:
             found = [models[name]["metrics"][key] for name in names]
-            mean, digits = fmean(x["value"] for x in found), 1 if key in ("ref_perplexity", "length") else 2
-            low = found[0]["low"] if method == "base" else min(x["value"] for x in found)
-            high = found[0]["high"] if method == "base" else max(x["value"] for x in found)
-            cells.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+            values, digits = [x["value"] for x in found], 1 if key in ("ref_perplexity", "length") else 2
+            low, high = (found[0]["low"], found[0]["high"]) if len(found) == 1 else (min(values), max(values))
+            cells.append(f"{fmean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
         if method == "base":
             cells += ["", "", ""]
         else:
             verdicts = [models[name]["verdict"] for name in names]
             cells.append(", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
             cells.append(f"{fmean(generated_tokens(read_metrics(runs / name)) for name in names):,.0f}")
-            seconds = [
-                json.loads((runs / name / "seconds.json").read_text(encoding="utf-8")) for name in names
-            ]
-            cells.append(clock(fmean(seconds)))
+            spent = [runs / name / "seconds.json" for name in names]
+            known = all(file.exists() for file in spent)  # not if it was trained by other means
+            cells.append(
+                clock(fmean(json.loads(f.read_text(encoding="utf-8")) for f in spent)) if known else ""
+            )
         lines.append(cells)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -169,9 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = {name: histories[name] for name in histories if name.startswith("ppo")}
     if len(sweep) > 1:
         plots.save(plots.training_curves(sweep, start=1), out, "ppo_sweep")
-    print(
-        f"\nMean over {args.seeds} seeds [lowest, highest]; base: 95 % interval over prompts\n\n{text}\nin {out}"
-    )
+    brackets = "[lowest, highest] seed; base: " if args.seeds > 1 else ""
+    print(f"\nMeans of {args.seeds} seed(s), {brackets}95 % interval over prompts\n\n{text}\nin {out}")
 
 
 if __name__ == "__main__":

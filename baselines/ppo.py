@@ -62,7 +62,7 @@ from accelerate import Accelerator
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl.trainer.utils import disable_dropout_in_model
 
 from baselines.common import RunArguments, at_least, reward_function, setting
@@ -395,6 +395,7 @@ def save_checkpoint(
     run: Run,
     step: int,
     model: ActorCritic,
+    tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     generated_tokens: int,
     keep: int,
@@ -402,6 +403,7 @@ def save_checkpoint(
     """checkpoint-<step>/: all that the next step depends on. trainer_state.json comes last: with it, it is whole."""
     folder = run.path / f"checkpoint-{step}"
     model.lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)  # for evaluate.py: a checkpoint is a model like any other
     save_file(model.value_head.state_dict(), folder / "value_head.safetensors")
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     state = {"global_step": step, "generated_tokens": generated_tokens}
@@ -609,7 +611,9 @@ def main() -> None:
             if last or (ours.eval_every and step % ours.eval_every == 0):
                 validation.run(lm, step)
             if last or step % settings.save_steps == 0:
-                save_checkpoint(run, step, model, optimizer, generated_tokens, settings.save_total_limit)
+                save_checkpoint(
+                    run, step, model, tokenizer, optimizer, generated_tokens, settings.save_total_limit
+                )
     except BaseException as error:
         if tracker is not None:
             tracker.finish({"stopped": type(error).__name__}, exit_code=1)

@@ -168,10 +168,18 @@ def fine_tune(
     model.config.use_cache = True  # the trainer turned it off
 
 
-def save_checkpoint(run: Run, step: int, rounds: int, generated_tokens: int, model: PreTrainedModel) -> None:
+def save_checkpoint(
+    run: Run,
+    step: int,
+    rounds: int,
+    generated_tokens: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     """checkpoint-<step>/, after a round: the next one depends on nothing else. trainer_state.json comes last."""
     folder = run.path / f"checkpoint-{step}"
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)  # for evaluate.py: a checkpoint is a model like any other
     state = {"global_step": step, "rounds": rounds, "generated_tokens": generated_tokens}
     (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
     for _, old in run.checkpoints()[:-1]:
@@ -338,7 +346,7 @@ def main() -> None:
             step += steps_per_round
             if step == total:
                 validation.run(lm, step)
-            save_checkpoint(run, step, number + 1, generated_tokens, lm)
+            save_checkpoint(run, step, number + 1, generated_tokens, lm, tokenizer)
     except BaseException as error:
         if tracker is not None:
             tracker.finish({"stopped": type(error).__name__}, exit_code=1)

@@ -72,6 +72,16 @@ def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(tmp_path):
     assert lines[3].endswith("| 1 drifting, 1 healthy | 1,000 | 1:30 |")
 
 
+def test_one_seed_shows_its_interval_over_prompts_and_unknown_seconds_are_blank(tmp_path):
+    cells = {key: {"value": 0.5, "low": 0.4, "high": 0.7} for key in METRICS}
+    (tmp_path / "sft-0").mkdir()
+    (tmp_path / "sft-0" / "metrics.jsonl").write_text('{"step": 1, "train/generated_tokens": 7}\n')
+    models = [{"name": name, "metrics": cells, "verdict": "healthy"} for name in ("base", "sft-0")]
+    line = compare.table({"models": models}, tmp_path, ["sft"], seeds=1).splitlines()[3]
+    assert line.startswith("| sft | 0.50 [0.40, 0.70] |")
+    assert line.endswith("| 1 healthy | 7 |  |")
+
+
 def test_an_unknown_method_is_refused_by_name():
     with pytest.raises(UserError, match="dpo is none of sft, ppo, grpo"):
         compare.main(["--methods", "ppo,dpo"])

@@ -30,7 +30,7 @@ from transformers import (
 from baselines import ppo
 from baselines.ppo import ActorCritic, Batch, PPOSettings
 from kit.errors import UserError
-from kit.models import MINI, ROOT
+from kit.models import MINI, ROOT, load_policy
 from kit.runs import read_config, read_metrics, read_samples
 from kit.sampling import Completion, sample
 
@@ -367,6 +367,10 @@ def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
     first, second = training[:2]
     assert first["train/kl_policy_ref"] == first["train/kl_policy_ref_k1"] == first["train/kl_penalty"] == 0
     assert second["train/kl_policy_ref"] > 0
+    words = AutoTokenizer.from_pretrained(MINI / "policy")("This film")["input_ids"]
+    assert (
+        load_policy(str(run / "checkpoint-2"))[1]("This film")["input_ids"] == words
+    )  # a model like any other
     bias = load_file(run / "checkpoint-2" / "value_head.safetensors")["bias"].item()
     assert bias == pytest.approx(
         first["train/shaped"], abs=0.05
