@@ -63,11 +63,13 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     `auto` is GPT-2 and DistilBERT on a GPU with both cached or the Hub in reach, else the mini pair; if one of
     the two is named, the other's `auto` follows it. Raises `UserError` for a folder that does not exist.
     """
-    if model == "auto" and sentiment_model == "auto":
+    # The two go together: a mini policy's prose is best read by the mini classifier
+    if model != "auto":
+        full, why = model != "mini" and not _is_bundled(model), "as asked for"
+    elif sentiment_model == "mini" or _is_bundled(sentiment_model):
+        full, why = False, "as asked for"
+    else:
         full, why = _full_models_available()
-    else:  # the two go together: a mini policy's prose is best read by the mini classifier
-        named = model if model != "auto" else sentiment_model
-        full, why = named != "mini" and not _is_bundled(named), "as asked for"
     policy = _resolve(model, FULL_POLICY if full else "mini", "policy")
     sentiment = _resolve(sentiment_model, FULL_SENTIMENT if full else "mini", "sentiment")
     other = "--model mini" if full else f"--model {FULL_POLICY.split('/')[-1]}"
