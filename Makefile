@@ -12,7 +12,7 @@ ARGS ?=
 help:
 	@echo "make train [ARGS=\"...\"]  set up .venv, then python train.py ARGS (a few minutes on a CPU)"
 	@echo "make test                set up .venv, then run the tests"
-	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds (about an hour on two cores)"
+	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds"
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
 	@echo "make lint | make clean"
