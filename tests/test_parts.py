@@ -81,7 +81,7 @@ def test_imdb_is_shuffled_balanced_and_clean(tmp_path):
     assert len(texts) == 40 and sum(labels[:10]) == 5 and sum(labels) == 20
     assert all(("good" in t) == bool(label) for t, label in zip(texts, labels, strict=True))
     assert "<br />" not in " ".join(texts) and "bad film" in " ".join(texts)
-    assert [t for t in texts if "good" in t] != sorted(t for t in texts if "good" in t)
+    assert [t for t in texts if "good" in t] != [f"good film {i}" for i in range(20)]  # not the file's order
 
 
 def test_imdb_prompts_are_the_first_words_of_reviews(tmp_path):
