@@ -98,13 +98,17 @@ def load_scorer(spec: str, device: torch.device | str | None = None, batch_size:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec)
-        model = AutoModelForSequenceClassification.from_pretrained(spec, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            spec, dtype=torch.float32, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the sentiment model {spec} cannot be loaded ({reason}); give mini, a Hugging Face id, or a folder "
             "with a sequence-classification model"
         ) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one, and says nothing
+        raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
     return SentimentScorer(
         model.to(device or "cpu"), tokenizer, name=Path(spec).name or spec, batch_size=batch_size
     )

@@ -29,7 +29,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import PeftModel
 from transformers import TrainerCallback, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
@@ -45,6 +44,7 @@ from kit.models import (
     load_reference,
     lora_config,
     resolve_models,
+    save_policy,
 )
 from kit.runs import Run
 from kit.tracking import Tracker
@@ -289,10 +289,7 @@ def last_words(run: Run, ours: ExerciseArguments, seconds: float) -> str:
         )
     else:
         following = "Change one flag at a time, and compare."
-    return (
-        f"\nDone in {clock(seconds)}. The run is in {run.path}/ : metrics.jsonl, samples.jsonl, final/\n"
-        f"  Compare: python evaluate.py base this={run.path}\n  {following}"
-    )
+    return f"{run.closing(seconds, 'this')}\n  {following}"
 
 
 # -------------------------------------------------------------------------------------------------- main
@@ -391,11 +388,7 @@ def main() -> None:
 
     # Train
     if main_process:
-        size = sum(p.numel() for p in policy.parameters()) / 1e6
-        print(
-            f"policy {choice.policy_name} ({size:.1f} M), sentiment {choice.sentiment_name}, on {distributed.device}"
-        )
-        print(f"  ({choice.reason})")
+        print(choice.introduction(policy, distributed.device))
         print(
             f"run {run.path}, {settings.max_steps} steps of {settings.prompts_per_step} prompts x "
             f"{settings.num_generations} completions, learning rate {settings.learning_rate:g}\n",
@@ -415,7 +408,7 @@ def main() -> None:
 
     # Save
     if main_process:
-        save(policy, tokenizer, run, merge=ours.merge_lora)
+        save_policy(policy, tokenizer, run.final, merge=ours.merge_lora)
         seconds = time.monotonic() - started
         if tracker is not None:
             tracker.finish({"seconds": seconds, "final": str(run.final)})
@@ -464,15 +457,6 @@ def resolved(ours: ExerciseArguments, settings: TrainingSettings, choice, num_pr
         "num_prompts": num_prompts,
         "training": settings.to_sanitized_dict(),
     }
-
-
-def save(policy, tokenizer, run: Run, merge: bool) -> None:
-    """final/: safetensors and tokenizer, for plain `from_pretrained` and `pipeline`."""
-    if merge and isinstance(policy, PeftModel):
-        policy = policy.merge_and_unload()
-    policy.config.use_cache = True  # the trainer turned it off
-    policy.save_pretrained(run.final)
-    tokenizer.save_pretrained(run.final)
 
 
 if __name__ == "__main__":

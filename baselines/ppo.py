@@ -69,7 +69,7 @@ from baselines.common import RunArguments, at_least, reward_function, setting
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
 from kit.cli import KitParser
 from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models
+from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.runs import Run
 from kit.sampling import Completion, sample
 from kit.tracking import Tracker
@@ -402,8 +402,7 @@ def save_checkpoint(
 ) -> None:
     """checkpoint-<step>/: all that the next step depends on. trainer_state.json comes last: with it, it is whole."""
     folder = run.path / f"checkpoint-{step}"
-    model.lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)  # for evaluate.py: a checkpoint is a model like any other
+    save_policy(model.lm, tokenizer, folder)  # for evaluate.py: a checkpoint is a model like any other
     save_file(model.value_head.state_dict(), folder / "value_head.safetensors")
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     state = {"global_step": step, "generated_tokens": generated_tokens}
@@ -523,9 +522,7 @@ def main() -> None:
         max_new_tokens=ours.max_completion_length,
         temperature=ours.temperature,
     )
-    size = sum(p.numel() for p in lm.parameters()) / 1e6
-    print(f"policy {choice.policy_name} ({size:.1f} M), sentiment {choice.sentiment_name}, on {device}")
-    print(f"  ({choice.reason})")
+    print(choice.introduction(lm, device))
     print(
         f"run {run.path}, {settings.max_steps} steps of {settings.batch_size} completions, learning rate "
         f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}\n",
@@ -622,15 +619,11 @@ def main() -> None:
         raise
 
     # final/
-    if ours.merge_lora:
-        lm = lm.merge_and_unload()
-    lm.save_pretrained(run.final)
-    tokenizer.save_pretrained(run.final)
+    save_policy(lm, tokenizer, run.final, merge=ours.merge_lora)
     seconds = time.monotonic() - started
     if tracker is not None:
         tracker.finish({"seconds": seconds, "final": str(run.final)})
-    print(f"\nDone in {clock(seconds)}. The run is in {run.path}/ : metrics.jsonl, samples.jsonl, final/")
-    print(f"  Compare: python evaluate.py base ppo={run.path}")
+    print(run.closing(seconds, "ppo"))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from baselines.common import RunArguments, at_least, reward_function, setting
 from data import HELD_OUT_PROMPTS, check_prompts, load_imdb, load_prompts
 from kit.cli import KitParser
 from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models
+from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.runs import Run
 from kit.sampling import Completion, sample
 from kit.tracking import Tracker
@@ -178,8 +178,7 @@ def save_checkpoint(
 ) -> None:
     """checkpoint-<step>/, after a round: the next one depends on nothing else. trainer_state.json comes last."""
     folder = run.path / f"checkpoint-{step}"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)  # for evaluate.py: a checkpoint is a model like any other
+    save_policy(model, tokenizer, folder)  # for evaluate.py: a checkpoint is a model like any other
     state = {"global_step": step, "rounds": rounds, "generated_tokens": generated_tokens}
     (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
     for _, old in run.checkpoints()[:-1]:
@@ -287,9 +286,7 @@ def main() -> None:
         if ours.eval_every and step % ours.eval_every == 0 and step != total:
             validation.run(lm, step)
 
-    size = sum(p.numel() for p in lm.parameters()) / 1e6
-    print(f"policy {choice.policy_name} ({size:.1f} M), sentiment {choice.sentiment_name}, on {device}")
-    print(f"  ({choice.reason})")
+    print(choice.introduction(lm, device))
     source = (
         f"best of {settings.num_generations} for each of {kept} prompts"
         if sampled_data
@@ -355,15 +352,11 @@ def main() -> None:
         raise
 
     # final/
-    if ours.merge_lora:
-        lm = lm.merge_and_unload()
-    lm.save_pretrained(run.final)
-    tokenizer.save_pretrained(run.final)
+    save_policy(lm, tokenizer, run.final, merge=ours.merge_lora)
     seconds = time.monotonic() - started
     if tracker is not None:
         tracker.finish({"seconds": seconds, "final": str(run.final)})
-    print(f"\nDone in {clock(seconds)}. The run is in {run.path}/ : metrics.jsonl, samples.jsonl, final/")
-    print(f"  Compare: python evaluate.py base sft={run.path}")
+    print(run.closing(seconds, "sft"))
 
 
 if __name__ == "__main__":

@@ -26,14 +26,13 @@ import time
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOTrainer
 
 import rewards_solution
 from data import load_prompts
-from kit.models import load_policy, load_reference, resolve_models
+from kit.models import load_policy, load_reference, lora_config, resolve_models
 from reward_utils import make_reward_function
 from sentiment import load_scorer
 from train import TrainingSettings
@@ -86,7 +85,7 @@ def measure(variant: str, choice, steps: int) -> tuple[float, float]:
             args=settings,
             train_dataset=Dataset.from_dict({"prompt": load_prompts() * 20}),
             processing_class=tokenizer,
-            peft_config=LoraConfig(r=16, fan_in_fan_out=policy.config.model_type == "gpt2") if lora else None,
+            peft_config=lora_config(16, policy) if lora else None,
         )
         if variant != "bare TRL":
             reward.policy = trainer.model

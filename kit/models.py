@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -44,6 +45,14 @@ class ModelChoice:
     @property
     def sentiment_name(self) -> str:
         return display_name(self.sentiment)
+
+    def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
+        """The first lines on screen: which models, on what device, and why these."""
+        size = sum(p.numel() for p in policy.parameters()) / 1e6
+        return (
+            f"policy {self.policy_name} ({size:.1f} M), sentiment {self.sentiment_name}, on {device}\n"
+            f"  ({self.reason})"
+        )
 
 
 def display_name(spec: str) -> str:
@@ -110,7 +119,21 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
         raise UserError(
             f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or an existing folder"
         )
+    if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
+        _ask_the_hub(spec)
     return spec
+
+
+def _ask_the_hub(spec: str) -> None:
+    """One question with a short timeout: `from_pretrained` retries for a minute before it says that it is offline."""
+    try:
+        HfApi().model_info(spec, timeout=HUB_TIMEOUT_SECONDS)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"{spec}: no such folder here, and no such public model on the Hub") from None
+    except Exception as error:  # offline mode, no network, a proxy's page
+        raise UserError(
+            f"{spec} is not in the cache, and the Hub is out of reach ({type(error).__name__}); give mini or a folder"
+        ) from None
 
 
 def load_policy(
@@ -148,6 +171,10 @@ def load_policy(
             f"no complete language model at {display_name(spec)} ({reason}); give mini, a Hugging Face id, a run "
             "folder or a checkpoint"
         ) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one, and says nothing
+        raise UserError(
+            f"{spec}: there is a model but no tokenizer; put the base model's tokenizer files there"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     disable_dropout_in_model(model)
@@ -161,6 +188,17 @@ def load_reference(spec: str, device: torch.device | str | None = None) -> PreTr
     Never a deep copy of a model a trainer has seen: its patched forward would still be the policy's.
     """
     return load_policy(spec, device)[0].requires_grad_(False).eval()
+
+
+def save_policy(
+    policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, merge: bool = False
+) -> None:
+    """Safetensors and tokenizer, for plain `from_pretrained` and `pipeline`; `merge` folds LoRA adapters in."""
+    if merge and isinstance(policy, PeftModel):
+        policy = policy.merge_and_unload()
+    policy.config.use_cache = True  # the trainer turned it off
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _adapter_base(adapter_config: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kit.errors import UserError
+from kit.screen import clock
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
@@ -110,6 +111,13 @@ class Run:
                 kept = [row for row in _read_lines(path) if row["step"] <= step]
                 path.unlink()
                 self._append(name, kept)
+
+    def closing(self, seconds: float, name: str) -> str:
+        """The last lines on screen: how long it took, where things are, how to compare them under `name`."""
+        return (
+            f"\nDone in {clock(seconds)}. The run is in {self.path}/ : metrics.jsonl, samples.jsonl, final/\n"
+            f"  Compare: python evaluate.py base {name}={self.path}"
+        )
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
