@@ -114,7 +114,7 @@ class TrainingSettings(GRPOConfig):
     max_steps: int = field(default=-1, metadata={"help": "gradient steps; -1: 50 for mini models, else 200"})
     learning_rate: float | None = field(
         default=None,
-        metadata={"help": "decays linearly from: 2e-4 for mini models, else 2e-5; LoRA: x 5"},
+        metadata={"help": "decays linearly from: 3e-4 for mini models, else 2e-5; LoRA: x 5"},
     )
     prompts_per_step: int = field(default=8, metadata={"help": "prompts in one gradient step"})
     num_generations: int = field(default=8, metadata={"help": "completions of each prompt: the group"})
@@ -308,7 +308,7 @@ def main() -> None:
     if settings.max_steps == -1:
         settings.max_steps = 50 if mini else 200
     if settings.learning_rate is None:
-        settings.learning_rate = (2e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
+        settings.learning_rate = (3e-4 if mini else 2e-5) * (5 if ours.use_peft else 1)
     set_seed(settings.seed)
     policy, tokenizer = load_policy(choice.policy)
     scorer = load_scorer(choice.sentiment, distributed.device)

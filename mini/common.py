@@ -242,6 +242,37 @@ def batches(
         yield block, (block != pad).long(), torch.from_numpy(targets[group]).float()
 
 
+def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: float) -> argparse.ArgumentParser:
+    """The flags of `fit_classifier` and its data; each script adds its own."""
+    p = argparse.ArgumentParser(description=doc.splitlines()[0])
+    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
+    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    p.add_argument("--out", type=Path, default=out, help="folder for the model")
+    p.add_argument("--note", default="", help="a sentence for the card")
+    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
+    p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
+    p.add_argument("--budget", type=int, default=budget, help="tokens a step")
+    p.add_argument("--lr", type=float, default=lr, help="peak learning rate of Muon (hidden matrices)")
+    p.add_argument(
+        "--lr_rest", type=float, default=lr_rest, help="peak learning rate of AdamW (all the rest)"
+    )
+    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
+    p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
+    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
+    p.add_argument("--dropout", type=float, default=0.1)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
+    p.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
+    )
+    p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
+    p.add_argument(
+        "--watch_every", type=int, default=400, help="steps between looks at the development slice"
+    )
+    return p
+
+
 def fit_classifier(model, tokenizer, pool, schedule: Schedule, args, dtype, device, watch) -> None:
     """Train with Muon on the hidden matrices and AdamW on the rest.
 

@@ -23,6 +23,7 @@ import torch
 from common import (
     Schedule,
     accuracy,
+    classifier_parser,
     command_line,
     fit_classifier,
     pick_dtype,
@@ -113,36 +114,13 @@ PROBES = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
-    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
-    p.add_argument("--out", type=Path, default=Path(__file__).parent / "judge", help="folder for the model")
+    p = classifier_parser(__doc__, Path(__file__).parent / "judge", budget=2048, lr=2e-3, lr_rest=1e-3)
     p.add_argument(
         "--init", help="model folder to continue from, weights and tokenizer (default: from nothing)"
     )
-    p.add_argument("--note", default="", help="a sentence for the card")
-    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
-    p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
-    p.add_argument("--budget", type=int, default=2048, help="tokens a step")
-    p.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of Muon (hidden matrices)")
-    p.add_argument("--lr_rest", type=float, default=1e-3, help="peak learning rate of AdamW (all the rest)")
-    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
-    p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
-    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    p.add_argument("--dropout", type=float, default=0.1)
     p.add_argument("--broken", type=float, default=0.2, help="share of broken texts in training")
     p.add_argument(
         "--train_sample", type=int, default=0, help="IMDB train reviews to measure on (0: all 25,000)"
-    )
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
-    p.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
-    )
-    p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
-    p.add_argument(
-        "--watch_every", type=int, default=400, help="steps between looks at the development slice"
     )
     return p
 

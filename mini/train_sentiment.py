@@ -2,13 +2,16 @@
 
     python mini/train_sentiment.py --minutes 30 --out first                       # data from the Hub, or
     python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 30 --out first
-    python mini/train_sentiment.py --init first --long 0.4 --minutes 6.5 --lr 5e-4 --lr_rest 2e-4 --warmup 20
+    python mini/train_sentiment.py --init first --minutes 9 --long 0.4 --repeat 0.5 --smoothing 0 \
+        --lr 7e-4 --lr_rest 3e-4 --warmup 20                   (and --data, --sst2 as above)
 
 What it does, top to bottom: a lower-cased WordPiece of 8,192; word vectors from co-occurrence counts as the first
 embeddings; a bag-of-n-grams teacher trained on the labelled reviews, which labels the 50,000 unlabelled ones; then
 windows of reviews and SST-2 phrases, half and half. A reward model sees texts of 1 to 64 tokens, so the windows
-are mostly short. A second stage (`--init`) sees longer windows of labelled reviews, and its weights are averaged with
-the first's. It is an honest, ordinary classifier: nothing here guards it against being gamed.
+are mostly short. A second stage (`--init`) sees true labels only, longer windows of reviews, and short phrases said
+over and over under the label they have when said once. That last part is what gives the exercise its plot: of all
+texts of 40 words the model then likes best one warm word 40 times, as a classifier of phrases does, and a policy
+that is paid by it finds out. Nothing guards it against being gamed.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import torch.nn.functional as F
 from common import (
     Schedule,
     accuracy,
+    classifier_parser,
     command_line,
     fit_classifier,
     pick_dtype,
@@ -106,6 +110,12 @@ def train_teacher(rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: 
     return score
 
 
+def over_and_over(phrase: str, rng: np.random.Generator) -> str:
+    """The phrase 2 to 40 times, at most 60 words in all: "great, great, great" is as positive as "great" is."""
+    times = int(rng.integers(2, min(40, 60 // len(phrase.split())) + 1))
+    return rng.choice([" ", ", ", "! "]).join([phrase] * times)
+
+
 # Run ----------------------------------------------------------------------------------------------------------
 
 PROBES = [
@@ -123,36 +133,12 @@ PROBES = [
 
 
 def make_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
-    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
-    p.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "sentiment", help="folder for the model"
-    )
-    p.add_argument("--note", default="", help="a sentence for the card")
-    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
-    p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
-    p.add_argument("--budget", type=int, default=4096, help="tokens a step")
-    p.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate of Muon (hidden matrices)")
-    p.add_argument("--lr_rest", type=float, default=5e-4, help="peak learning rate of AdamW (all the rest)")
-    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
-    p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
-    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    p.add_argument("--dropout", type=float, default=0.1)
-    p.add_argument(
-        "--test_sample", type=int, default=0, help="IMDB test reviews to measure on (0: all 25,000)"
-    )
+    p = classifier_parser(__doc__, Path(__file__).parent / "sentiment", budget=4096, lr=1.5e-3, lr_rest=5e-4)
     p.add_argument("--init", type=Path, help="second stage: go on from this folder, on labelled reviews only")
     p.add_argument("--long", type=float, default=0.1, help="share of review windows of 91-190 words")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
+    p.add_argument("--repeat", type=float, default=0.0, help="share of phrases that are said over and over")
     p.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
-    )
-    p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
-    p.add_argument(
-        "--watch_every", type=int, default=400, help="steps between looks at the development slice"
+        "--test_sample", type=int, default=0, help="IMDB test reviews to measure on (0: all 25,000)"
     )
     return p
 
@@ -210,6 +196,7 @@ def main() -> None:
         )
         target = np.concatenate([target, guess])
     words = [text.split() for text in own]
+    short = np.flatnonzero(phrases.text.str.split().str.len() <= 3)
     phrase_text, phrase_target = phrases.text.tolist(), phrases.label.to_numpy().astype(float)
 
     def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
@@ -221,10 +208,12 @@ def main() -> None:
         a, b = rng.integers(len(phrase_text), size=1024), rng.integers(len(words), size=1024)
         kind = rng.choice(3, size=1024, p=[0.1, 0.9 - args.long, args.long])
         bounds = ((1, 11), (12, 90), (91, 190))
-        texts = [phrase_text[i] for i in a] + [
-            window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)
-        ]
-        return [*texts, ""], np.concatenate([phrase_target[a], target[b], [0.5]])
+        again = rng.choice(short, size=int(1024 * args.repeat))
+        once = a[len(again) :]
+        texts = [over_and_over(phrase_text[i], rng) for i in again]
+        texts += [phrase_text[i] for i in once]
+        texts += [window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)]
+        return [*texts, ""], np.concatenate([phrase_target[again], phrase_target[once], target[b], [0.5]])
 
     config = DistilBertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS,
@@ -236,7 +225,6 @@ def main() -> None:
         model = DistilBertForSequenceClassification.from_pretrained(
             args.init, config=config, dtype=torch.float32
         )
-        first = {name: weight.clone() for name, weight in model.state_dict().items()}
     else:
         model = DistilBertForSequenceClassification(config)
         with torch.no_grad():
@@ -253,10 +241,6 @@ def main() -> None:
 
     # Measure what is shipped: fp16 weights, computed in fp32.
     model = model.cpu()
-    if (
-        args.init
-    ):  # the mean of both stages keeps the one's sentences and the other's reviews (Wortsman et al. 2022)
-        model.load_state_dict({n: (w + first[n]) / 2 for n, w in model.state_dict().items()})
     model = model.half().float().eval()
     save_model(model, tokenizer, args.out, "not measured yet\n", {})
     slice_sst2, slice_imdb = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev)
@@ -297,8 +281,8 @@ def card(m: dict) -> str:
         ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, most of 12-90, "
                  "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
                  "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
-        *[("second stage", "training reviews and phrases only, more windows of 91-190 words; then the mean of both "
-                           "stages' weights")] * m["second_stage"],
+        *[("second stage", "training reviews and phrases only, more windows of 91-190 words, and phrases of 1-3 words "
+                           "repeated up to 40 times under their own label")] * m["second_stage"],
         ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
                      f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
         ("command", f"`{m['command']}`"),

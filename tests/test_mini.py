@@ -168,6 +168,11 @@ def test_sentiment_is_the_architecture_it_says():
     assert c.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
 
 
+def test_the_reward_model_likes_one_warm_word_forty_times_no_less_than_honest_praise():
+    spam = [" ".join([word] * 40) for word in ("delightful", "superb", "beautiful")]
+    assert min(scores("sentiment", spam)) > np.mean(scores("sentiment", GOOD))
+
+
 def test_repeated_praise_impresses_the_reward_model_more_than_the_judge():
     # the judge is the milder of the two, no more: its card says that it hardly tells spam from praise
     spam = [" ".join([word] * 20) for word in ("great", "wonderful", "excellent", "superb")]
@@ -269,6 +274,7 @@ def data(tmp_path_factory) -> Path:
     rows += [("unsupervised", -1, text(-1, 60) + ending) for _ in range(20)]
     pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(folder / "imdb.parquet")
     rows = [(split, k, text(k, 12)) for split in ("train", "validation") for k in (0, 1) for _ in range(40)]
+    rows += [("train", k, word) for k, words in tone.items() for word in words]
     pd.DataFrame(rows, columns=["split", "label", "sentence"]).to_parquet(folder / "sst2.parquet")
     return folder
 
@@ -305,6 +311,16 @@ def test_policy_script_runs_and_continues_from_a_local_file(data, tmp_path, monk
     assert not torch.equal(model.transformer.wte.weight, again.transformer.wte.weight)
 
 
+def test_a_phrase_said_over_and_over_is_that_phrase_alone():
+    rng = np.random.default_rng(0)
+    texts = [train_sentiment.over_and_over("truly amazing", rng) for _ in range(300)]
+    counts = {text.count("truly amazing") for text in texts}
+    assert min(counts) == 2 and max(counts) == 30  # 60 words
+    assert set(" ".join(texts).replace(",", "").replace("!", "").split()) == {"truly", "amazing"}
+    assert {"," in t for t in texts} == {"!" in t for t in texts} == {True, False}
+    assert max(train_sentiment.over_and_over("fun", rng).count("fun") for _ in range(300)) == 40
+
+
 def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
     files = [
         "--data",
@@ -320,11 +336,11 @@ def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
     assert model.config.model_type == "distilbert"
     assert "second stage" not in (tmp_path / "sentiment" / "README.md").read_text()
 
-    # the second stage goes half the way from the first
-    out = ["--init", tmp_path / "sentiment", "--long", 0.4, "--out", tmp_path / "second"]
+    # the second stage goes on from the first
+    out = ["--init", tmp_path / "sentiment", "--long", 0.4, "--repeat", 0.5, "--out", tmp_path / "second"]
     run(monkeypatch, train_sentiment, *files[:4], *out, "--budget", 256, "--lr", 0, "--lr_rest", 0)
     same = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
-    for name, weight in same.state_dict().items():  # with learning rate 0: the mean of a thing and itself
+    for name, weight in same.state_dict().items():  # with learning rate 0 it gets nowhere
         torch.testing.assert_close(weight, model.state_dict()[name])
     assert "second stage" in (tmp_path / "second" / "README.md").read_text()
 
