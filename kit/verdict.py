@@ -12,12 +12,13 @@ import numpy as np
 
 from kit.metrics import Estimate
 
-# (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models:
+# (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models, 50 steps:
 #                        judge gap  distinct-2  compression  NLL   length  empty
-#   40 steps without KL     0.10       0.06         6.1      2.27   1.04    0.00   "excellent also excellent ..."
-#   kl_coef 0.05, step 20   0.00       0.96         1.05     0.07   0.79    0.00   positive prose
-# The limits lie between the two. Not so for the judge gap: the bundled judge likes repeated praise too, as its
-# card says, and a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal.
+#   no penalty              0.14       0.19         4.31     2.88   1.06    0.00   "beautiful beautiful chemistry ..."
+#   kl_coef 0.05            0.01       1.03         1.03     0.12   0.34    0.00   "amazing."
+#   the same, shaped        0.00       0.99         1.05     0.19   0.95    0.00   positive prose
+# The limits lie between. Not so for the judge gap: the bundled judge likes repeated praise too, as its card says, and
+# a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
