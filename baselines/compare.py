@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from kit import plots
 from kit.comparison import METRICS, Parser, at_least_1
 from kit.errors import UserError, run_main
@@ -129,6 +131,15 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def frontier(found: dict[str, Any], methods: Sequence[str]) -> Figure:
+    """evaluate.py's frontier with a look for each method instead of each run: one point a seed, joined."""
+    last: dict[str, dict[str, Any]] = {}  # of each run, its latest model
+    for point in sorted(found["points"], key=lambda p: p["step"] or 0):
+        if point["source"] == "samples":
+            last[point["model"]] = {**point, "model": point["model"].rsplit("-", 1)[0], "step": None}
+    return plots.frontier(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument(
@@ -169,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for method in methods
     }
     plots.save(plots.training_curves(histories, start=1), out, "methods")
+    plots.save(frontier(comparison["frontier"], methods), out, "frontier_methods")
     sweep = {name: histories[name] for name in histories if name.startswith("ppo")}
     if len(sweep) > 1:
         plots.save(plots.training_curves(sweep, start=1), out, "ppo_sweep")

@@ -85,3 +85,15 @@ def test_one_seed_shows_its_interval_over_prompts_and_unknown_seconds_are_blank(
 def test_an_unknown_method_is_refused_by_name():
     with pytest.raises(UserError, match="dpo is none of sft, ppo, grpo"):
         compare.main(["--methods", "ppo,dpo"])
+
+
+def test_the_frontier_shows_the_last_model_of_every_seed_under_its_method():
+    def point(model, step, kl, source="samples"):
+        return {"model": model, "step": step, "source": source, "kl": kl, "sentiment": 0.5, "judge": None}
+
+    points = [point("base", None, 0.0), point("ppo-0.3-0", 50, 2.0), point("ppo-0.3-0", 40, 9.0)]
+    points += [point("ppo-0.3-1", 50, 3.0), point("ppo-0.3-1", 50, 7.0, "validation")]
+    figure = compare.frontier({"points": points, "best_of_n": [], "tilt": []}, ["ppo-0.3"])
+    drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].get_lines()}
+    assert drawn["base"] == [0.0] and drawn["ppo-0.3"] == [2.0, 3.0]
+    assert not any("validations" in label for label in drawn)
