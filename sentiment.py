@@ -90,6 +90,18 @@ class SentimentScorer:
         return scores
 
 
+def load_tokenizer(spec: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer at `spec`, a Hugging Face id or a folder.
+
+    Raises:
+        UserError: its files are missing. transformers makes an empty one then, and says nothing.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(spec)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
+    return tokenizer
+
+
 def load_scorer(spec: str, device: torch.device | str | None = None, batch_size: int = 64) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
@@ -97,18 +109,16 @@ def load_scorer(spec: str, device: torch.device | str | None = None, batch_size:
         UserError: it cannot be had, or its labels do not say which class is positive.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True
         )
+        tokenizer = load_tokenizer(spec)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the sentiment model {spec} cannot be loaded ({reason}); give mini, a Hugging Face id, or a folder "
             "with a sequence-classification model"
         ) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one, and says nothing
-        raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
     return SentimentScorer(
         model.to(device or "cpu"), tokenizer, name=Path(spec).name or spec, batch_size=batch_size
     )

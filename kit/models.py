@@ -10,16 +10,13 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import disable_dropout_in_model
 
 from kit.errors import UserError
+from kit.memory import keep_freed_memory
 from reward_utils import positions
+from sentiment import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
@@ -143,11 +140,13 @@ def load_policy(
 
     `spec` is what `resolve_models` gives, or a run folder (its `final/`), a checkpoint, or a LoRA adapter
     folder (merged into its base). Weights are fp32 (a bf16 weight does not feel a step of 1e-4), dropout is
-    off, a padding token is set, and position ids follow the attention mask.
+    off, a padding token is set, and position ids follow the attention mask. From now on the process keeps the
+    memory it frees.
 
     Raises:
         UserError: there is no complete model at `spec`.
     """
+    keep_freed_memory()
     folder = Path(spec)
     if (folder / "final").is_dir():
         folder = folder / "final"
@@ -162,19 +161,13 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
         if adapter.is_file():
             model = PeftModel.from_pretrained(model, spec).merge_and_unload()
-        tokenizer = AutoTokenizer.from_pretrained(
-            spec if (folder / "tokenizer_config.json").is_file() else base
-        )
+        tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base)
     except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"no complete language model at {display_name(spec)} ({reason}); give mini, a Hugging Face id, a run "
             "folder or a checkpoint"
         ) from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one, and says nothing
-        raise UserError(
-            f"{spec}: there is a model but no tokenizer; put the base model's tokenizer files there"
-        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     disable_dropout_in_model(model)

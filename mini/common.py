@@ -125,14 +125,33 @@ def muon(weights: list[torch.Tensor], lr: float, weight_decay: float) -> torch.o
     )
 
 
-def pick_dtype(device: str, name: str) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16 or AMX), else fp32."""
-    if name != "auto":
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+def add_machine_flags(p: argparse.ArgumentParser) -> None:
+    """The flags of `start_run`, and --compile."""
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
+    p.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
+    )
+
+
+def start_run(args: argparse.Namespace) -> tuple[str, torch.dtype]:
+    """Seed and threads set; device, and the dtype of the matrix products.
+
+    By default that is bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16, AMX), or fp32.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.dtype != "auto":
+        bf16 = args.dtype == "bf16"
+    elif device == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    return device, torch.bfloat16 if bf16 else torch.float32
 
 
 # Classifiers ------------------------------------------------------------------------------------------------
@@ -260,12 +279,7 @@ def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: floa
     p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
     p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
     p.add_argument("--dropout", type=float, default=0.1)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
-    p.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
-    )
+    add_machine_flags(p)
     p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
     p.add_argument(
         "--watch_every", type=int, default=400, help="steps between looks at the development slice"

@@ -26,13 +26,13 @@ from common import (
     classifier_parser,
     command_line,
     fit_classifier,
-    pick_dtype,
     polarity,
     positive,
     ppmi_vectors,
     read_imdb,
     read_sst2,
     save_model,
+    start_run,
     table,
     token_ids,
     train_wordpiece,
@@ -130,12 +130,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.steps and not args.minutes:
         parser.error("give the run a length: --minutes or --steps")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = pick_dtype(device, args.dtype)
     begin = time.monotonic()
-    torch.manual_seed(args.seed)
+    device, dtype = start_run(args)
 
     # The splits change places: trained on test reviews, measured on train reviews.
     imdb, sst2 = read_imdb(args.data), read_sst2(args.sst2)

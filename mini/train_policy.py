@@ -1,6 +1,6 @@
 """Train the bundled language model: a small GPT-2 on IMDB reviews, from nothing.
 
-    python mini/train_policy.py                                        # Hub data; on two idle cores about an hour
+    python mini/train_policy.py                                        # Hub data; on two cores 70 minutes
     python mini/train_policy.py --data path/to/imdb.parquet            # the same from a local file
     python mini/train_policy.py --minutes 20                           # the whole schedule in a given time
     python mini/train_policy.py --epochs 4 --batch 128                 # a GPU: better, in minutes
@@ -24,7 +24,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Schedule, command_line, held_out_reviews, muon, pick_dtype, read_imdb, save_model, table
+from common import (
+    Schedule,
+    add_machine_flags,
+    command_line,
+    held_out_reviews,
+    muon,
+    read_imdb,
+    save_model,
+    start_run,
+    table,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -215,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--note", default="", help="a sentence for the card, e.g. on what --init was")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     p.add_argument("--evaluate", help="model folder to measure; nothing is trained")
-    p.add_argument("--steps", type=int, default=4277, help="length of training in steps (0: only --extend)")
+    p.add_argument("--steps", type=int, default=4500, help="length of training in steps (0: only --extend)")
     p.add_argument(
         "--minutes", type=float, default=0, help="length of training in minutes instead (0: by --steps)"
     )
@@ -230,12 +240,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--extend", type=int, default=120, help="steps at the end for positions 128-255 alone (0: none)"
     )
     p.add_argument("--held_out", type=int, default=2000, help="test reviews kept for measuring")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
-    p.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
-    )
+    add_machine_flags(p)
     p.add_argument("--log_every", type=int, default=25, help="steps between progress lines")
     p.add_argument("--save_every", type=float, default=5, help="minutes between checkpoints")
     return p
@@ -244,13 +249,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = make_parser()
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = pick_dtype(device, args.dtype)
     begin = time.monotonic()
+    device, dtype = start_run(args)
+    rng = np.random.default_rng(args.seed)
 
     # Data: shuffled once; the tokenizer sees the first 30,000 of the training reviews.
     imdb = read_imdb(args.data)

@@ -29,12 +29,12 @@ from common import (
     classifier_parser,
     command_line,
     fit_classifier,
-    pick_dtype,
     positive,
     ppmi_vectors,
     read_imdb,
     read_sst2,
     save_model,
+    start_run,
     table,
     token_ids,
     train_wordpiece,
@@ -148,13 +148,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.steps and not args.minutes:
         parser.error("give the run a length: --minutes or --steps")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = pick_dtype(device, args.dtype)
     begin = time.monotonic()
+    device, dtype = start_run(args)
     rng = np.random.default_rng(args.seed)
-    torch.manual_seed(args.seed)
 
     imdb, sst2 = read_imdb(args.data), read_sst2(args.sst2)
     train = imdb[imdb.split == "train"].sample(frac=1, random_state=args.seed)
