@@ -39,11 +39,14 @@ SFT_ROUNDS, SFT_N = 4, 8
 COLUMNS = ("reward", "sentiment", "judge", "kl_policy_ref", "distinct_2", "ref_perplexity", "length")
 
 
-def commands(steps: int) -> dict[str, list[str]]:
+def commands(steps: int, model: str = "mini") -> dict[str, list[str]]:
     """Method -> its command. The sampling budget is steps * 64 completions for each."""
     prompts = steps * COMPLETIONS_PER_STEP // (SFT_ROUNDS * SFT_N)
     sft = f"--rounds {SFT_ROUNDS} --prompts_per_round {prompts} --num_generations {SFT_N}"
     grpo = "--kl_type forward --kl_coef 0.1 --reward_shaping shaped --use_solution"
+    if model == "mini":
+        # The best of 1, 2 and 3e-4 under a penalty, on seed 0; train.py's own, 3e-4, is chosen to show the hack.
+        grpo += " --learning_rate 1e-4"
     return {
         "sft": f"-m baselines.sft {sft}".split(),
         "ppo": f"-m baselines.ppo --max_steps {steps} --kl_coef 0.1".split(),
@@ -158,7 +161,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    available, methods = commands(args.steps), args.methods.split(",")
+    available, methods = commands(args.steps, args.model), args.methods.split(",")
     for method in methods:
         if method not in available:
             raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(available)}")
