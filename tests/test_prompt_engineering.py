@@ -96,7 +96,7 @@ def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_pa
     record = json.loads((tmp_path / "prompt_engineering.json").read_text())
     assert [row["prefix"] for row in record["table"]] == ["", "ZQX ", "VKJ "] * 2
     assert record["gain"]["rl"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert "cannot be told apart" in record["conclusion"] or "prefix beats RL" in record["conclusion"]
+    assert record["gain"]["both"] == record["gain"]["prefix"]
     assert record["conclusion"] in capsys.readouterr().out
 
 
