@@ -296,6 +296,42 @@ def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "outputs").exists()  # and no half-made run folder
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def kl_penalty_forward(p, r, c)\n", r"rewards.py, line 1: expected ':'"),
+        (
+            "x = 1\n\ny = x / 0\n",
+            r"rewards.py, line 3: importing it raised ZeroDivisionError: division by zero",
+        ),
+        ("def kl_penalty(p, r, c=0.1): return [0.0]\n", r"rewards.py has no function kl_penalty_forward"),
+        (
+            "from functools import partial\nkl_penalty_forward = partial(max)\n",
+            r"has no function kl_penalty_f",
+        ),
+        (
+            "def kl_penalty_forward(p, r): return [0.0]\n",
+            r"\(rewards.py, line 1\) raised TypeError: .*positional",
+        ),
+        (
+            "def kl_penalty_forward(p, r, c):\n    return 1 / 0\n",
+            r"line 2\) raised ZeroDivisionError: division",
+        ),
+        ("def kl_penalty_forward(p, r, c): return 0.0\n", r"returned 0.0, not a list of 1 numbers"),
+        ("def kl_penalty_forward(p, r, c): return []\n", r"returned 0 values for 1 completions"),
+    ],
+)
+def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tmp_path, monkeypatch):
+    import train as script
+
+    (tmp_path / "rewards.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "rewards", None)  # what is imported here does not outlive the test
+    del sys.modules["rewards"]
+    with pytest.raises(UserError, match=says):
+        script.student_module(script.ExerciseArguments(kl_type="forward"))
+
+
 def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
     done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
