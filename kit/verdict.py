@@ -14,9 +14,9 @@ from kit.metrics import Estimate
 
 # (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models, 50 steps:
 #                        judge gap  distinct-2  compression  NLL   length  empty
-#   no penalty              0.14       0.19         4.31     2.88   1.06    0.00   "beautiful beautiful chemistry ..."
-#   kl_coef 0.05            0.01       1.03         1.03     0.12   0.34    0.00   "amazing."
-#   the same, shaped        0.00       0.99         1.05     0.19   0.95    0.00   positive prose
+#   no penalty              0.13       0.06        11.23     0.76   1.04    0.00   "stunning stunning stunning ..."
+#   kl_coef 0.05            0.00       0.99         1.06     0.14   0.66    0.00   short: "is excellent."
+#   the same, shaped        0.00       0.93         1.07     0.05   1.00    0.00   positive prose
 # The limits lie between. Not so for the judge gap: the bundled judge likes repeated praise too, as its card says, and
 # a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
