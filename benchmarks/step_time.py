@@ -1,7 +1,8 @@
 """What the kit adds to a bare GRPO step, as ratios measured in one run.
 
 The base line is the same trainer, model, prompts and sizes with a reward that costs nothing; it is what TRL takes
-for sampling, loss and update. Prints a table, and with --write puts it into benchmarks/step_time.md.
+for sampling, loss and update. Each variant runs in a process of its own: none inherits another's memory. Prints a
+table, and with --write puts it into benchmarks/step_time.md.
 
     python benchmarks/step_time.py --write
 """
@@ -18,11 +19,13 @@ from kit.screen import quiet
 quiet()
 
 import argparse
+import multiprocessing
 import platform
 import resource
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from datasets import Dataset
@@ -60,8 +63,8 @@ def free_reward(completion_ids, **_) -> list[float]:
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def measure(variant: str, choice, steps: int) -> tuple[float, float]:
-    """(median seconds a step, peak memory in MB: of the GPU, or of the process) of one variant."""
+def measure(variant: str, choice, steps: int) -> tuple[list[float], float]:
+    """([lower quartile, median, upper quartile] seconds a step, peak MB of the GPU or the process) of one variant."""
     policy, tokenizer = load_policy(choice.policy)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lora = variant == "LoRA, forward"
@@ -97,34 +100,35 @@ def measure(variant: str, choice, steps: int) -> tuple[float, float]:
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
-    return statistics.median(times.seconds[WARM_UP:]), peak
+    return statistics.quantiles(times.seconds[WARM_UP:], n=4, method="inclusive"), peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="auto", help="as in train.py")
-    parser.add_argument("--steps", type=int, default=6, help="measured steps of each variant")
+    parser.add_argument("--steps", type=int, default=16, help="measured steps of each variant")
     parser.add_argument("--write", action="store_true", help="write benchmarks/step_time.md")
     args = parser.parse_args()
     choice = resolve_models(args.model)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    gpu = torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     lines = [
         f"`python benchmarks/step_time.py`: {choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 "
-        f"completions of at most 40 tokens; median of {args.steps} steps after {WARM_UP}.",
+        f"completions of at most 40 tokens; median [quartiles] of {args.steps} steps after {WARM_UP}.",
         "",
-        "| step | seconds | against bare TRL |",
-        "|---|---|---|",
+        f"| step | seconds | against bare TRL | peak memory of the {'GPU' if gpu else 'process'} |",
+        "|---|---|---|---|",
     ]
     bare = None
-    for variant in ("bare TRL", "no penalty, KL measured", "forward penalty", "LoRA, forward"):
-        seconds, peak = measure(variant, choice, args.steps)
-        bare = bare or seconds
-        lines.append(f"| {variant} | {seconds:.2f} | {seconds / bare:.2f} x |")
-        print(lines[-1], flush=True)
-    lines += [
-        "",
-        f"Peak memory of the {'GPU' if torch.cuda.is_available() else 'whole process'}: {peak:,.0f} MB.",
-    ]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        for variant in ("bare TRL", "no penalty, KL measured", "forward penalty", "LoRA, forward"):
+            (low, seconds, high), peak = processes.submit(measure, variant, choice, args.steps).result()
+            bare = bare or seconds
+            lines.append(
+                f"| {variant} | {seconds:.2f} [{low:.2f}, {high:.2f}] | {seconds / bare:.2f} x | {peak:,.0f} MB |"
+            )
+            print(lines[-1], flush=True)
     if args.write:
         (ROOT / "benchmarks/step_time.md").write_text("# Step time\n\n" + "\n".join(lines) + "\n")
 
