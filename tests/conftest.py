@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random GPT-2 built from a config, no weights and no network."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+def system_python() -> str:
+    """A Python that any user may run: that of the virtual environment may lie where only its owner can read."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
+    if python is None or subprocess.run(new_enough).returncode:
+        pytest.skip("no system-wide python 3.10+ that another user could run")
+    return python
 
 
 @pytest.fixture

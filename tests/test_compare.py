@@ -4,6 +4,7 @@ python -m pytest tests/test_compare.py
 """
 
 import json
+import subprocess
 
 import pytest
 
@@ -12,6 +13,7 @@ from baselines.ppo import PARSER as PPO_PARSER
 from baselines.sft import PARSER as SFT_PARSER
 from kit.comparison import METRICS
 from kit.errors import UserError
+from kit.models import MINI
 from train import parse as parse_grpo
 
 
@@ -36,6 +38,23 @@ def test_all_train_on_the_same_reward_and_penalty():
     assert run.reward_shaping == grpo.reward_shaping == "shaped"
     assert ppo.kl_coef == grpo.kl_coef == 0.1 and grpo.kl_type == "forward"
     assert SFT_PARSER.parse_args_and_config([])[0].reward_shaping == "shaped"
+
+
+def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
+    assert parse_grpo(compare.commands(40)["grpo"][1:])[1].learning_rate == 1e-4
+    assert (
+        parse_grpo(compare.commands(40, mini=False)["grpo"][1:])[1].learning_rate is None
+    )  # the model's own
+
+
+@pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])
+def test_the_bundled_policy_is_known_by_name_and_by_path(model, monkeypatch, tmp_path):
+    trained = []
+    monkeypatch.setattr(compare, "train", lambda command, folder, seed: trained.append(command))
+    monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    with pytest.raises(UserError, match=r"evaluate\.py failed"):
+        compare.main(["--seeds", "1", "--methods", "grpo", "--model", model, "--runs", str(tmp_path)])
+    assert "1e-4" in trained[0]
 
 
 def test_tokens_are_read_from_the_counter_or_from_the_lengths():

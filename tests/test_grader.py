@@ -20,8 +20,8 @@ import pytest
 
 from grading import grade as grader
 from grading.checks import CHECKS
+from tests.conftest import ROOT, system_python
 
-ROOT = Path(__file__).resolve().parent.parent
 SUBMISSIONS = ROOT / "tests" / "submissions"
 HOSTILE = sorted((SUBMISSIONS / "hostile").glob("*.py"))
 RIGHT = sorted((SUBMISSIONS / "right").glob("*.py"))
@@ -363,12 +363,7 @@ def as_nobody(tmp_path: Path, *args: object) -> subprocess.CompletedProcess:
     python = sys.executable
     extra = {}
     if os.geteuid() == 0:
-        python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-        if (
-            python is None
-            or subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]).returncode
-        ):
-            pytest.skip("no system-wide python 3.10+ that an unprivileged user could run")
+        python = system_python()
         extra = {"user": 65534, "group": 65534, "extra_groups": []}
     return subprocess.run(
         [python, *map(str, args)],
@@ -445,9 +440,7 @@ def test_as_an_unprivileged_user(open_folder, layers):
 )
 def test_as_the_root_of_a_container(open_folder):
     """Root without CAP_SYS_ADMIN, as in Docker: the worker gets a user id of its own first."""
-    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if python is None:
-        pytest.skip("no system-wide python")
+    python = system_python()
     for source, score in (("rewards_solution.py", 100), ("tests/submissions/hostile/daemon.py", 0)):
         shutil.copy(ROOT / source, open_folder / "rewards.py")
         done = subprocess.run(
