@@ -38,6 +38,7 @@ test: .venv/.installed-dev
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)

@@ -39,22 +39,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kit import plots, report
+from kit.cli import Parser
 from kit.comparison import (
-    METRICS,
-    Bench,
     Model,
-    Parser,
-    estimates,
     find_frontier,
+    load_bench,
+    load_measured,
     one_sentence,
-    spread,
     trained_with,
     zero_std_groups,
 )
 from kit.errors import UserError, run_main
+from kit.measuring import METRICS, Bench, estimates, spread
 from kit.models import MINI, display_name, resolve_models
 from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
@@ -74,19 +73,20 @@ BARS = (
 )
 
 
-def measure(bench: Bench, model: Model, base: Model, num_samples: int) -> None:
-    """Fill in one model's row. Whatever goes wrong is written there, and the other models go on."""
+def fill_in(
+    model: Model, bench: Bench, num_samples: int, base: Model | None = None, slope: float = 0.0
+) -> None:
+    """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
+
+    Whatever goes wrong is written into the model's row, and the other models go on.
+    """
     try:
-        pair = (bench.reference, bench.tokenizer) if model is base else bench.load(model.path)
-        model.rows = bench.measure(*pair, num_samples)
+        pair = load_measured(bench, model.path) if base else (bench.reference, bench.tokenizer)
+        model.rows = bench.rows(*pair, num_samples)
         with bench.phase("statistics"):
             model.estimates = estimates(model.rows, num_samples)
-        if model is base:
-            bench.judge_slope = base_slope(model)
-        else:
-            model.signals = signals(
-                model.estimates, base.estimates, zero_std_groups(model), bench.judge_slope
-            )
+        if base:
+            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model), slope)
             model.verdict = verdict(model.signals)
         if "kl_policy_ref" not in model.estimates:
             model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
@@ -110,10 +110,10 @@ def base_slope(base: Model) -> float:
 
 def model_record(model: Model, base: Model) -> dict[str, Any]:
     """One entry of comparison.json's `models`."""
-    numbers = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for key, estimate in model.estimates.items():
         low, high = estimate.interval()
-        entry = {"value": estimate.value, "low": low, "high": high}
+        entry: dict[str, Any] = {"value": estimate.value, "low": low, "high": high}
         delta = estimate - base.estimates[key] if key in base.estimates and model is not base else None
         delta_low, delta_high = delta.interval() if delta else (None, None)
         entry |= {"delta": delta.value if delta else None, "delta_low": delta_low, "delta_high": delta_high}
@@ -152,7 +152,7 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
     if any(runs.values()):
         plots.save(plots.training_curves(runs), out, "training")
     if comparison["frontier"]:
-        plots.save(plots.frontier(**comparison["frontier"], names=names), out, "frontier")
+        plots.save(plots.reward_against_kl(**comparison["frontier"], names=names), out, "frontier")
 
 
 def show(models: Sequence[Model]) -> None:
@@ -185,7 +185,7 @@ def describe(signal: Signal) -> str:
     return f"{signal.name} {signal.value:.2f} {signal.unit}, {signal.level} (from {limit:g})"
 
 
-# The command line ------------------------------------------------------------------------------------------
+# ---- the command line --------------------------------------------------------------------------------------
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -209,7 +209,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def named_models(args: argparse.Namespace) -> list[Model]:
     """The models asked for, base first. Raises `UserError` for a bad or repeated name."""
     short = [f"{name}={getattr(args, name)}" for name in ("sft", "ppo", "grpo") if getattr(args, name)]
-    models = []
+    models: list[Model] = []
     for pair in [*args.models, *short]:
         name, _, path = pair.partition("=")
         if pair == BASE:
@@ -228,23 +228,27 @@ def named_models(args: argparse.Namespace) -> list[Model]:
     return models
 
 
+def open_samples(folder: str) -> TextIO:
+    """`folder`/samples.jsonl, for writing: now, not after minutes of sampling. Raises `UserError`."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return (Path(folder) / "samples.jsonl").open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     models = named_models(args)
-    out = Path(args.out)
-    try:  # now, not after minutes of sampling
-        out.mkdir(parents=True, exist_ok=True)
-        samples_file = (out / "samples.jsonl").open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {args.out}: cannot write there ({error.strerror})") from None
+    out, samples_file = Path(args.out), open_samples(args.out)
 
     # Load
-    spec = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
+    judge = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
     choice = resolve_models(
         trained_with(args.model, "model", models),
         trained_with(args.sentiment_model, "sentiment_model", models),
     )
-    bench = Bench.from_flags(args, choice, spec)
+    bench = load_bench(args, choice, judge)
     base = Model(BASE, choice.policy)
     models = [base, *models]
     checkpoints = {m.name: m.earlier_checkpoints() if args.frontier_samples else [] for m in models}
@@ -252,16 +256,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench.progress = Progress(total * len(bench.prompts), "sampling", "completions")
     print(
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
-        f"judge {display_name(spec) if spec else 'none'} ({choice.reason})\n"
+        f"judge {display_name(judge) if judge else 'none'} ({choice.reason})\n"
         f"{len(models)} models x {len(bench.prompts)} prompts x {args.num_samples} samples of at most "
         f"{args.max_new_tokens} tokens, temperature {args.temperature:g}, seed {args.seed}"
     )
 
     # Measure
-    for model in models:
-        measure(bench, model, base, args.num_samples)
-        if base.error:
-            raise UserError(f"the reference model cannot be measured: {base.error}")
+    fill_in(base, bench, args.num_samples)
+    if base.error:
+        raise UserError(f"the reference model cannot be measured: {base.error}")
+    slope = base_slope(base)
+    for model in models[1:]:
+        fill_in(model, bench, args.num_samples, base, slope)
     frontier = None
     if args.frontier_samples:
         frontier = find_frontier(bench, models, checkpoints, args.frontier_samples)
@@ -270,24 +276,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     with samples_file:
         for model in models:
             samples_file.writelines(to_json({"model": model.name, **row}) + "\n" for row in model.rows)
+    settings = {
+        "reference": choice.policy_name,
+        "sentiment_model": choice.sentiment_name,
+        "judge": display_name(judge) if judge else None,
+        "prompts": args.prompts,
+        "num_prompts": len(bench.prompts),
+        **{key: getattr(args, key) for key in ("num_samples", "max_new_tokens", "temperature", "seed")},
+        "frontier_samples": args.frontier_samples,
+        "judge_slope": slope,
+    }
     comparison = {
         "schema": SCHEMA,
         "command": shlex.join(["python", "evaluate.py", *(sys.argv[1:] if argv is None else argv)]),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": bench.seconds,
-        "settings": {
-            "reference": choice.policy_name,
-            "sentiment_model": choice.sentiment_name,
-            "judge": display_name(spec) if spec else None,
-            "prompts": args.prompts,
-            "num_prompts": len(bench.prompts),
-            "num_samples": args.num_samples,
-            "max_new_tokens": args.max_new_tokens,
-            "temperature": args.temperature,
-            "seed": args.seed,
-            "frontier_samples": args.frontier_samples,
-            "judge_slope": bench.judge_slope,
-        },
+        "settings": settings,
         "provenance": provenance(),
         "metrics": {key: metric._asdict() for key, metric in METRICS.items()},
         "models": [model_record(model, base) for model in models],

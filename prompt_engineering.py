@@ -17,14 +17,18 @@ quiet()
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kit.comparison import Bench, Model, Parser, trained_with
+from kit.cli import Parser
+from kit.comparison import Model, load_bench, load_measured, trained_with
 from kit.errors import UserError, run_main
+from kit.measuring import Bench
 from kit.metrics import Estimate, mean_estimate
 from kit.models import display_name, resolve_models
 from kit.runs import to_json
+from reward_utils import checked, load_student
 
 PREFIXES: tuple[str, ...] = (
     "I loved every minute of this film. ",
@@ -42,10 +46,7 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     """`sentiment`: P(positive). `shaped`: the student's `shaped_reward` of it, without the prefix anywhere."""
     if kind == "sentiment":
         return lambda completions, prompts: bench.scorer(completions)
-    from reward_utils import checked
-    from train import ExerciseArguments, student_module
-
-    student = student_module(ExerciseArguments(reward_shaping="shaped", use_solution=use_solution))
+    student: Any = load_student(use_solution, reward_shaping="shaped")
     return lambda completions, prompts: checked(
         student.shaped_reward,
         bench.scorer(completions),
@@ -55,11 +56,12 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     )
 
 
-def measure(
+def prefix_scores(
     bench: Bench, path: str | None, prefixes: Sequence[str], score: Score, num: int
 ) -> dict[str, np.ndarray]:
     """prefix -> scores (num_prompts, num) of one model; `path` None is the reference."""
-    model, tokenizer = (bench.reference, bench.tokenizer) if path is None else bench.load(path)
+    model: Any
+    model, tokenizer = (bench.reference, bench.tokenizer) if path is None else load_measured(bench, path)
     context = getattr(model.config, "max_position_embeddings", 1024)
     scores = {}
     for prefix in prefixes:
@@ -166,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trained_with(args.model, "model", [trained_model]),
         trained_with(args.sentiment_model, "sentiment_model", [trained_model]),
     )
-    bench = Bench.from_flags(args, choice)
+    bench = load_bench(args, choice)
     if len(bench.prompts) < 4:
         raise UserError(
             f"{len(bench.prompts)} prompts are too few: one half chooses the prefix, the other measures it"
@@ -182,8 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"
     )
-    base = measure(bench, None, prefixes, score, args.num_samples)
-    trained = measure(bench, args.trained, prefixes, score, args.num_samples)
+    base = prefix_scores(bench, None, prefixes, score, args.num_samples)
+    trained = prefix_scores(bench, args.trained, prefixes, score, args.num_samples)
 
     gain, chosen = gains(base, trained)
     rows = [(cell(base[p]), cell(trained[p]), repr(p) if p else "(no prefix)") for p in prefixes]

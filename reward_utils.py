@@ -9,6 +9,7 @@ The penalty reaches GRPO as a number: no gradient flows through it. What it does
 E[penalty * grad log pi], which need not be the gradient of the KL whose value it estimates.
 """
 
+import importlib
 import inspect
 import math
 import numbers
@@ -16,6 +17,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -29,7 +32,7 @@ LogProbs = list[list[float]]  # one row per completion, one natural log-probabil
 SPARSE_THRESHOLD = 0.8
 
 
-# ------------------------------------------------------------------------------------------ log-probs
+# ---- log-probs ---------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -59,26 +62,27 @@ def token_log_probs(
     device = lm.get_input_embeddings().weight.device
     was_training = model.training
     model.eval()
-    rows: LogProbs = []
+    pairs = [(len(p), [*p, *c]) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+    rows: LogProbs = [[] for _ in pairs]
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][1]))  # rows of one length: little padding
     try:
-        pairs = list(zip(prompt_ids, completion_ids, strict=True))
-        for start in range(0, len(pairs), chunk_size):
-            chunk = pairs[start : start + chunk_size]
-            tokens = [torch.tensor([*prompt, *completion]) for prompt, completion in chunk]
-            mask = pad([torch.ones_like(row) for row in tokens], padding_value=0, padding_side="right").to(
-                device
-            )
-            ids = pad(tokens, padding_value=0, padding_side="right").to(device)
+        for start in range(0, len(order), chunk_size):
+            chunk = order[start : start + chunk_size]
+            tokens = [torch.tensor(pairs[i][1]) for i in chunk]
+            ids = pad(tokens, padding_value=0, padding_side="right").to(device)  # (B, L)
+            real = [torch.ones_like(row) for row in tokens]
+            mask = pad(real, padding_value=0, padding_side="right").to(device)
             # The backbone alone: the trainer patches the whole model's forward with autocast and a fused head.
             hidden = lm.base_model(
                 input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
             ).last_hidden_state  # (B, L, D)
-            for (prompt, completion), h in zip(chunk, hidden, strict=True):
-                predicting = h[len(prompt) - 1 : len(prompt) + len(completion) - 1]  # (T, D)
-                logits = lm.get_output_embeddings()(predicting).float() / temperature  # (T, V)
-                sampled = torch.tensor(completion, dtype=torch.long, device=device).unsqueeze(-1)  # (T, 1)
-                # log softmax(z)_x = z_x - logsumexp(z)
-                rows.append((logits.gather(-1, sampled).squeeze(-1) - logits.logsumexp(-1)).tolist())
+            # The completions' tokens of all rows at once: (N, D) hidden states and the (N,) tokens that come next
+            starts = torch.tensor([pairs[i][0] for i in chunk], device=device)
+            sampled = (torch.arange(1, ids.shape[1], device=device) >= starts[:, None]) & mask[:, 1:].bool()
+            logits = lm.get_output_embeddings()(hidden[:, :-1][sampled]).float() / temperature  # (N, V)
+            chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:][sampled].unsqueeze(-1))
+            for i, values in zip(chunk, chosen.squeeze(-1).split(sampled.sum(1).tolist()), strict=True):
+                rows[i] = values.tolist()
     finally:
         model.train(was_training)
     return rows
@@ -90,7 +94,7 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def reference_log_probs(
-    policy: PreTrainedModel | PeftModel, reference: PreTrainedModel | None, *args, **kwargs
+    policy: PreTrainedModel | PeftModel, reference: PreTrainedModel | None, *args: Any, **kwargs: Any
 ) -> LogProbs:
     """`token_log_probs` under pi_ref: the `reference` model, or without one the LoRA policy less its adapter."""
     if reference is not None:
@@ -103,7 +107,7 @@ def reference_log_probs(
         return token_log_probs(policy, *args, **kwargs)
 
 
-# ---------------------------------------------------------------------- measured KL (ours, never the student's)
+# ---- measured KL (ours, never the student's) ---------------------------------------------------------------
 # d = log pi - log pi_ref of a token sampled from pi, w = exp(-d) = pi_ref/pi. Both forms are >= 0 for every
 # token and have less variance than d and -w*d, whose expectations they share because E_pi[w] = 1
 # (Schulman 2020, "Approximating KL divergence").
@@ -137,10 +141,49 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
     ]
 
 
-# ------------------------------------------------------------------------------------ the student's functions
+# ---- the student's functions -------------------------------------------------------------------------------
 
 
-def checked(function: Callable[..., list[float]], *args, expected: int) -> list[float]:
+def load_student(
+    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear", kl_coef: float = 0.1
+) -> ModuleType | None:
+    """rewards.py or rewards_solution.py, or None where none of its functions is used.
+
+    The functions that are used are tried on one token each, before any model is loaded.
+
+    Raises:
+        UserError: importing it failed, or one of these functions is missing, not written yet, or wrong.
+    """
+    # (name, positional arguments of the trial call)
+    needed: list[tuple[str, tuple]] = []
+    if kl_type != "none":
+        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]], kl_coef)))
+    if reward_shaping == "shaped":
+        needed.append(("shaped_reward", ([0.5], ["a film"], ["This was"])))
+    if not needed:
+        return None
+    name = "rewards_solution" if use_solution else "rewards"
+    try:
+        module = importlib.import_module(name)
+    except SyntaxError as error:
+        raise UserError(f"{name}.py, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        theirs = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(f"{name}.py")
+        ]
+        where = f", line {theirs[-1]}" if theirs else ""
+        raise UserError(f"{name}.py{where}: importing it raised {type(error).__name__}: {error}") from None
+    for function_name, args in needed:
+        function: Any = getattr(module, function_name, None)
+        if not isinstance(
+            inspect.unwrap(function), FunctionType
+        ):  # errors name its line, so it must have one
+            raise UserError(f"{name}.py has no function {function_name}; keep the stubs' names and their def")
+        checked(function, *args, expected=1)
+    return module
+
+
+def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> list[float]:
     """Call a student's function; whatever is wrong with it or its result is one sentence with file and line.
 
     Raises:
@@ -187,7 +230,7 @@ def linear_reward(scores: Sequence[float], completions: Sequence[str], prompts: 
     return list(scores)
 
 
-# -------------------------------------------------------------------------------------------- the reward
+# ---- the reward --------------------------------------------------------------------------------------------
 
 
 class RewardFunction:
@@ -235,25 +278,30 @@ class RewardFunction:
         prompts: list[str],
         completions: list[str],
         completion_ids: list[list[int]],
+        policy_log_probs: LogProbs | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         **_: object,
     ) -> list[float]:
-        """N rewards for N sampled completions. Each part is its own series through TRL's `log_metric`."""
+        """N rewards for N sampled completions. Each part is its own series through TRL's `log_metric`.
+
+        `policy_log_probs` are those of the sampled tokens where the sampler has them (`kit.sampling.rollout`).
+        """
         scores, shaped = self.base_reward(completions, prompts)
         n = len(completions)
         penalties, series = [0.0] * n, {}
         if self.policy is not None:
             prompt_ids = self.tokenizer(prompts)["input_ids"]
-            policy_rows = token_log_probs(self.policy, prompt_ids, completion_ids, self.temperature)
+            policy_rows = policy_log_probs or token_log_probs(
+                self.policy, prompt_ids, completion_ids, self.temperature
+            )
             ref_rows = reference_log_probs(
                 self.policy, self.reference, prompt_ids, completion_ids, self.temperature
             )
             series["kl_policy_ref"] = kl_policy_ref(policy_rows, ref_rows)
             series["kl_ref_policy"] = kl_ref_policy(policy_rows, ref_rows)
-            if (
-                self.penalty is not None
-            ):  # copies: what a student's function does to its arguments stays there
+            if self.penalty is not None:
+                # copies: what a student's function does to its arguments stays there
                 rows = [list(row) for row in policy_rows], [list(row) for row in ref_rows]
                 penalties = checked(self.penalty, *rows, self.kl_coef, expected=n)
         rewards = [s - p for s, p in zip(shaped, penalties, strict=True)]
@@ -277,15 +325,15 @@ def make_reward_function(
     negate: bool = False,
     temperature: float = 1.0,
     reference: PreTrainedModel | None = None,
-    student=None,
+    student: object = None,
 ) -> RewardFunction:
     """Put the reward together.
 
-    `student` is the module (`rewards` or `rewards_solution`) whose `shaped_reward`, `kl_penalty_forward` and
+    `student` is the module, from `load_student`, whose `shaped_reward`, `kl_penalty_forward` and
     `kl_penalty_backward` are used for `reward_shaping="shaped"` and `kl_type="forward" | "backward"`.
     `reference` is pi_ref; None means a LoRA policy, whose base is the reference.
     """
-    shape = {
+    shape: dict[str, Any] = {
         "linear": linear_reward,
         "sparse": sparse_reward,
         "shaped": getattr(student, "shaped_reward", None),

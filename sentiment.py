@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from kit.errors import UserError, run_main
 
+MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
 MAX_CHARACTERS = 20_000  # far beyond any classifier's context; bounds the tokenizer's time on absurd input
 
@@ -140,17 +142,13 @@ DEMO_TEXTS = (
 
 
 def main() -> None:
-    from kit.models import resolve_models  # the script may look up: importing this module does not
-    from kit.screen import quiet
-
-    quiet()
-
     parser = argparse.ArgumentParser(description="Measured scores of honest and of degenerate texts.")
-    parser.add_argument("--sentiment_model", default="auto", help="auto, mini, a Hugging Face id, or a path")
-    choice = resolve_models("auto", parser.parse_args().sentiment_model)
-    scorer = load_scorer(choice.sentiment)
+    parser.add_argument("--sentiment_model", default="mini", help="mini, a Hugging Face id, or a path")
+    asked = parser.parse_args().sentiment_model
+    disable_progress_bar()
+    scorer = load_scorer(str(MINI) if asked == "mini" else asked)
     texts = [text for _, text in DEMO_TEXTS]
-    print(f"P(positive) by {choice.sentiment_name}, and the hackable word counter\n")
+    print(f"P(positive) by {asked}, and the hackable word counter\n")
     print(f"{'kind':<20} {'classifier':>10} {'words':>6}  text")
     for (kind, text), p, count in zip(DEMO_TEXTS, scorer(texts), word_count_score(texts), strict=True):
         print(f"{kind:<20} {p:>10.3f} {count:>6.2f}  {text[:60]!r}")

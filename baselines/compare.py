@@ -29,9 +29,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kit import plots
-from kit.comparison import METRICS, Parser, at_least_1
+from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
-from kit.models import MINI, ROOT, resolve_models
+from kit.measuring import METRICS
+from kit.models import ROOT, resolve_models
 from kit.runs import Run, read_metrics
 
 COMPLETIONS_PER_STEP = 64
@@ -55,7 +56,7 @@ def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
     }
 
 
-def train(command: Sequence[str], folder: Path, seed: int) -> None:
+def finish_run(command: Sequence[str], folder: Path, seed: int) -> None:
     """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json."""
     if (folder / "final").is_dir():
         return
@@ -134,23 +135,20 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def frontier(found: dict[str, Any], methods: Sequence[str]) -> Figure:
+def methods_frontier(found: dict[str, Any], methods: Sequence[str]) -> Figure:
     """evaluate.py's frontier with a look for each method instead of each run: one point a seed, joined."""
     last: dict[str, dict[str, Any]] = {}  # of each run, its latest model
     for point in sorted(found["points"], key=lambda p: p["step"] or 0):
         if point["source"] == "samples":
             last[point["model"]] = {**point, "model": point["model"].rsplit("-", 1)[0], "step": None}
-    return plots.frontier(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
+    return plots.reward_against_kl(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument(
-        "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
-    )
-    parser.add_argument(
-        "--steps", type=at_least_1, default=50, metavar="N", help="64 completions each (default: 50)"
-    )
+    n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
+    parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
+    parser.add_argument("--steps", default=50, help="64 completions each (default: 50)", **n)
     parser.add_argument("--methods", default="sft,ppo,grpo,ppo-0.3", help="which, separated by commas")
     parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
     parser.add_argument("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
@@ -161,7 +159,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    mini = Path(resolve_models(args.model, args.sentiment_model).policy).is_relative_to(MINI)
+    mini = resolve_models(args.model, args.sentiment_model).mini
     available, methods = commands(args.steps, mini), args.methods.split(",")
     for method in methods:
         if method not in available:
@@ -170,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
     for seed in range(args.seeds):  # seed by seed: after the first there is a whole comparison to look at
         for method in methods:
-            train([*available[method], *models], runs / f"{method}-{seed}", seed)
+            finish_run([*available[method], *models], runs / f"{method}-{seed}", seed)
 
     named = [f"{m}-{seed}={runs / f'{m}-{seed}'}" for m in methods for seed in range(args.seeds)]
     evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *models]
@@ -184,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for method in methods
     }
     plots.save(plots.training_curves(histories, start=1), out, "methods")
-    plots.save(frontier(comparison["frontier"], methods), out, "frontier_methods")
+    plots.save(methods_frontier(comparison["frontier"], methods), out, "frontier_methods")
     sweep = {name: histories[name] for name in histories if name.startswith("ppo")}
     if len(sweep) > 1:
         plots.save(plots.training_curves(sweep, start=1), out, "ppo_sweep")

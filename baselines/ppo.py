@@ -42,41 +42,22 @@ KL Divergence".
     save, and a resumed run is the run that was never interrupted.
 """
 
-# ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import clock, quiet
+# ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
+from kit.screen import quiet
 
 quiet()
 
-import json
-import shutil
-import sys
 import time
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl.trainer.utils import disable_dropout_in_model
-
-from baselines.common import RunArguments, at_least, reward_function, setting
-from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
 from kit.cli import KitParser
-from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models, save_policy
-from kit.runs import Run
-from kit.sampling import Completion, sample
-from kit.tracking import Tracker
-from kit.validation import Validation
-from sentiment import load_scorer, word_count_score
+from kit.errors import UserError, run_main, told_in_one_line
+from kit.flags import BaselineArguments, at_least, setting
 
-# ------------------------------------------------------------------------------------------------ settings
+# ---- settings ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -88,8 +69,7 @@ class PPOSettings:
     minibatch_size: int = setting(32, "completions to an update")
     ppo_epochs: int = setting(3, "passes over each batch, at most")
     learning_rate: float | None = setting(
-        None,
-        "peak, decays linearly to 0; default: 5e-5 for mini models, else 5e-6; five times that with LoRA",
+        None, "peak, decays linearly to 0; default: 5e-5 for mini models, else 5e-6; LoRA: x 5"
     )
     value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
     gamma: float = setting(0.99, "discount from token to token")
@@ -109,27 +89,33 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs", "save_steps", "save_total_limit")
-        at_least(
-            0,
-            self,
-            "value_learning_rate",
-            "gamma",
-            "lam",
-            "clip_range",
-            "value_clip_range",
-            "value_coef",
-        )
-        at_least(0, self, "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
+        at_least(0, self, "value_learning_rate", "gamma", "lam", "clip_range", "value_clip_range")
+        at_least(0, self, "value_coef", "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
         if self.max_steps == 0 or self.max_steps < -1:
             raise UserError(f"--max_steps {self.max_steps}: give at least 1")
         if max(self.gamma, self.lam) > 1:
             raise UserError("--gamma and --lam are at most 1: beyond, returns grow with the distance")
 
 
-SHOWN_FLAGS = [f.name for c in (RunArguments, PPOSettings) for f in fields(c)]
+PARSER = KitParser((BaselineArguments, PPOSettings), __doc__)
+if __name__ == "__main__":
+    with told_in_one_line():
+        PARSER.check()
 
+import numpy as np
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from trl.trainer.utils import disable_dropout_in_model
 
-# ------------------------------------------------------------------------------------------------ formulas
+from kit.sampling import Completion, sample
+from kit.session import Session, reward_without_penalty
+
+# ---- formulas ----------------------------------------------------------------------------------------------
 # Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and
 # a value in column t is that of the state before it. mask is 1 on real tokens, 0 on padding, which is on the right.
 
@@ -196,25 +182,23 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(G - V) / Var(G) over real tokens: 1 is perfect, 0 no better than a constant; nan for constant G."""
     real = mask.bool()
     variance = returns[real].var(unbiased=False)
-    return (
-        float("nan")
-        if variance == 0
-        else (1 - (returns - values)[real].var(unbiased=False) / variance).item()
-    )
+    if variance == 0:
+        return float("nan")
+    return (1 - (returns - values)[real].var(unbiased=False) / variance).item()
 
 
-# --------------------------------------------------------------------------------------------------- model
+# ---- model -------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Batch:
     """Completions as tensors (details 3, 5): B rows, L tokens with the prompt, T of the completion alone."""
 
-    def __init__(self, ids: Tensor, attention: Tensor, where: Tensor, actions: Tensor, mask: Tensor) -> None:
-        self.ids = ids  # (B, L) prompt + completion, padded on the right
-        self.attention = attention  # (B, L)
-        self.where = where  # (B, T) the position that predicts completion token t: len(prompt) - 1 + t
-        self.actions = actions  # (B, T) the sampled tokens
-        self.mask = mask  # (B, T) float, 1 on them
+    ids: Tensor  # (B, L) prompt + completion, padded on the right
+    attention: Tensor  # (B, L)
+    where: Tensor  # (B, T) the position that predicts completion token t: len(prompt) - 1 + t
+    actions: Tensor  # (B, T) the sampled tokens
+    mask: Tensor  # (B, T) float, 1 on them
 
     @classmethod
     def of(cls, completions: list[Completion], device: torch.device | str = "cpu") -> "Batch":
@@ -236,15 +220,15 @@ class Batch:
         return cls(*(x.to(device) for x in (ids, attention, where, actions, mask)))
 
     def __getitem__(self, rows: Tensor | slice) -> "Batch":
-        return Batch(
-            self.ids[rows], self.attention[rows], self.where[rows], self.actions[rows], self.mask[rows]
-        )
+        return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def forward(lm: PreTrainedModel | PeftModel, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def logits_and_hidden(
+    lm: PreTrainedModel | PeftModel, batch: Batch, temperature: float
+) -> tuple[Tensor, Tensor]:
     """(logits / temperature (B, T, V), last hidden states (B, T, D)) of the states that precede each action.
 
     The head is applied to completion positions only and in fp32: bf16 logits are off by 0.1 nat a token.
@@ -278,12 +262,12 @@ class ActorCritic(nn.Module):
 
     def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
         """logits (B, T, V) and values (B, T)."""
-        logits, hidden = forward(self.lm, batch, temperature)
+        logits, hidden = logits_and_hidden(self.lm, batch, temperature)
         with torch.autocast(hidden.device.type, enabled=False):
             return logits, self.value_head(hidden).squeeze(-1)
 
 
-# -------------------------------------------------------------------------------------- one step, in two halves
+# ---- one step, in two halves -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -321,7 +305,7 @@ def collect(
         with accelerator.autocast():
             logits, values = model(part, temperature)
             with nullcontext() if reference is not None else model.lm.disable_adapter():
-                ref_logits, _ = forward(reference or model.lm, part, temperature)
+                ref_logits, _ = logits_and_hidden(reference or model.lm, part, temperature)
         parts.append((action_log_probs(logits, part), action_log_probs(ref_logits, part), values * part.mask))
     log_probs, ref_log_probs, values = (torch.cat(column) for column in zip(*parts, strict=True))
 
@@ -388,59 +372,36 @@ def update(
     return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
 
 
-# ------------------------------------------------------------------------------------------------- files
+# ---- checkpoints: what the next step depends on, beside the language model -----------------------------------
 
 
-def save_checkpoint(
-    run: Run,
-    step: int,
-    model: ActorCritic,
-    tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
-    generated_tokens: int,
-    keep: int,
-) -> None:
-    """checkpoint-<step>/: all that the next step depends on. trainer_state.json comes last: with it, it is whole."""
-    folder = run.path / f"checkpoint-{step}"
-    save_policy(model.lm, tokenizer, folder)  # for evaluate.py: a checkpoint is a model like any other
+def save_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimizer) -> None:
+    """Value head and optimizer into `folder`."""
     save_file(model.value_head.state_dict(), folder / "value_head.safetensors")
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    state = {"global_step": step, "generated_tokens": generated_tokens}
-    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-    for _, old in run.checkpoints()[:-keep]:
-        shutil.rmtree(old)
 
 
-def load_checkpoint(
-    folder: Path, model: ActorCritic, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, int]:
-    """Value head and optimizer from `folder`, the language model being loaded already: (step, generated tokens)."""
+def load_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimizer) -> None:
+    """Value head and optimizer from `folder`. Raises `UserError` if they are not whole."""
     try:
         model.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location=device, weights_only=True))
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        return int(state["global_step"]), int(state["generated_tokens"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder}: not a whole checkpoint of a PPO run ({error}); remove it, --resume again"
         ) from None
 
 
-# -------------------------------------------------------------------------------------------------- main
-
-PARSER = KitParser((RunArguments, PPOSettings), SHOWN_FLAGS, description=__doc__.splitlines()[0])
+# ---- the run -----------------------------------------------------------------------------------------------
 
 
-def run_name(ours: RunArguments, settings: PPOSettings) -> str:
+def run_name(ours: BaselineArguments, settings: PPOSettings) -> str:
     """`ppo-<kl_coef>` and what is unusual about the run."""
-    parts = [f"ppo-{settings.kl_coef:g}"] + ([ours.reward_shaping] if ours.reward_shaping != "shaped" else [])
-    flags = {"hackable": ours.hackable_reward, "negate": ours.negate_reward, "lora": ours.use_peft}
-    return ours.run_name or "-".join(parts + [name for name, on in flags.items() if on])
+    return ours.run_name or "-".join([f"ppo-{settings.kl_coef:g}", *ours.name_parts()])
 
 
 def main() -> None:
-    started = time.monotonic()
-    ours, settings = PARSER.parse_args_and_config()
+    ours, settings = PARSER.parse()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="bf16" if settings.bf16 else "no"
     )
@@ -448,32 +409,12 @@ def main() -> None:
         raise UserError(
             "baselines.ppo runs as one process; start it with python -m baselines.ppo, without a launcher"
         )
-    device = accelerator.device
+    session = Session("ppo", ours, ours, PARSER.argv)
+    settings.max_steps = session.steps(settings.max_steps)
+    settings.learning_rate = session.rate(settings.learning_rate, mini=5e-5, full=5e-6)
 
-    resumed = Run.open(ours.resume) if ours.resume else None
-    checkpoint = resumed.last_checkpoint() if resumed else None
-
-    # Models
-    choice = resolve_models(ours.model, ours.sentiment_model)
-    mini = Path(choice.policy).is_relative_to(MINI)
-    if settings.max_steps == -1:
-        settings.max_steps = 50 if mini else 200
-    if settings.learning_rate is None:
-        settings.learning_rate = (5e-5 if mini else 5e-6) * (5 if ours.use_peft else 1)
-    set_seed(ours.seed)  # LoRA's initial weights; all other draws have streams of their own (detail 13)
-    if ours.use_peft:
-        lm, tokenizer = load_policy(choice.policy, device)
-        reference = None  # the policy less its adapter
-        if checkpoint:
-            lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
-        else:
-            lm = get_peft_model(lm, lora_config(ours.lora_r, lm))
-    else:
-        reference = load_reference(choice.policy, device)
-        lm, tokenizer = load_policy(choice.policy, device)
-        if checkpoint:
-            lm, _ = load_policy(str(checkpoint), device)
-    model = ActorCritic(lm).to(device)
+    lm, tokenizer, reference = session.load_models()
+    model = ActorCritic(lm).to(session.device)
     optimizer = torch.optim.Adam(
         [
             {"params": [p for p in lm.parameters() if p.requires_grad]},
@@ -482,60 +423,28 @@ def main() -> None:
         eps=1e-5,
     )
     model, optimizer = accelerator.prepare(model, optimizer)
-    first, generated_tokens = load_checkpoint(checkpoint, model, optimizer, device) if checkpoint else (0, 0)
-
-    # Prompts and reward
-    room = lm.config.max_position_embeddings - ours.max_completion_length
-    check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
-    prompts = load_prompts(ours.prompts, tokenizer, room)
-    scorer = load_scorer(choice.sentiment, device)
-    score = word_count_score if ours.hackable_reward else scorer
-    reward = reward_function(ours, score, tokenizer)
-
-    # Run folder and logging
-    config = {
-        "method": "ppo",
-        "argv": PARSER.argv,
-        **vars(ours),
-        "model": choice.policy_name,
-        "sentiment_model": choice.sentiment_name,
-        "num_prompts": len(prompts),
-        "kl_coef": settings.kl_coef,
-        "training": vars(settings),
-    }
-    if resumed:
-        run = resumed
-        run.truncate_after(first)
-    else:
-        run = Run.create(ours.output_dir, run_name(ours, settings))
-        run.write_config(config)
-    tracker = (
-        Tracker(ours.wandb_project, run.path.name, config, run.path, tags=["ppo"]) if ours.wandb else None
-    )
-    validation = Validation(
+    if session.checkpoint:
+        load_learner(session.checkpoint, model, optimizer)
+    prompts = session.load_prompts(lm, tokenizer)
+    reward = reward_without_penalty(ours, session.score, tokenizer)
+    session.open_run(run_name(ours, settings))
+    session.begin(
+        lm,
         tokenizer,
-        scorer,
         reference,
-        run,
-        tracker,
-        score=score if ours.hackable_reward else None,
-        max_new_tokens=ours.max_completion_length,
-        temperature=ours.temperature,
+        training=vars(settings),
+        tags=["ppo"],
+        plan=(
+            f"{settings.max_steps} steps of {settings.batch_size} completions, learning rate "
+            f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}"
+        ),
     )
-    print(choice.introduction(lm, device))
-    print(
-        f"run {run.path}, {settings.max_steps} steps of {settings.batch_size} completions, learning rate "
-        f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}\n",
-        flush=True,
-    )
-    if not checkpoint:
-        validation.run(lm, step=0)
+    session.validate(lm, session.first_step)
 
-    # The loop
-    step, loop_start = first, time.monotonic()
-    try:
-        for step in range(first + 1, settings.max_steps + 1):
-            step_start = time.monotonic()
+    generated_tokens = session.state.get("generated_tokens", 0)
+    with session.training(lm, tokenizer, name="ppo"):
+        for step in range(session.first_step + 1, settings.max_steps + 1):
+            started = time.monotonic()
             rng = np.random.default_rng([ours.seed, step])  # detail 13
             left = 1 - (step - 1) / settings.max_steps  # detail 11
             optimizer.param_groups[0]["lr"] = left * settings.learning_rate
@@ -543,9 +452,7 @@ def main() -> None:
 
             # Experience: one completion for each of B prompts, and its score
             chosen = rng.choice(len(prompts), settings.batch_size, replace=settings.batch_size > len(prompts))
-            with (
-                accelerator.autocast()
-            ):  # detail 4: the policy sampled is the policy scored, rounding included
+            with accelerator.autocast():  # detail 4: what is sampled is what is scored, rounding included
                 completions = sample(
                     lm,
                     tokenizer,
@@ -571,16 +478,14 @@ def main() -> None:
             kl_k1 = d.sum(1).mean().item()  # nats per completion
             tokens = int(mask.sum())
             generated_tokens += tokens
-            seconds = time.monotonic() - step_start
+            seconds = time.monotonic() - started
             metrics = {
                 "reward": rollout.rewards.sum(1).mean().item(),  # R - kl_coef * k1
                 "shaped": sum(shaped) / len(shaped),  # R
                 "score": sum(scores) / len(scores),
                 "kl_penalty": settings.kl_coef * kl_k1,
-                "kl_policy_ref": (torch.expm1(-d) + d)
-                .sum(1)
-                .mean()
-                .item(),  # k3: what train.py logs by this name
+                # k3, which is what train.py logs by this name
+                "kl_policy_ref": (torch.expm1(-d) + d).sum(1).mean().item(),
                 "kl_policy_ref_k1": kl_k1,
                 "return": masked_mean(rollout.returns, mask).item(),
                 "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
@@ -592,38 +497,26 @@ def main() -> None:
                 "tokens_per_second": tokens / seconds,
                 "step_time": seconds,
             }
-            logged = {f"train/{name}": value for name, value in metrics.items()}
-            run.log(step, logged)
-            if tracker is not None:
-                tracker.log(step, logged)
-            eta = (time.monotonic() - loop_start) / (step - first) * (settings.max_steps - step)
-            print(
-                f"step {step:>4}/{settings.max_steps} | reward {metrics['reward']:.3f} | R {metrics['shaped']:.3f} | "
-                f"score {metrics['score']:.3f} | KL {metrics['kl_policy_ref']:.1f} | "
-                f"explained {metrics['explained_variance']:.2f} | clipped {metrics['clip_fraction']:.0%} | "
-                f"length {metrics['length_mean']:.0f} | {seconds:.1f} s | eta {clock(eta)}",
-                flush=True,
+            session.log(step, metrics)
+            session.show(
+                step,
+                settings.max_steps,
+                f"reward {metrics['reward']:.3f} | R {metrics['shaped']:.3f} | score {metrics['score']:.3f} | "
+                f"KL {metrics['kl_policy_ref']:.1f} | explained {metrics['explained_variance']:.2f} | "
+                f"clipped {metrics['clip_fraction']:.0%} | length {metrics['length_mean']:.0f} | {seconds:.1f} s",
             )
             last = step == settings.max_steps
-            if last or (ours.eval_every and step % ours.eval_every == 0):
-                validation.run(lm, step)
+            if last or session.due(step):
+                session.validate(lm, step)
             if last or step % settings.save_steps == 0:
-                save_checkpoint(
-                    run, step, model, tokenizer, optimizer, generated_tokens, settings.save_total_limit
+                session.save_checkpoint(
+                    step,
+                    lm,
+                    tokenizer,
+                    state={"generated_tokens": generated_tokens},
+                    keep=settings.save_total_limit,
+                    more=lambda folder: save_learner(folder, model, optimizer),
                 )
-    except BaseException as error:
-        if tracker is not None:
-            tracker.finish({"stopped": type(error).__name__}, exit_code=1)
-        if run.checkpoints():
-            print(f"\nstopped in step {step}; go on with --resume {run.path}", file=sys.stderr)
-        raise
-
-    # final/
-    save_policy(lm, tokenizer, run.final, merge=ours.merge_lora)
-    seconds = time.monotonic() - started
-    if tracker is not None:
-        tracker.finish({"seconds": seconds, "final": str(run.final)})
-    print(run.closing(seconds, "ppo"))
 
 
 if __name__ == "__main__":

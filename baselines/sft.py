@@ -19,43 +19,22 @@ imdb       Positive reviews (negative ones with --negate_reward), loss on every 
 Padding is on the right, where GPT-2's default positions 0, 1, 2, ... are right. Dropout is off, as everywhere here.
 """
 
-# ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import Progress, clock, quiet
+# ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
+from kit.screen import Progress, quiet
 
 quiet()
 
-import json
 import math
-import shutil
-import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from datasets import Dataset
-from peft import PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
-
-from baselines.common import RunArguments, at_least, reward_function, setting
-from data import HELD_OUT_PROMPTS, check_prompts, load_imdb, load_prompts
 from kit.cli import KitParser
-from kit.errors import UserError, run_main
-from kit.models import MINI, load_policy, load_reference, lora_config, resolve_models, save_policy
-from kit.runs import Run
-from kit.sampling import Completion, sample
-from kit.tracking import Tracker
-from kit.validation import Validation
-from sentiment import load_scorer, word_count_score
+from kit.errors import UserError, run_main, told_in_one_line
+from kit.flags import BaselineArguments, at_least, setting
 
-IGNORED = -100  # a label that has no loss
-Example = dict[str, list[int]]  # input_ids and labels, of equal length
-
-# ------------------------------------------------------------------------------------------------- flags
+# ---- settings ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -71,8 +50,7 @@ class SFTSettings:
     epochs: int = setting(2, "best_of_n: passes over the kept completions of a round")
     batch_size: int = setting(16, "texts to a gradient step")
     learning_rate: float | None = setting(
-        None,
-        "peak, decays linearly in each round; default: 7e-5 for mini models, else 1e-5; 5 times with LoRA",
+        None, "peak, decays linearly in each round; default: 7e-5 for mini models, else 1e-5; LoRA: x 5"
     )
     bf16: bool = setting(False, "train in bfloat16 autocast (weights stay fp32)")
 
@@ -82,9 +60,27 @@ class SFTSettings:
         at_least(0, self, "max_length")
 
 
-SHOWN_FLAGS = [f.name for c in (RunArguments, SFTSettings) for f in fields(c)]
+PARSER = KitParser((BaselineArguments, SFTSettings), __doc__)
+if __name__ == "__main__":
+    with told_in_one_line():
+        PARSER.check()
 
-# -------------------------------------------------------------------------------------------------- data
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from data import load_imdb
+from kit.sampling import Completion, sample
+from kit.session import Session, reward_without_penalty
+
+IGNORED = -100  # a label that has no loss
+Example = dict[str, list[int]]  # input_ids and labels, of equal length
+
+# ---- data --------------------------------------------------------------------------------------------------
 
 
 def best_of_n(completions: Sequence[Completion], rewards: Sequence[float], n: int) -> list[int]:
@@ -116,7 +112,7 @@ def review_examples(
     return examples
 
 
-# ---------------------------------------------------------------------------------------------- training
+# ---- training ----------------------------------------------------------------------------------------------
 
 
 class RoundCallback(TrainerCallback):
@@ -125,8 +121,10 @@ class RoundCallback(TrainerCallback):
     def __init__(self, steps_before: int, on_step: Callable[[int, dict[str, float]], None]) -> None:
         self.steps_before, self.on_step = steps_before, on_step
 
-    def on_log(self, args, state, control, logs=None, **_) -> None:
-        if "loss" in logs:  # not the summary at the end
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if logs and "loss" in logs:  # not the summary at the end
             self.on_step(self.steps_before + state.global_step, logs)
 
 
@@ -168,142 +166,59 @@ def fine_tune(
     model.config.use_cache = True  # the trainer turned it off
 
 
-def save_checkpoint(
-    run: Run,
-    step: int,
-    rounds: int,
-    generated_tokens: int,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """checkpoint-<step>/, after a round: the next one depends on nothing else. trainer_state.json comes last."""
-    folder = run.path / f"checkpoint-{step}"
-    save_policy(model, tokenizer, folder)  # for evaluate.py: a checkpoint is a model like any other
-    state = {"global_step": step, "rounds": rounds, "generated_tokens": generated_tokens}
-    (folder / "trainer_state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
-    for _, old in run.checkpoints()[:-1]:
-        shutil.rmtree(old)
-
-
-# -------------------------------------------------------------------------------------------------- main
-
-PARSER = KitParser((RunArguments, SFTSettings), SHOWN_FLAGS, description=__doc__.splitlines()[0])
+# ---- the run -----------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    started = time.monotonic()
-    ours, settings = PARSER.parse_args_and_config()
+    ours, settings = PARSER.parse()
+    session = Session("sft", ours, ours, PARSER.argv)
+    settings.learning_rate = session.rate(settings.learning_rate, mini=7e-5, full=1e-5)
+    lm, tokenizer, reference = session.load_models()
+    prompts = session.load_prompts(lm, tokenizer)
+    reward = reward_without_penalty(ours, session.score, tokenizer)
+
+    # What there is to learn from, and how many steps it makes
     sampled_data = settings.data == "best_of_n"
-
-    resumed = Run.open(ours.resume) if ours.resume else None
-    checkpoint = resumed.last_checkpoint() if resumed else None
-
-    # Models
-    choice = resolve_models(ours.model, ours.sentiment_model)
-    if settings.learning_rate is None:
-        mini = Path(choice.policy).is_relative_to(MINI)
-        settings.learning_rate = (7e-5 if mini else 1e-5) * (5 if ours.use_peft else 1)
-    set_seed(ours.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm, tokenizer = load_policy(choice.policy, device)
-    reference = None if ours.use_peft else load_reference(choice.policy, device)
-    if ours.use_peft and checkpoint:
-        lm = PeftModel.from_pretrained(lm, checkpoint, is_trainable=True)
-    elif ours.use_peft:
-        lm = get_peft_model(lm, lora_config(ours.lora_r, lm))
-    elif checkpoint:
-        lm, _ = load_policy(str(checkpoint), device)
-    done = {"global_step": 0, "rounds": 0, "generated_tokens": 0}
-    if checkpoint:
-        done = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-
-    # Prompts, reward, data
-    context = lm.config.max_position_embeddings
-    room = context - ours.max_completion_length
-    check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
-    prompts = load_prompts(ours.prompts, tokenizer, room)
-    scorer = load_scorer(choice.sentiment, device)
-    score = word_count_score if ours.hackable_reward else scorer
-    reward = reward_function(ours, score, tokenizer)
     reviews: list[Example] = []
     if sampled_data:
         kept, epochs = settings.prompts_per_round, settings.epochs
+        source = f"best of {settings.num_generations} for each of {kept} prompts"
     else:
         texts, labels = load_imdb(None if settings.data == "imdb" else settings.data)
-        wanted = 0 if ours.negate_reward else 1
+        wanted, context = 0 if ours.negate_reward else 1, lm.config.max_position_embeddings
         length = min(settings.max_length or context, context)
         reviews = review_examples(texts, labels, wanted, tokenizer, length, settings.num_reviews)
         if not reviews:
             raise UserError(f"--data {settings.data}: no review with label {wanted} in it")
         kept, epochs = len(reviews), 1
+        source = f"{kept} reviews"
     steps_per_round = math.ceil(kept / settings.batch_size) * epochs
     total = settings.rounds * steps_per_round
 
-    # Run folder and logging
-    config = {
-        "method": "sft",
-        "argv": PARSER.argv,
-        **vars(ours),
-        "model": choice.policy_name,
-        "sentiment_model": choice.sentiment_name,
-        "num_prompts": len(prompts),
-        "training": vars(settings),
-    }
-    if resumed:
-        run = resumed
-        run.truncate_after(done["global_step"])
-    else:
-        name = "-".join(["sft", Path(settings.data).stem] + ["lora"] * ours.use_peft)
-        run = Run.create(ours.output_dir, ours.run_name or name)
-        run.write_config(config)
-    tracker = (
-        Tracker(ours.wandb_project, run.path.name, config, run.path, tags=["sft"]) if ours.wandb else None
-    )
-    validation = Validation(
+    run = session.open_run(ours.run_name or "-".join(["sft", Path(settings.data).stem, *ours.name_parts()]))
+    session.begin(
+        lm,
         tokenizer,
-        scorer,
         reference,
-        run,
-        tracker,
-        score=score if ours.hackable_reward else None,
-        max_new_tokens=ours.max_completion_length,
-        temperature=ours.temperature,
+        training=vars(settings),
+        tags=["sft"],
+        plan=(
+            f"{settings.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
+            f"{settings.learning_rate:g}"
+        ),
     )
-
-    def log(step: int, metrics: dict[str, float]) -> None:
-        named = {f"train/{name}": value for name, value in metrics.items()}
-        run.log(step, named)
-        if tracker is not None:
-            tracker.log(step, named)
-
-    clock_start, first_step = time.monotonic(), done["global_step"]
+    session.validate(lm, session.first_step)
 
     def on_step(step: int, logs: dict[str, float]) -> None:
-        elapsed = time.monotonic() - clock_start
-        log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
-        eta = elapsed / (step - first_step) * (total - step)
-        print(f"step {step:>4}/{total} | loss {logs['loss']:.3f} | eta {clock(eta)}", flush=True)
-        if ours.eval_every and step % ours.eval_every == 0 and step != total:
-            validation.run(lm, step)
+        session.log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
+        session.show(step, total, f"loss {logs['loss']:.3f}")
+        if session.due(step) and step != total:
+            session.validate(lm, step)
 
-    print(choice.introduction(lm, device))
-    source = (
-        f"best of {settings.num_generations} for each of {kept} prompts"
-        if sampled_data
-        else f"{kept} reviews"
-    )
-    print(
-        f"run {run.path}, {settings.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
-        f"{settings.learning_rate:g}\n",
-        flush=True,
-    )
-    if not checkpoint:
-        validation.run(lm, step=0)
-
-    # Rounds: every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
-    step, generated_tokens = first_step, done["generated_tokens"]
-    try:
-        for number in range(done["rounds"], settings.rounds):
+    # Every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
+    step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)
+    with session.training(lm, tokenizer, name="sft"):
+        for number in range(session.state.get("rounds", 0), settings.rounds):
             rng = np.random.default_rng([ours.seed, number])
             examples = reviews
             if sampled_data:
@@ -332,7 +247,7 @@ def main() -> None:
                     "kept_shaped": float(np.mean([shaped[i] for i in best])),
                     "generated_tokens": generated_tokens,
                 }
-                log(step, sampled)
+                session.log(step, sampled)
                 print(
                     f"round {number + 1}/{settings.rounds} | R {sampled['shaped']:.3f}, of those kept "
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
@@ -342,21 +257,10 @@ def main() -> None:
             fine_tune(lm, tokenizer, examples, settings, epochs, seed, run.path, RoundCallback(step, on_step))
             step += steps_per_round
             if step == total:
-                validation.run(lm, step)
-            save_checkpoint(run, step, number + 1, generated_tokens, lm, tokenizer)
-    except BaseException as error:
-        if tracker is not None:
-            tracker.finish({"stopped": type(error).__name__}, exit_code=1)
-        if run.checkpoints():
-            print(f"\nstopped; go on after the last whole round with --resume {run.path}", file=sys.stderr)
-        raise
-
-    # final/
-    save_policy(lm, tokenizer, run.final, merge=ours.merge_lora)
-    seconds = time.monotonic() - started
-    if tracker is not None:
-        tracker.finish({"seconds": seconds, "final": str(run.final)})
-    print(run.closing(seconds, "sft"))
+                session.validate(lm, step)
+            # The next round depends on nothing else
+            state = {"rounds": number + 1, "generated_tokens": generated_tokens}
+            session.save_checkpoint(step, lm, tokenizer, state, keep=1)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def free_reward(completion_ids, **_) -> list[float]:
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def measure(variant: str, choice, steps: int) -> tuple[list[float], float]:
+def time_variant(variant: str, choice, steps: int) -> tuple[list[float], float]:
     """([lower quartile, median, upper quartile] seconds a step, peak MB of the GPU or the process) of one variant."""
     policy, tokenizer = load_policy(choice.policy)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,7 +123,7 @@ def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for variant in ("bare TRL", "no penalty, KL measured", "forward penalty", "LoRA, forward"):
-            (low, seconds, high), peak = processes.submit(measure, variant, choice, args.steps).result()
+            (low, seconds, high), peak = processes.submit(time_variant, variant, choice, args.steps).result()
             bare = bare or seconds
             lines.append(
                 f"| {variant} | {seconds:.2f} [{low:.2f}, {high:.2f}] | {seconds / bare:.2f} x | {peak:,.0f} MB |"

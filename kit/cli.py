@@ -1,7 +1,12 @@
-"""Flags and YAML through one parser: whatever is wrong with them is one sentence, and --help fits two screens."""
+"""Flags and YAML: whatever is wrong with them is one sentence, and --help fits two screens.
+
+`KitParser` makes flags of dataclasses, for the trainers; `Parser` is argparse for the scripts that measure.
+"""
 
 import argparse
+import ast
 import difflib
+import importlib.util
 import json
 import os
 import sys
@@ -9,34 +14,47 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trl import TrlParser
+import yaml
+from transformers.hf_argparser import HfArgumentParser
 
 from kit.errors import UserError
 from kit.runs import read_config
 
+# ---- dataclasses as flags ----------------------------------------------------------------------------------
 
-class KitParser(TrlParser):
-    """`TrlParser` for several dataclasses, with a short help and strict input.
+
+class KitParser(HfArgumentParser):
+    """`HfArgumentParser` for several dataclasses, with a short help and strict input.
 
     `--config FILE.yaml` holds any flag as a key; flags on the command line win. A YAML key is turned into its
     flag and parsed like one, so types and choices are checked the same way. `--resume RUN` starts from the flags
-    that run was given. `shown` are the flags --help lists; --help_all lists every flag there is.
+    that run was given. `inherited` are flags that a subclass of these dataclasses takes besides, which is parsed
+    once its library is imported: they are known here, and no more.
 
     `argv` holds all flags of the last parse, the file's first: what a run must remember to be resumed.
     """
 
-    def __init__(self, dataclass_types: Iterable[type], shown: Iterable[str], **kwargs: Any) -> None:
-        self.shown, self.argv = set(shown), []
+    def __init__(
+        self, dataclass_types: Iterable[type], description: str, inherited: Iterable[str] = ()
+    ) -> None:
+        self.inherited = {f"--{name}" for name in inherited}
+        self.argv: list[str] = []
         super().__init__(
-            dataclass_types,
+            list(dataclass_types),
             formatter_class=_HelpFormatter,
             usage="%(prog)s [--config FILE.yaml] [--flag value ...]",
+            description=description.splitlines()[0],
             allow_abbrev=False,  # `--kl_co 2` must be an error, not --kl_coef
-            **kwargs,
         )
         self.add_argument("--help_all", action="help", help="every flag there is, TRL's included")
 
-    def parse_args_and_config(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
+    def check(self, args: Sequence[str] | None = None) -> None:
+        """Answer --help, and refuse what can be seen to be wrong (`UserError`)."""
+        args = sys.argv[1:] if args is None else args
+        if "--help_all" not in args:
+            self.parse(args)
+
+    def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
         args = [part for arg in (sys.argv[1:] if args is None else args) for part in _split(arg)]
         config, args = _take(args, "--config")
@@ -45,21 +63,20 @@ class KitParser(TrlParser):
         self.argv = [*remembered, *(self._flags_of(config) if config else []), *args]
         self._refuse_unknown(self.argv)
         try:
-            outputs = self.parse_args_into_dataclasses(self.argv, look_for_args_file=False)
+            outputs = self.parse_args_into_dataclasses(
+                self.argv, look_for_args_file=False, return_remaining_strings=bool(self.inherited)
+            )
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
         return outputs[: len(self.dataclass_types)]
 
     def _flags_of(self, path: str) -> list[str]:
-        """The flags a YAML file stands for; its `env:` block goes to the environment, as in TrlParser."""
-        import yaml
-
+        """The flags a YAML file stands for; its `env:` block goes to the environment, as in TRL's parser."""
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"--config {path}: cannot be read as YAML ({' '.join(str(error).split())})"
-            ) from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"--config {path}: cannot be read as YAML ({reason})") from None
         if not isinstance(settings, dict):
             raise UserError(
                 f"--config {path}: needs lines like `kl_coef: 0.05`, a mapping of flags to values"
@@ -70,34 +87,42 @@ class KitParser(TrlParser):
         os.environ.update({str(key): str(value) for key, value in env.items()})
         flags: list[str] = []
         for key, value in settings.items():
-            if f"--{key}" not in self._option_string_actions:
+            if not self._knows(f"--{key}"):
                 raise UserError(f"--config {path}: unknown key {key!r}{self._suggest(f'--{key}')}")
             values = value if isinstance(value, list) else [value]
             flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         return flags
 
+    def _knows(self, flag: str) -> bool:
+        spelled = "--" + flag[2:].replace("-", "_")  # argparse takes --kl-coef too
+        return spelled in self._option_string_actions or spelled in self.inherited
+
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         for arg in args:
-            if arg.startswith("--") and arg not in self._option_string_actions:
+            if arg.startswith("--") and not self._knows(arg):
                 raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
 
     def _suggest(self, flag: str) -> str:
-        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        return (
-            f"; did you mean {close[0]}?"
-            if close
-            else "; --help lists the kit's flags, --help_all every flag"
-        )
-
-    def format_help(self) -> str:
-        if "--help_all" not in sys.argv:
-            for action in self._actions:
-                if action.dest not in self.shown | {"help", "help_all"}:
-                    action.help = argparse.SUPPRESS
-        return super().format_help()
+        # the kit's own flags first: nobody who mistypes one means a flag of TRL's
+        for known in (self._option_string_actions, self.inherited):
+            if close := difflib.get_close_matches(flag, known, n=1):
+                return f"; did you mean {close[0]}?"
+        return "; --help lists the kit's flags, --help_all every flag"
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags")
+
+
+def field_names(package: str, *files: str) -> set[str]:
+    """Names of all annotated class fields in source files of an installed package, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{package} is not installed: pip install -r requirements.txt")
+    folder = Path(spec.submodule_search_locations[0])
+    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in files]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    lines = [line for node in classes for line in node.body if isinstance(line, ast.AnnAssign)]
+    return {line.target.id for line in lines if isinstance(line.target, ast.Name)}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -110,7 +135,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         flag = action.option_strings[0] if "-h" not in action.option_strings else "-h, --help"
         if action.nargs in (0, "?"):
             return flag
-        values = "|".join(map(str, action.choices)) if action.choices else (action.metavar or "").upper()
+        values = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or "").upper()
         return f"{flag} {values}".rstrip()
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -141,3 +166,51 @@ def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
         return None, args
     at = args.index(flag)
     return value, args[:at] + args[at + 2 :]
+
+
+# ---- scripts that measure ----------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors, and the flags that mean the same in every script that measures."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags")
+
+    def add_sampling_flags(self) -> None:
+        """What is sampled, from which reference, and who scores it."""
+        add = self.add_argument
+        n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
+        add("--num_samples", default=4, help="completions per prompt (default: 4)", **n)
+        add("--prompts", default="held_out",
+            help="held_out (default), builtin (those of training), imdb, or a file")  # fmt: skip
+        add("--num_prompts", help="only the first N prompts", **n)
+        add("--max_new_tokens", default=40, help="longest completion (default: 40)", **n)
+        add("--temperature", type=above_0, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
+        add("--seed", type=int, default=0, help="of the sampler, the same for every model (default: 0)")
+        add("--batch_size", default=128, help="sampled at once (default: 128)", **n)
+        add("--model", default="auto",
+            help="the reference: auto (what the runs started from), mini, id, or path")  # fmt: skip
+        add("--sentiment_model", default="auto",
+            help="the reward model: auto (what the runs used), mini, id, path")  # fmt: skip
+
+
+def at_least_1(text: str) -> int:
+    """An argparse type: an integer of 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def above_0(text: str) -> float:
+    """An argparse type: a number above 0."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)

@@ -1,7 +1,8 @@
 """What a user can mend is one sentence, not a traceback. A leaf: this module imports nothing of the kit."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
@@ -9,17 +10,24 @@ class UserError(Exception):
     """Something the user can put right: the message says what was wrong, where, and what to do."""
 
 
-def run_main(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main`; a `UserError` or Ctrl-C ends it with one line and a non-zero status.
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """A `UserError` or Ctrl-C in the block ends the process with one line and a non-zero status.
 
     Any other exception is our bug and keeps its traceback.
     """
     try:
-        main()
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def run_main(main: Callable[[], None]) -> NoReturn:
+    """Run a script's `main` and end the process: with status 0, or as `told_in_one_line`."""
+    with told_in_one_line():
+        main()
     raise SystemExit(0)

@@ -25,15 +25,6 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Unique word n-grams / all word n-grams, over the whole list (Li et al. 2016); 0.0 if there are none.
-
-    It falls as the list grows: compare lists of equal size only.
-    """
-    grams = [tuple(w[i : i + n]) for w in map(words, texts) for i in range(len(w) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def repetition(text: str) -> float:
     """1 - unique/total over the blank-separated, lower-cased tokens of one text; 0.0 for an empty one."""
     tokens = text.lower().split()
@@ -65,12 +56,16 @@ def load_reward_weights(path: Path = REWARD_CONFIG) -> RewardWeights:
 
 
 def composite_reward(
-    scores: Sequence[float], completions: Sequence[str], weights: RewardWeights | None = None
+    scores: Sequence[float],
+    completions: Sequence[str],
+    prompts: Sequence[str] | None = None,
+    weights: RewardWeights | None = None,
 ) -> list[float]:
     """R = w_s * sentiment + w_r * repetition + w_l * length, the yardstick every method is measured with.
 
     `scores` are P(positive) of the N completions; repetition is `repetition(text)`; length is 0 inside
-    the target range of words and -1 outside it.
+    the target range of words and -1 outside it. The prompts do not count: they are there because every shape of
+    the reward takes them.
     """
     w = weights or load_reward_weights()
     low, high = w.target_words
@@ -82,31 +77,7 @@ def composite_reward(
     ]
 
 
-def bootstrap_interval(
-    values: Sequence[float] | Sequence[Sequence[float]],
-    statistic: Callable[..., np.ndarray] = np.mean,
-    num_resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap over prompts (Efron 1979).
-
-    `values` is one number per prompt, or one equally long row of numbers per prompt: completions of one
-    prompt are not independent, so whole prompts are drawn. `statistic` takes `axis=`. Returns (nan, nan)
-    for no prompts.
-    """
-    rows = np.asarray(values, dtype=float)
-    if len(rows) == 0:
-        return math.nan, math.nan
-    means = rows.reshape(len(rows), -1)
-    draws = np.random.default_rng(seed).integers(len(means), size=(num_resamples, len(means)))
-    estimates = statistic(means[draws].reshape(num_resamples, -1), axis=1)  # (num_resamples,)
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(estimates, [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-# Comparing models (evaluate.py) ----------------------------------------------------------------------------
+# ---- how sure we are ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,7 +131,8 @@ def mean_estimate(
     if len(v) < 2:  # one prompt says nothing about the next
         draws = draws[:0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Estimate(float(top.sum() / bottom.sum()), top[draws].sum(axis=1) / bottom[draws].sum(axis=1))
+        value = math.fsum(top) / total if (total := math.fsum(bottom)) else math.nan
+        return Estimate(value, top[draws].sum(axis=1) / bottom[draws].sum(axis=1))
 
 
 def corpus_estimate(groups: Sequence[T], statistic: Callable[[Sequence[T]], float]) -> Estimate:
@@ -192,7 +164,10 @@ def num_unique(ids: Sequence[np.ndarray]) -> float:
 
 
 def unique_ratio(ids: Sequence[np.ndarray]) -> float:
-    """Unique / total ids over all arrays: `distinct_n` when they are n-grams; 0.0 if there are none."""
+    """Unique / total ids over all arrays, 0.0 if there are none: distinct-n for n-grams (Li et al. 2016).
+
+    It falls as the list grows: compare lists of equal size only.
+    """
     total = sum(map(len, ids))
     return num_unique(ids) / total if total else 0.0
 

@@ -1,17 +1,20 @@
 """Which model, and from where: the bundled mini pair, a folder, or the Hub. Nothing is swapped silently."""
 
+import functools
 import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import disable_dropout_in_model
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
+from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
 
 from kit.errors import UserError
 from kit.memory import keep_freed_memory
@@ -42,6 +45,11 @@ class ModelChoice:
     @property
     def sentiment_name(self) -> str:
         return display_name(self.sentiment)
+
+    @property
+    def mini(self) -> bool:
+        """Is the policy the bundled one? It learns at ten times GPT-2's rate, in a quarter of the steps."""
+        return Path(self.policy).is_relative_to(MINI)
 
     def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
         """The first lines on screen: which models, on what device, and why these."""
@@ -172,6 +180,10 @@ def load_policy(
         tokenizer.pad_token = tokenizer.eos_token
     disable_dropout_in_model(model)
     follow_mask_positions(model)
+    fuse_gelu(model)
+    # Sampling is from softmax(logits / T) and nothing else, whatever the model's makers liked to set
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return model.to(device or "cpu"), tokenizer
 
 
@@ -210,6 +222,54 @@ def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D stores the weight transposed
         task_type="CAUSAL_LM",
     )
+
+
+def fuse_gelu(model: PreTrainedModel) -> None:
+    """GPT-2's GELU by torch's kernel: the same function, in one pass over memory instead of eight."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+
+
+def add_plain_head(lm: PreTrainedModel, temperature: float) -> None:
+    """The log-probs and entropies that TRL asks a model for, in plain torch: `lm(..., fused_lm_head=True)`.
+
+    TRL computes the logits tile by tile and once more in the backward pass, which saves memory on a model with a large
+    vocabulary and costs a third of the loss on a CPU; its tiles also follow autocast, and bf16 logits are off by
+    0.1 nat a token. Here only the completions' tokens meet the head, in fp32, and their logits are kept:
+    4 bytes x vocabulary for each token of one micro-batch. Call it once TRL has patched the model's forward.
+    """
+    trl_forward = lm.forward
+
+    @functools.wraps(trl_forward)
+    def forward(
+        *args: Any, fused_lm_head: bool = False, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if not fused_lm_head or labels is None:
+            return trl_forward(*args, **kwargs, **({} if labels is None else {"labels": labels}))
+        hidden = lm.base_model(*args, **kwargs, use_cache=False).last_hidden_state[:, :-1]
+        following = labels[:, 1:]
+        scored = following != -100  # (B, L): a prompt's tokens and padding are not
+        logits = head_logits(lm, hidden[scored]) / temperature  # (N, V)
+        log_p = logits.log_softmax(-1)
+        chosen = log_p.gather(-1, following[scored].unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            entropy = -(log_p.exp() * log_p).sum(-1)  # logged, never trained on
+        empty = chosen.new_zeros(scored.shape)
+        return FusedCausalLMOutput(
+            log_probs=empty.masked_scatter(scored, chosen),
+            entropy=empty.masked_scatter(scored, entropy),
+            label_mask=scored,
+        )
+
+    lm.forward = forward
+
+
+def head_logits(lm: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """The language model's head in fp32, whatever autocast says: bf16 logits are off by 0.1 nat a token."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return lm.get_output_embeddings()(hidden.float())
 
 
 def follow_mask_positions(model: PreTrainedModel) -> None:

@@ -142,7 +142,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int 
     return figure
 
 
-def frontier(
+def reward_against_kl(
     points: Sequence[Mapping[str, Any]],
     best_of_n: Sequence[Mapping[str, float]],
     tilt: Sequence[Mapping[str, float]],

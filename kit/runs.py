@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kit.errors import UserError
 from kit.screen import clock
 
+STATE = "trainer_state.json"  # in every checkpoint; TRL calls it so
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -85,7 +85,7 @@ class Run:
 
     def last_checkpoint(self) -> Path:
         """The newest whole checkpoint: trainer_state.json is written last. Raises `UserError` if there is none."""
-        whole = [path for _, path in self.checkpoints() if (path / "trainer_state.json").is_file()]
+        whole = [path for _, path in self.checkpoints() if (path / STATE).is_file()]
         if not whole:
             raise UserError(f"--resume {self.path}: no checkpoint there to go on from; start it anew")
         return whole[-1]
@@ -126,6 +126,8 @@ class Run:
 
 def provenance() -> dict[str, Any]:
     """Versions, git commit and machine, so that a number can be had again."""
+    import torch  # not above: the command line reads run folders before anything heavy is imported
+
     root = Path(__file__).resolve().parent.parent
     git = {}
     for key, command in (("commit", ["rev-parse", "HEAD"]), ("changed", ["status", "--porcelain", "-uno"])):

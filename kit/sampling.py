@@ -1,10 +1,23 @@
-"""Sampling completions for measurement: the same settings and the same random stream for every model."""
+"""Sampling from softmax(logits / T), and nothing else: what is drawn is what `token_log_probs` scores.
+
+`generate` of transformers obeys a model's `generation_config` (top-k, penalties, minimum lengths), draws with
+`torch.multinomial`, which makes a random number for every entry of the vocabulary, and computes a prompt again for each
+of its samples. The loop here draws one random number a token and computes a prompt once.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from kit.models import head_logits
+from reward_utils import positions
 
 
 @dataclass(frozen=True)
@@ -14,13 +27,13 @@ class Completion:
     prompt: str
     prompt_ids: list[int]
     completion_ids: list[int]
+    log_probs: list[float]  # log pi of each sampled token, in nats, at the sampling temperature
     text: str
     truncated: bool  # it ended at max_new_tokens, not at EOS
 
 
-@torch.no_grad()
 def sample(
-    model: PreTrainedModel,
+    policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     num_samples: int = 1,
@@ -32,54 +45,157 @@ def sample(
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, prompt by prompt, from softmax(logits / temperature).
 
-    No top-k, no top-p: the distribution sampled is the one whose log-probs are measured. The random stream
-    is this call's own: training goes on as if nothing had been sampled. The model's mode is put back.
-    `on_batch` is called with the number of completions of each finished batch.
+    The random numbers are a function of `seed` alone: training goes on as if nothing had been sampled, and neither
+    `batch_size` nor the order of other calls changes what is drawn. `on_batch` is called with the number of
+    completions of each finished batch.
     """
-    eos = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
-    rows = [prompt for prompt in prompts for _ in range(num_samples)]
-    was_training, completions = model.training, []
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for start in range(0, len(rows), batch_size):
-                batch = rows[start : start + batch_size]
-                inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left").to(
-                    model.device
+    generator = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(len(prompts) * num_samples, max_new_tokens, generator=generator)
+    prompt_ids = [ids for ids in tokenizer(list(prompts))["input_ids"] for _ in range(num_samples)]
+    ends = end_tokens(policy, tokenizer)
+    completions: list[Completion] = []
+    for start in range(0, len(prompt_ids), batch_size):
+        rows = slice(start, start + batch_size)
+        drawn = rollout(policy, prompt_ids[rows], uniforms[rows], ends, temperature)
+        for i, (ids, log_probs) in enumerate(zip(*drawn, strict=True), start=start):
+            completions.append(
+                Completion(
+                    prompt=prompts[i // num_samples],
+                    prompt_ids=prompt_ids[i],
+                    completion_ids=ids,
+                    log_probs=log_probs,
+                    text=tokenizer.decode(ids, skip_special_tokens=True),
+                    truncated=ids[-1] not in ends,
                 )
-                output = model.generate(
-                    input_ids=inputs["input_ids"],
-                    attention_mask=inputs["attention_mask"],
-                    max_new_tokens=max_new_tokens,
-                    do_sample=True,
-                    temperature=temperature,
-                    top_k=0,
-                    top_p=1.0,
-                    eos_token_id=sorted(ends),
-                    pad_token_id=tokenizer.pad_token_id,
-                    use_cache=True,
-                )
-                width = inputs["input_ids"].shape[1]
-                masks = inputs["attention_mask"].bool().cpu()
-                for i, prompt in enumerate(batch):
-                    ids = output[i, width:].tolist()
-                    end = next((t for t, token in enumerate(ids) if token in ends), None)
-                    ids = (
-                        ids if end is None else ids[: end + 1]
-                    )  # EOS is part of the completion, padding is not
-                    completions.append(
-                        Completion(
-                            prompt=prompt,
-                            prompt_ids=inputs["input_ids"][i].cpu()[masks[i]].tolist(),
-                            completion_ids=ids,
-                            text=tokenizer.decode(ids, skip_special_tokens=True),
-                            truncated=end is None,
-                        )
-                    )
-                if on_batch is not None:
-                    on_batch(len(batch))
-    finally:
-        model.train(was_training)
+            )
+        if on_batch is not None:
+            on_batch(len(drawn[0]))
     return completions
+
+
+def end_tokens(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a completion: the tokenizer's EOS, and those the model's generation config names."""
+    eos = policy.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
+
+
+@torch.no_grad()
+def rollout(
+    policy: PreTrainedModel | PeftModel,
+    prompt_ids: Sequence[list[int]],
+    uniforms: Tensor,
+    ends: set[int],
+    temperature: float = 1.0,
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Draw one completion for each of N prompts: (N rows of token ids, N rows of their log-probs in nats).
+
+    `uniforms` (N, T) in [0, 1) decide what is drawn, and T how long a completion may be. A prompt that stands several
+    times in a row is computed once. A completion keeps the token of `ends` that ended it; its row is then left out
+    of the computation. Dropout is off, the head and the softmax are fp32, and the policy's mode is put back.
+    """
+    lm = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    device = lm.get_input_embeddings().weight.device
+    stop = torch.tensor(sorted(ends), device=device)
+    was_training = policy.training
+    policy.eval()
+    try:
+        # Every different prompt once, padded on the left
+        groups = [(ids, len(list(same))) for ids, same in groupby(prompt_ids)]
+        width = max(len(ids) for ids, _ in groups)
+        ids = torch.tensor([[0] * (width - len(row)) + row for row, _ in groups], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row, _ in groups], device=device)
+        cache = GrowingCache()
+        hidden = lm.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=cache
+        ).last_hidden_state[:, -1]
+
+        # From here on a row for each completion: repeat what its prompt has left in the cache
+        copies = torch.tensor([count for _, count in groups], device=device)
+        which = torch.repeat_interleave(torch.arange(len(groups), device=device), copies)
+        cache.batch_select_indices(which)
+        hidden, mask = hidden[which], mask[which]
+        tokens = torch.zeros(uniforms.shape, dtype=torch.long, device=device)
+        log_probs = torch.zeros(uniforms.shape, device=device)
+        uniforms = uniforms.to(device)
+        alive = torch.arange(len(prompt_ids), device=device)  # the rows that still are computed
+        ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=device)
+        for t in range(uniforms.shape[1]):
+            logits = head_logits(lm, hidden) / temperature  # (rows, V)
+            drawn, log_p = draw(logits, uniforms[alive, t])
+            tokens[alive, t], log_probs[alive, t] = drawn, log_p
+            ended[alive] |= torch.isin(drawn, stop)
+            going = ~ended[alive]
+            if t + 1 == uniforms.shape[1] or not going.any():
+                break
+            # Leaving rows out means copying the cache: worth it once a quarter of them is done
+            if going.sum() <= 0.75 * len(alive):
+                cache.batch_select_indices(going.nonzero().squeeze(1))
+                alive, mask, drawn = alive[going], mask[going], drawn[going]
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            hidden = lm.base_model(
+                input_ids=drawn[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+            ).last_hidden_state[:, -1]
+    finally:
+        policy.train(was_training)
+    ids_rows, log_rows = [], []
+    for row, values in zip(tokens.tolist(), log_probs.tolist(), strict=True):
+        end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+        ids_rows.append(row[: end + 1])
+        log_rows.append(values[: end + 1])
+    return ids_rows, log_rows
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of softmax(logits) for each row, by inverting the distribution function: (N, V), (N,) -> (N,), (N,).
+
+    The token is the first whose cumulated probability exceeds `uniform` in [0, 1): token k with probability
+    p_k, and never one of probability 0. The second tensor is its log-probability in nats.
+    """
+    top = logits.amax(-1, keepdim=True)
+    cumulated = (logits - top).exp_().cumsum(-1)  # unnormalised; fp32, summed in double precision on a CPU
+    total = cumulated[:, -1:]
+    # rounding may lift uniform * total up to total itself, where no token is left
+    at = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulated, at, right=True)
+    log_probs = logits.gather(-1, tokens) - top - total.log()
+    return tokens.squeeze(-1), log_probs.squeeze(-1)
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer in a buffer with room to grow: `DynamicLayer` copies them all at every token."""
+
+    SPARE = 48  # tokens
+    buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self.buffers is None or end > self.buffers[0].shape[-2]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            shape = (*key_states.shape[:-2], end + self.SPARE, key_states.shape[-1])
+            self.buffers = key_states.new_empty(shape), value_states.new_empty(shape)
+            if start:
+                self.buffers[0][..., :start, :] = self.keys
+                self.buffers[1][..., :start, :] = self.values
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[..., start:end, :] = new
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.buffers = None
+
+
+class GrowingCache(DynamicCache):
+    """A `DynamicCache` of such layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = GrowingLayer

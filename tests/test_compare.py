@@ -11,8 +11,8 @@ import pytest
 from baselines import compare
 from baselines.ppo import PARSER as PPO_PARSER
 from baselines.sft import PARSER as SFT_PARSER
-from kit.comparison import METRICS
 from kit.errors import UserError
+from kit.measuring import METRICS
 from kit.models import MINI
 from train import parse as parse_grpo
 
@@ -22,9 +22,9 @@ def test_every_method_samples_as_many_completions(steps):
     commands = compare.commands(steps)
     budgets = {}
     for name in ("ppo", "ppo-0.3"):
-        run, ppo = PPO_PARSER.parse_args_and_config(commands[name][2:])
+        run, ppo = PPO_PARSER.parse(commands[name][2:])
         budgets[name] = ppo.max_steps * ppo.batch_size * run.max_completion_length
-    run, sft = SFT_PARSER.parse_args_and_config(commands["sft"][2:])
+    run, sft = SFT_PARSER.parse(commands["sft"][2:])
     budgets["sft"] = sft.rounds * sft.prompts_per_round * sft.num_generations * run.max_completion_length
     _, grpo = parse_grpo(commands["grpo"][1:])
     budgets["grpo"] = grpo.max_steps * grpo.generation_batch_size * grpo.max_completion_length
@@ -33,11 +33,11 @@ def test_every_method_samples_as_many_completions(steps):
 
 def test_all_train_on_the_same_reward_and_penalty():
     commands = compare.commands(40)
-    run, ppo = PPO_PARSER.parse_args_and_config(commands["ppo"][2:])
+    run, ppo = PPO_PARSER.parse(commands["ppo"][2:])
     grpo, _ = parse_grpo(commands["grpo"][1:])
     assert run.reward_shaping == grpo.reward_shaping == "shaped"
     assert ppo.kl_coef == grpo.kl_coef == 0.1 and grpo.kl_type == "forward"
-    assert SFT_PARSER.parse_args_and_config([])[0].reward_shaping == "shaped"
+    assert SFT_PARSER.parse([])[0].reward_shaping == "shaped"
 
 
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
@@ -50,7 +50,7 @@ def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
 @pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])
 def test_the_bundled_policy_is_known_by_name_and_by_path(model, monkeypatch, tmp_path):
     trained = []
-    monkeypatch.setattr(compare, "train", lambda command, folder, seed: trained.append(command))
+    monkeypatch.setattr(compare, "finish_run", lambda command, folder, seed: trained.append(command))
     monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(UserError, match=r"evaluate\.py failed"):
         compare.main(["--seeds", "1", "--methods", "grpo", "--model", model, "--runs", str(tmp_path)])
@@ -112,7 +112,7 @@ def test_the_frontier_shows_the_last_model_of_every_seed_under_its_method():
 
     points = [point("base", None, 0.0), point("ppo-0.3-0", 50, 2.0), point("ppo-0.3-0", 40, 9.0)]
     points += [point("ppo-0.3-1", 50, 3.0), point("ppo-0.3-1", 50, 7.0, "validation")]
-    figure = compare.frontier({"points": points, "best_of_n": [], "tilt": []}, ["ppo-0.3"])
+    figure = compare.methods_frontier({"points": points, "best_of_n": [], "tilt": []}, ["ppo-0.3"])
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].get_lines()}
     assert drawn["base"] == [0.0] and drawn["ppo-0.3"] == [2.0, 3.0]
     assert not any("validations" in label for label in drawn)

@@ -19,8 +19,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from kit import plots, report
-from kit.comparison import METRICS
 from kit.errors import UserError
+from kit.measuring import METRICS
 
 NAMES = ["base", "vanilla", "kl"]
 NASTY = (
@@ -67,7 +67,7 @@ def figures() -> dict:
     ]
     return {
         "sentiment": plots.sentiment_distributions(scores, {"base": [0.1, 0.9]}),
-        "frontier": plots.frontier(**FRONTIER, names=NAMES),
+        "frontier": plots.reward_against_kl(**FRONTIER, names=NAMES),
         "training": plots.training_curves({"base": [], "vanilla": HISTORY, "kl": HISTORY[:2]}),
         "metrics": plots.metric_bars(panels, NAMES),
     }

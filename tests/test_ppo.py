@@ -56,7 +56,8 @@ def tiny_tokenizer(vocab: int = 3) -> PreTrainedTokenizerFast:
 
 
 def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
-    return Completion("", prompt_ids, completion_ids, "", completion_ids[-1] != EOS)
+    log_probs = [0.0] * len(completion_ids)
+    return Completion("", prompt_ids, completion_ids, log_probs, "", completion_ids[-1] != EOS)
 
 
 def exact_log_probs(lm: GPT2LMHeadModel, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
@@ -431,7 +432,7 @@ def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
 
 
 def test_the_yaml_holds_the_defaults(tmp_path):
-    given, defaults = (ppo.PARSER.parse_args_and_config(a) for a in (["--config", "configs/ppo.yaml"], []))
+    given, defaults = (ppo.PARSER.parse(a) for a in (["--config", "configs/ppo.yaml"], []))
     assert given == defaults
     keys = yaml.safe_load((ROOT / "configs" / "ppo.yaml").read_text(encoding="utf-8"))
     assert set(vars(PPOSettings())) - set(keys) == {
@@ -443,7 +444,7 @@ def test_the_yaml_holds_the_defaults(tmp_path):
 
 def test_flags_win_over_the_yaml():
     argv = "--config configs/ppo.yaml --kl_coef 0.3".split()
-    assert ppo.PARSER.parse_args_and_config(argv)[1].kl_coef == 0.3
+    assert ppo.PARSER.parse(argv)[1].kl_coef == 0.3
 
 
 @pytest.mark.parametrize(

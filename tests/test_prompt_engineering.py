@@ -81,14 +81,14 @@ def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_pa
         seen.extend(texts)
         return [len(text) / 100 for text in texts]
 
-    load = prompt_engineering.Bench.from_flags.__func__
+    load = prompt_engineering.load_bench
 
-    def with_fake_scorer(cls, *args, **kwargs):
-        bench = load(cls, *args, **kwargs)
+    def with_fake_scorer(*args, **kwargs):
+        bench = load(*args, **kwargs)
         bench.scorer = scorer
         return bench
 
-    monkeypatch.setattr(prompt_engineering.Bench, "from_flags", classmethod(with_fake_scorer))
+    monkeypatch.setattr(prompt_engineering, "load_bench", with_fake_scorer)
     monkeypatch.setattr(prompt_engineering, "PREFIXES", ("ZQX ",))
     run(str(MINI / "policy"), "--num_prompts", "4", "--prefix", "VKJ ", out=tmp_path)
     assert len(seen) == 2 * 3 * 4

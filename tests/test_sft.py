@@ -15,12 +15,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from baselines import sft
-from baselines.common import RunArguments, reward_function
 from data import load_imdb, load_prompts
 from kit.errors import UserError
+from kit.flags import BaselineArguments
 from kit.models import MINI, ROOT, load_policy
 from kit.runs import read_config, read_metrics
 from kit.sampling import Completion
+from kit.session import reward_without_penalty
 
 GOOD, BAD = "A wonderful film, number", "A dreadful film, number"
 
@@ -41,7 +42,7 @@ def sorted_imdb(tmp_path):
 
 
 def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
-    return Completion("", prompt_ids, completion_ids, "", truncated=True)
+    return Completion("", prompt_ids, completion_ids, [0.0] * len(completion_ids), "", truncated=True)
 
 
 # --------------------------------------------------------------------------------------------------- data
@@ -99,14 +100,16 @@ def test_the_reward_sees_the_completion_without_its_prompt():
         seen.extend(texts)
         return [0.25] * len(texts)
 
-    reward = reward_function(RunArguments(reward_shaping="linear", negate_reward=True), score, tokenizer=None)
+    reward = reward_without_penalty(
+        BaselineArguments(reward_shaping="linear", negate_reward=True), score, tokenizer=None
+    )
     assert reward.base_reward([" was dull."], ["The wonderful film"]) == ([0.25], [0.75])
     assert seen == [" was dull."]
 
 
 def test_shaped_reward_is_the_composite():
     # 24 words, 3 of them different: R = 0.8 - 0.5 * (1 - 3/24), length inside the target
-    reward = reward_function(RunArguments(), lambda texts: [0.8] * len(texts), tokenizer=None)
+    reward = reward_without_penalty(BaselineArguments(), lambda texts: [0.8] * len(texts), tokenizer=None)
     assert reward.base_reward(["a good film " * 8], ["x"])[1] == pytest.approx([0.8 - 0.5 * 21 / 24])
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from kit.errors import UserError
 from kit.models import MINI
 from kit.runs import read_config, read_metrics, read_samples
+from reward_utils import load_student
 from tests.conftest import ROOT
 
 TINY = ["--model", "mini", "--sentiment_model", "mini", "--prompts_per_step", "2", "--num_generations", "4"]
@@ -322,14 +323,12 @@ def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tmp_path, monkeypatch):
-    import train as script
-
     (tmp_path / "rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "rewards", None)  # what is imported here does not outlive the test
     del sys.modules["rewards"]
     with pytest.raises(UserError, match=says):
-        script.student_module(script.ExerciseArguments(kl_type="forward"))
+        load_student(kl_type="forward")
 
 
 def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):

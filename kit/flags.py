@@ -1,0 +1,83 @@
+"""The flags that mean the same for every trainer. Standard library only: --help must not wait for torch."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kit.errors import UserError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field that explains itself in --help."""
+    return field(default=default, metadata={"help": help})
+
+
+def at_least(low: float, settings: object, *names: str) -> None:
+    """Raise `UserError` for the first flag below `low` (or NaN)."""
+    for name in names:
+        if not getattr(settings, name) >= low:
+            raise UserError(f"--{name} {getattr(settings, name)}: must be at least {low}")
+
+
+@dataclass
+class TaskArguments:
+    """What is trained, on what, for which reward, and what is kept of it."""
+
+    model: str = setting("auto", "the policy: auto, mini, a Hugging Face id, or a path")
+    sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
+    prompts: str = setting("builtin", "builtin, imdb, imdb:FILE.parquet, or a text file, one prompt a line")
+    reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
+        "linear", "the score as it is, your shaped_reward, or 1 if the score >= 0.8 else 0"
+    )
+    hackable_reward: bool = setting(False, "score by counting positive words")
+    negate_reward: bool = setting(False, "train for 1 - score: negative film talk")
+    use_peft: bool = setting(False, "train LoRA adapters instead of all weights")
+    lora_r: int = setting(16, "rank of the adapters")
+    merge_lora: bool = setting(False, "final/ holds the merged model, not the adapter")
+    eval_every: int = setting(10, "steps between validations; 0: first and last only")
+    wandb: bool = setting(False, "log to Weights & Biases too")
+    wandb_project: str = setting("rl-sentiment", "the W&B project")
+    resume: str | None = setting(None, "go on with this run folder, with its flags")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "lora_r")
+        at_least(0, self, "eval_every")
+        if self.merge_lora and not self.use_peft:
+            raise UserError("--merge_lora merges LoRA adapters: it needs --use_peft")
+
+    def name_parts(self) -> list[str]:
+        """What is unusual about the run, for its folder's name."""
+        usual = type(self).reward_shaping  # a field's default is the class's attribute
+        flags = {"hackable": self.hackable_reward, "negate": self.negate_reward, "lora": self.use_peft}
+        shaping = [self.reward_shaping] if self.reward_shaping != usual else []
+        return shaping + [name for name, on in flags.items() if on]
+
+
+@dataclass
+class RunSettings:
+    """Settings that TRL's config has too, under the same names."""
+
+    output_dir: str = setting("outputs", "where run folders go")
+    run_name: str | None = setting(None, "the run's folder; default: made from the flags")
+    seed: int = setting(0, "same seed, same machine, CPU: same numbers")
+    max_completion_length: int = setting(40, "longest completion, in tokens")
+    temperature: float = setting(1.0, "of sampling, and of every log-prob")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "max_completion_length")
+        at_least(0, self, "seed")
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"--temperature {self.temperature}: must be above 0")
+
+
+@dataclass
+class BaselineArguments(TaskArguments, RunSettings):
+    """Flags that mean what they mean in train.py. One default differs: there is no exercise to fill here."""
+
+    reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
+        "shaped",
+        "the score as it is, the composite R of configs/reward.yaml, or 1 if the score >= 0.8 else 0",
+    )
+
+    def __post_init__(self) -> None:
+        TaskArguments.__post_init__(self)
+        RunSettings.__post_init__(self)

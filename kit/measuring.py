@@ -1,0 +1,227 @@
+"""Completions -> rows -> estimates: the one way in which validation and `evaluate.py` measure a model."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kit.metrics import (
+    Estimate,
+    composite_reward,
+    compression_ratio,
+    corpus_estimate,
+    mean_estimate,
+    ngram_groups,
+    num_unique,
+    repetition,
+    self_bleu,
+    unique_ratio,
+)
+from kit.sampling import Completion, sample
+from kit.screen import Progress
+from reward_utils import Scorer, kl_policy_ref, kl_ref_policy, reference_log_probs, token_log_probs
+
+POSITIVE = 0.5  # a completion counts as positive above this P(positive)
+Row = dict[str, Any]  # what is known of one completion; a line of samples.jsonl
+
+
+class Metric(NamedTuple):
+    """How a metric is called, its unit, and what it says."""
+
+    label: str
+    unit: str
+    meaning: str
+
+
+METRICS = {
+    "reward": Metric("Reward R", "reward", "sentiment less repetition and wrong length, as in configs/reward.yaml"),
+    "sentiment": Metric("Sentiment", "P(positive)", "by the reward model that training used"),
+    "judge": Metric("Judge", "P(positive)", "by an independent classifier no training saw"),
+    "positive_ratio": Metric("Positive", "share", f"completions with sentiment above {POSITIVE}"),
+    "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "sum over tokens of w - 1 - log w, w = π_ref/π"),
+    "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "sum over tokens of w log w - w + 1, on π's prefixes"),
+    "ref_nll": Metric("Reference NLL", "nats/token", "-log π_ref: how strange the text is to the base model"),
+    "ref_perplexity": Metric("Reference perplexity", "per token", "exp of the reference NLL"),
+    "distinct_1": Metric("Distinct-1", "share", "different words / words, over all completions"),
+    "distinct_2": Metric("Distinct-2", "share", "the same for pairs of words"),
+    "distinct_3": Metric("Distinct-3", "share", "the same for triples of words"),
+    "vocabulary": Metric("Vocabulary", "words", "different words in all completions"),
+    "unique_token_ratio": Metric("Unique tokens", "share", "different tokens / tokens within one completion, mean"),
+    "repetition": Metric("Repetition", "share", "1 - different words / words within one completion, mean"),
+    "self_bleu": Metric("Self-BLEU", "BLEU-4", "likeness of a completion to all the others, mean"),
+    "compression_ratio": Metric("Compression", "ratio", "bytes of all completions / bytes after zlib"),
+    "length": Metric("Length", "tokens", "end-of-text token included"),
+    "empty_ratio": Metric("Empty", "share", "completions without visible text"),
+    "truncated_ratio": Metric("Truncated", "share", "completions cut at --max_new_tokens"),
+}  # fmt: skip
+SPREAD = ("reward", "sentiment", "judge", "length")
+
+# ---- completions -> rows -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """What is the same for all models that are measured, or for one model at all steps.
+
+    `reference` is pi_ref; None means that the policies are LoRA models, whose base is the reference. `tokenizer` is
+    the reference's. `seconds` adds up the time of each phase.
+    """
+
+    prompts: Sequence[str]
+    scorer: Scorer
+    reference: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    batch_size: int = 64
+    judge: Scorer | None = None
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to `seconds`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - start
+
+    def sample(
+        self,
+        policy: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        num_samples: int,
+        prompts: Sequence[str] | None = None,
+    ) -> list[Completion]:
+        """`num_samples` completions of every prompt (the bench's own by default), prompt by prompt."""
+        with self.phase("sampling"):
+            return sample(
+                policy,
+                tokenizer,
+                self.prompts if prompts is None else prompts,
+                num_samples=num_samples,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                on_batch=self.progress.advance if self.progress else None,
+            )
+
+    def scores(self, texts: Sequence[str]) -> tuple[list[float], list[float | None]]:
+        """(sentiment, judge) of N texts."""
+        with self.phase("scoring"):
+            return self.scorer(texts), list(self.judge(texts)) if self.judge else [None] * len(texts)
+
+    def rows(
+        self,
+        policy: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        num_samples: int = 1,
+    ) -> list[Row]:
+        """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
+
+        KLs are in nats per completion, `ref_nll` in nats per token. A tokenizer other than the reference's leaves
+        the columns that need pi_ref at None: the two models then give probabilities to different tokens.
+        """
+        completions = self.sample(policy, tokenizer, num_samples)
+        texts = [c.text for c in completions]
+        sentiment, judge = self.scores(texts)
+        rewards = composite_reward(sentiment, texts)
+        nothing = [None] * len(completions)
+        ref_nll: Sequence[float | None] = nothing
+        kl_pq: Sequence[float | None] = nothing
+        kl_qp: Sequence[float | None] = nothing
+        if same_tokenizer(tokenizer, self.tokenizer):
+            with self.phase("log-probs"):
+                ref_nll, kl_pq, kl_qp = self.distances(policy, completions)
+        return [
+            {
+                "prompt": c.prompt,
+                "sample": i % num_samples,
+                "completion": c.text,
+                "tokens": len(c.completion_ids),
+                "truncated": c.truncated,
+                "sentiment": sentiment[i],
+                "judge": judge[i],
+                "unique_token_ratio": len(set(c.completion_ids)) / len(c.completion_ids),
+                "ref_nll": ref_nll[i],
+                "kl_policy_ref": kl_pq[i],
+                "kl_ref_policy": kl_qp[i],
+                "reward": rewards[i],
+            }
+            for i, c in enumerate(completions)
+        ]
+
+    def distances(
+        self, policy: PreTrainedModel | PeftModel, completions: Sequence[Completion]
+    ) -> tuple[list[float], list[float], list[float]]:
+        """(reference NLL, KL(pi||pi_ref), KL(pi_ref||pi)) of each completion."""
+        # Both at the sampling temperature: the KL of the distributions that were sampled
+        ids = [c.prompt_ids for c in completions], [c.completion_ids for c in completions]
+        ref = reference_log_probs(policy, self.reference, *ids, self.temperature)
+        own = ref if policy is self.reference else token_log_probs(policy, *ids, self.temperature)
+        return [-math.fsum(row) / len(row) for row in ref], kl_policy_ref(own, ref), kl_ref_policy(own, ref)
+
+
+def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Do equal ids mean equal tokens?"""
+    return a is b or a.get_vocab() == b.get_vocab()
+
+
+# ---- rows -> estimates -------------------------------------------------------------------------------------
+
+
+def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
+    """The metrics of one model's rows (`num_samples` per prompt, prompt by prompt), by the keys of `METRICS`.
+
+    A metric that no row has (the judge's, or those of a strange tokenizer) is left out.
+    """
+
+    def column(key: str) -> np.ndarray:  # (num_prompts, num_samples)
+        values = [math.nan if r[key] is None else float(r[key]) for r in rows]
+        return np.array(values).reshape(-1, num_samples)
+
+    texts = [r["completion"] for r in rows]
+    groups = [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
+    ngrams = {n: ngram_groups(groups, n) for n in (1, 2, 3)}
+    tokens = column("tokens")
+    by_completion: dict[str, Any] = {
+        "positive_ratio": column("sentiment") > POSITIVE,
+        "repetition": [[repetition(t) for t in group] for group in groups],
+        "self_bleu": np.reshape(self_bleu(texts), (-1, num_samples)),
+        "length": tokens,
+        "empty_ratio": [[not t.strip() for t in group] for group in groups],
+        "truncated_ratio": column("truncated"),
+    }
+    found = {key: mean_estimate(values) for key, values in by_completion.items()}
+    for key in ("reward", "sentiment", "judge", "unique_token_ratio", "kl_policy_ref", "kl_ref_policy"):
+        found[key] = mean_estimate(column(key))
+    nll = mean_estimate(column("ref_nll"), tokens)  # over all tokens: a long text weighs as long as it is
+    found["ref_nll"] = nll
+    found["ref_perplexity"] = Estimate(math.exp(nll.value), np.exp(nll.replicates))
+    for n, ids in ngrams.items():
+        found[f"distinct_{n}"] = corpus_estimate(ids, unique_ratio)
+    found["vocabulary"] = corpus_estimate(ngrams[1], num_unique)
+    found["compression_ratio"] = corpus_estimate(
+        groups, lambda some: compression_ratio([text for group in some for text in group])
+    )
+    return {key: found[key] for key in METRICS if not math.isnan(found[key].value)}
+
+
+def spread(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Standard deviation, minimum and maximum over completions."""
+    found = {}
+    for key in SPREAD:
+        values = [float(r["tokens" if key == "length" else key]) for r in rows if r.get(key, 0) is not None]
+        if values:
+            found[key] = {"std": float(np.std(values)), "min": min(values), "max": max(values)}
+    return found

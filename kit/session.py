@@ -1,0 +1,260 @@
+"""One training run, from its flags to its folder: what every trainer needs and no method is about.
+
+Not a trainer and not a framework: sampling, the call of the reward and the update stand in the method's own file.
+In the order of use:
+
+    session = Session("ppo", ours, ours, PARSER.argv)      models chosen, seed set, scorer loaded
+    policy, tokenizer, reference = session.load_models()   (or a method loads them its own way)
+    prompts = session.load_prompts(policy, tokenizer)
+    session.open_run("ppo-0.1")                            the run folder, made or resumed
+    session.begin(policy, tokenizer, reference, ...)       config.json, tracker, first lines on screen
+    with session.training(policy):                         stopped: says how to go on; finished: saves final/
+        session.validate(policy, step)
+        session.log(step, metrics)
+        session.show(step, total, "reward 0.5")
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
+from kit.flags import RunSettings, TaskArguments
+from kit.measuring import Bench
+from kit.metrics import composite_reward
+from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
+from kit.runs import STATE, Run
+from kit.screen import clock
+from kit.tracking import Tracker
+from kit.validation import VALIDATION_SEED, Validation
+from reward_utils import RewardFunction, Scorer, make_reward_function
+from sentiment import load_scorer, word_count_score
+
+
+def reward_without_penalty(
+    ours: TaskArguments, score: Scorer, tokenizer: PreTrainedTokenizerBase
+) -> RewardFunction:
+    """The kit's reward for a method that deals with the KL in its own way, or not at all.
+
+    `shaped` is the composite R: there is no exercise to fill in here.
+    """
+    return make_reward_function(
+        score,
+        tokenizer,
+        reward_shaping=ours.reward_shaping,
+        negate=ours.negate_reward,
+        student=SimpleNamespace(shaped_reward=composite_reward),
+    )
+
+
+class Session:
+    """Models, folder, logs and validation of one run. In a launch of several processes only the main one writes.
+
+    `scorer` is the sentiment classifier, `score` what the reward counts: the classifier or the word counter.
+    `checkpoint` is where a resumed run goes on, `state` what stands in its trainer_state.json, `first_step` the step
+    it was saved after (else None, {} and 0).
+    """
+
+    run: Run
+    validation: Validation
+
+    def __init__(self, method: str, ours: TaskArguments, settings: RunSettings, argv: list[str]) -> None:
+        self.started = time.monotonic()
+        self.method, self.ours, self.settings, self.argv = method, ours, settings, argv
+        process = PartialState()  # one process, unless launched by accelerate or torchrun
+        self.device, self.is_main = process.device, process.is_main_process
+        self.checkpoint: Path | None = None
+        self.state: dict[str, Any] = {}
+        if ours.resume:
+            self.run = Run.open(ours.resume)
+            self.checkpoint = self.run.last_checkpoint()
+            self.state = json.loads((self.checkpoint / STATE).read_text(encoding="utf-8"))
+        self.first_step = int(self.state.get("global_step", 0))
+        self.choice = resolve_models(ours.model, ours.sentiment_model)
+        set_seed(settings.seed)
+        self.scorer = load_scorer(self.choice.sentiment, self.device)
+        self.score = word_count_score if ours.hackable_reward else self.scorer
+        self.tracker: Tracker | None = None
+        self.num_prompts = 0
+        self.validated = -1  # the last step that was
+
+    # ---- models and prompts
+
+    def steps(self, asked: int) -> int:
+        """`--max_steps`, or for -1 what suits the policy."""
+        return (50 if self.choice.mini else 200) if asked == -1 else asked
+
+    def rate(self, asked: float | None, mini: float, full: float) -> float:
+        """`--learning_rate`, or what suits the policy: adapters start from nothing and take five times as much."""
+        if asked is not None:
+            return asked
+        return (mini if self.choice.mini else full) * (5 if self.ours.use_peft else 1)
+
+    def load_models(
+        self,
+    ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
+        """(policy, tokenizer, reference), the policy from the checkpoint of a resumed run.
+
+        With LoRA the reference is None: it is the policy less its adapter.
+        """
+        policy, tokenizer = load_policy(self.choice.policy, self.device)
+        if self.ours.use_peft:
+            if self.checkpoint:
+                return PeftModel.from_pretrained(policy, self.checkpoint, is_trainable=True), tokenizer, None
+            return get_peft_model(policy, lora_config(self.ours.lora_r, policy)), tokenizer, None
+        reference = load_reference(self.choice.policy, self.device)
+        if self.checkpoint:
+            policy, _ = load_policy(str(self.checkpoint), self.device)
+        return policy, tokenizer, reference
+
+    def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The training prompts; they and the held-out ones must leave room for a completion (`UserError`)."""
+        room = policy.config.max_position_embeddings - self.settings.max_completion_length
+        check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
+        prompts = load_prompts(self.ours.prompts, tokenizer, room)
+        self.num_prompts = len(prompts)
+        return prompts
+
+    # ---- the run folder
+
+    def open_run(self, name: str) -> Run:
+        """The run's folder: the one to resume, or a new one called `name`; the same in every process."""
+        if not self.ours.resume:
+            paths = [str(Run.create(self.settings.output_dir, name).path) if self.is_main else None]
+            self.run = Run(Path(broadcast_object_list(paths)[0]))
+        return self.run
+
+    def begin(
+        self,
+        policy: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: PreTrainedModel | None,
+        training: dict[str, Any],
+        tags: list[str],
+        plan: str,
+    ) -> None:
+        """config.json, tracker and validation, and the first lines on screen.
+
+        `training` are the method's own settings, `plan` says what will be done in one line.
+        """
+        if not self.is_main:
+            return
+        config = {
+            "method": self.method,
+            "argv": self.argv,
+            **vars(self.ours),
+            "model": self.choice.policy_name,
+            "sentiment_model": self.choice.sentiment_name,
+            "num_prompts": self.num_prompts,
+            "training": training,
+        }
+        if self.checkpoint:
+            self.run.truncate_after(self.first_step)
+            self.validated = self.first_step  # measured before its checkpoint was saved
+        else:
+            self.run.write_config(config)
+        if self.ours.wandb:
+            name, project = self.run.path.name, self.ours.wandb_project
+            self.tracker = Tracker(project, name, config, self.run.path, tags=tags)
+        bench = Bench(
+            prompts=HELD_OUT_PROMPTS,
+            scorer=self.scorer,
+            reference=reference,
+            tokenizer=tokenizer,
+            max_new_tokens=self.settings.max_completion_length,
+            temperature=self.settings.temperature,
+            seed=VALIDATION_SEED,
+        )
+        counted = self.score if self.ours.hackable_reward else None
+        self.validation = Validation(bench, self.run, self.tracker, counted)
+        print(self.choice.introduction(policy, self.device))
+        print(f"run {self.run.path}, {plan}\n", flush=True)
+
+    @contextmanager
+    def training(
+        self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
+    ) -> Iterator[None]:
+        """The block that trains. Stopped by anything, it says how to go on; at its end `final/` is saved.
+
+        `name` is what the run is called in the command that compares it.
+        """
+        self.loop_started, self.last_step = time.monotonic(), self.first_step
+        try:
+            yield
+        except BaseException as error:
+            if self.tracker is not None:
+                self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
+            if self.is_main and self.run.checkpoints():
+                print(
+                    f"\nstopped at step {self.last_step}; go on with --resume {self.run.path}",
+                    file=sys.stderr,
+                )
+            raise
+        if not self.is_main:
+            return
+        save_policy(policy, tokenizer, self.run.final, merge=self.ours.merge_lora)
+        seconds = time.monotonic() - self.started
+        if self.tracker is not None:
+            self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
+        print(self.run.closing(seconds, name))
+
+    def save_checkpoint(
+        self,
+        step: int,
+        policy: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        state: dict[str, Any],
+        keep: int,
+        more: Callable[[Path], None] = lambda folder: None,
+    ) -> None:
+        """checkpoint-<step>/: a model for evaluate.py like any other, `state`, and what `more` writes.
+
+        Of all checkpoints the `keep` latest stay.
+        """
+        folder = self.run.path / f"checkpoint-{step}"
+        save_policy(policy, tokenizer, folder)
+        more(folder)
+        # last: where it stands, the checkpoint is whole
+        (folder / STATE).write_text(json.dumps({"global_step": step, **state}) + "\n", encoding="utf-8")
+        for _, old in self.run.checkpoints()[:-keep]:
+            shutil.rmtree(old)
+
+    # ---- at every step
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and the same to the tracker, under train/."""
+        if not self.is_main:
+            return
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        self.run.log(step, named)
+        if self.tracker is not None:
+            self.tracker.log(step, named)
+
+    def show(self, step: int, total: int, *parts: str) -> None:
+        """The step's line on screen, with the time that is left."""
+        self.last_step = step
+        elapsed = time.monotonic() - self.loop_started
+        eta = elapsed / max(step - self.first_step, 1) * (total - step)
+        if self.is_main:
+            print(" | ".join([f"step {step:>4}/{total}", *parts, f"eta {clock(eta)}"]), flush=True)
+
+    def due(self, step: int) -> bool:
+        """Does `--eval_every` ask for a validation after this step?"""
+        return self.ours.eval_every > 0 and step % self.ours.eval_every == 0
+
+    def validate(self, policy: PreTrainedModel | PeftModel, step: int) -> None:
+        """Measure the policy on the held-out prompts, once at each step."""
+        if self.is_main and step != self.validated:
+            self.validated = step
+            self.validation.run(policy, step)

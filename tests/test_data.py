@@ -1,0 +1,78 @@
+"""Prompts and IMDB.
+
+pytest tests/test_data.py
+"""
+
+import pandas
+import pytest
+
+import data
+from kit.errors import UserError
+from sentiment import word_count_score
+
+
+def test_builtin_prompts():
+    train, held_out = data.TRAIN_PROMPTS, data.HELD_OUT_PROMPTS
+    assert len(train) >= 96 and len(held_out) == 64
+    everything = [p.lower() for p in train + held_out]
+    assert len(set(everything)) == len(everything)  # no duplicate, and no prompt in both
+    assert len({len(p.split()) for p in train}) >= 8 and len({len(p.split()) for p in held_out}) >= 6
+    assert all(p == p.strip() and p for p in train + held_out)
+    assert not any(word_count_score(train + held_out))  # an opener carries no verdict
+
+
+def test_prompt_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffOne opener\nAnother opener\n", encoding="utf-8")
+    assert data.load_prompts(str(file)) == ["One opener", "Another opener"]
+    file.write_text("One opener\n\nThird\n")
+    with pytest.raises(UserError, match="line 2: the prompt is empty"):
+        data.load_prompts(str(file))
+    file.write_text("")
+    with pytest.raises(UserError, match="the file is empty"):
+        data.load_prompts(str(file))
+    with pytest.raises(UserError, match="cannot read it"):
+        data.load_prompts(str(tmp_path / "missing.txt"))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a b\na b c d e\n")
+
+    def tokenizer(text):
+        return {"input_ids": text.split()}
+
+    assert len(data.load_prompts(str(file), tokenizer, max_prompt_tokens=5)) == 2
+    with pytest.raises(UserError, match=r"line 2: 5 tokens, but only 4"):
+        data.load_prompts(str(file), tokenizer, max_prompt_tokens=4)
+
+
+def write_imdb(path):
+    """Sorted by label, as the real one is: the first half all negative."""
+    rows = [{"text": f"bad<br /><br />film {i}", "label": 0, "split": "train"} for i in range(20)]
+    rows += [{"text": f"good film {i}", "label": 1, "split": "train"} for i in range(20)]
+    rows += [{"text": "unlabelled", "label": -1, "split": "unsupervised"}] * 3
+    rows += [{"text": "test text", "label": 1, "split": "test"}]
+    pandas.DataFrame(rows).to_parquet(path)
+    return str(path)
+
+
+def test_imdb_is_shuffled_balanced_and_clean(tmp_path):
+    texts, labels = data.load_imdb(write_imdb(tmp_path / "imdb.parquet"))
+    assert len(texts) == 40 and sum(labels[:10]) == 5 and sum(labels) == 20
+    assert all(("good" in t) == bool(label) for t, label in zip(texts, labels, strict=True))
+    assert "<br />" not in " ".join(texts) and "bad film" in " ".join(texts)
+    assert [t for t in texts if "good" in t] != [f"good film {i}" for i in range(20)]  # not the file's order
+
+
+def test_imdb_prompts_are_the_first_words_of_reviews(tmp_path):
+    prompts = data.load_prompts("imdb:" + write_imdb(tmp_path / "imdb.parquet"))
+    assert prompts and all(2 <= len(p.split()) <= 3 for p in prompts)  # these reviews have three words
+
+
+def test_imdb_that_cannot_be_had_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        data.load_imdb(str(tmp_path / "none.parquet"))
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match="cannot read IMDB"):
+        data.load_imdb(str(tmp_path / "broken.parquet"))
