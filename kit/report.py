@@ -1,7 +1,10 @@
 """The one-page report: data in, HTML out. One file without links to anything: it opens from disk, offline."""
 
 import base64
+import functools
 import hashlib
+import json
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,10 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kit.verdict import LEVELS
-
 FIGURES = (  # file name, caption
-    ("sentiment", "Scores of the completions. Filled bars: the reward model that training used. Black outline: a judge "
+    ("sentiment", "Scores of the completions. Filled bars: the reward model that training used. Outline: a judge "
      "no training saw. Bars on the right with an outline that stays on the left are Goodhart's law."),
     ("frontier", "Score against KL(π‖π_ref). The grey curves need no training: best of n base samples, "
      "KL = log n - (n-1)/n, and π* ∝ π_ref exp(r/β), the best any policy can do for its KL (estimated from the base's "
@@ -22,28 +23,36 @@ FIGURES = (  # file name, caption
     ("training", "Training, from each run's metrics.jsonl. Bands: 95 % intervals over prompts."),
     ("metrics", "The metrics side by side. Whiskers: 95 % intervals over prompts."),
 )  # fmt: skip
-SHADES = (0.04, 0.10, 0.20)  # change of P(positive) from which a word gets a light, medium, dark shade
+SHADES = (
+    math.log(2),
+    math.log(5),
+    math.log(20),
+)  # |log pi/pi_ref| of a token with a light, medium, dark shade
 MARKS = {"healthy": "●", "drifting": "▲", "hacked": "■", "undecided": "?"}
+MAX_SAMPLES = 4  # of one prompt
+MAX_TOKENS = (
+    64_000  # of all models: six of them on the 64 held-out prompts, four times 40 tokens each, is 3 MB
+)
 
 
-def word_effects(scorer: Any, texts: Sequence[str]) -> list[list[tuple[str, float | None]]]:
-    """What each word does to its text's score: P(positive) of the text less that of the text without the word.
+def shade(log_ratio: float) -> str:
+    """CSS class of a token: p1..p3 if the policy says it more often than the reference, n1..n3 if less, or none."""
+    level = sum(abs(log_ratio) >= limit for limit in SHADES)
+    return f"{'p' if log_ratio > 0 else 'n'}{level}" if level else ""
 
-    N texts -> N lists of (piece, effect); pieces joined are the text again, blanks have effect None. Costs one
-    score per word, in one call.
+
+def pieces(row: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """A completion as (token, log pi/pi_ref in nats); in one piece with None where there is nothing to tell.
+
+    That is so for the reference itself, and for a tokenizer other than the reference's. The end of the text is
+    a token too: ∎.
     """
-    pieces = [re.findall(r"\s+|\S+", text) for text in texts]
-    at = [(t, i) for t, parts in enumerate(pieces) for i, part in enumerate(parts) if not part.isspace()]
-    without = ["".join(pieces[t][:i] + pieces[t][i + 1 :]) for t, i in at]
-    scores = scorer([*texts, *without])
-    effect = {key: scores[key[0]] - score for key, score in zip(at, scores[len(texts) :], strict=True)}
-    return [[(part, effect.get((t, i))) for i, part in enumerate(parts)] for t, parts in enumerate(pieces)]
-
-
-def shade(effect: float | None) -> str:
-    """CSS class of a word: p1..p3 for words that raise the score, n1..n3 for those that lower it, or none."""
-    level = sum(abs(effect or 0.0) >= limit for limit in SHADES)
-    return f"{'p' if (effect or 0) > 0 else 'n'}{level}" if level else ""
+    if not any(row["log_ratios"] or ()):
+        return [(row["completion"], None)]
+    tokens = list(row["tokens_text"])
+    if not tokens[-1] and not row["truncated"]:
+        tokens[-1] = "∎"
+    return list(zip(tokens, row["log_ratios"], strict=True))
 
 
 def visible(text: str) -> str:
@@ -58,6 +67,11 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """`number` with its sign."""
+    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def change(entry: Mapping[str, float | None]) -> str:
@@ -75,26 +89,26 @@ def run_command(config: Mapping[str, Any]) -> str:
     return shlex.join(["python", *script.get(method, [method]), *map(str, config.get("argv") or [])])
 
 
-def side_by_side(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], scorer: Any, num_coloured: int
-) -> list[dict[str, Any]]:
-    """Per prompt the first completion of every model, with coloured words for the first `num_coloured` prompts."""
-    first = {name: [r for r in model_rows if r["sample"] == 0] for name, model_rows in rows.items()}
-    texts = [r["completion"] for model_rows in first.values() for r in model_rows[:num_coloured]]
-    coloured = iter(word_effects(scorer, texts) if texts else ())
-    words = {
-        name: [
-            next(coloured) if i < num_coloured else [(r["completion"], None)]
-            for i, r in enumerate(model_rows)
-        ]
-        for name, model_rows in first.items()
-    }
-    prompts = [r["prompt"] for r in next(iter(first.values()))]
+def side_by_side(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """What the models made of the same prompt and the same sample's random numbers, prompt by prompt.
+
+    At most `MAX_SAMPLES` of a prompt and `MAX_TOKENS` in all: every prompt's first sample comes before any second.
+    """
+    together = list(zip(*rows.values(), strict=True))
+    kept, room = [], MAX_TOKENS
+    for i in sorted(range(len(together)), key=lambda i: together[i][0]["sample"]):
+        room -= sum(r["tokens"] for r in together[i])
+        if together[i][0]["sample"] >= MAX_SAMPLES or (kept and room < 0):
+            break
+        kept.append(i)
     return [
-        {"prompt": prompt,
-         "cells": [{"model": name, "row": first[name][i], "words": words[name][i]} for name in first]}
-        for i, prompt in enumerate(prompts)
-    ]  # fmt: skip
+        {
+            "prompt": together[i][0]["prompt"],
+            "sample": together[i][0]["sample"],
+            "cells": dict(zip(rows, together[i], strict=True)),
+        }
+        for i in sorted(kept)
+    ]
 
 
 def _digest(text: str) -> str:
@@ -102,17 +116,14 @@ def _digest(text: str) -> str:
 
 
 def render(
-    comparison: Mapping[str, Any],
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
-    figures: Path,
-    scorer: Any,
-    num_coloured: int,
+    comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], figures: Path
 ) -> str:
     """The page for one `comparison.json`.
 
-    `rows` are the lines of samples.jsonl by model; `figures` the folder with the SVG files (one that is not there
-    is left out). Everything from outside is escaped, and the page's own policy lets only its own script and
-    style run: a completion may contain `<script>`.
+    `rows`: by model, prompt by prompt, the lines of samples.jsonl, each with `tokens_text` (the decoded tokens,
+    which make up the completion) and `log_ratios` (log pi/pi_ref of each, nats), or both None. `figures`: the
+    folder with the SVG files (one that is not there is left out). Everything from outside is escaped, and the
+    page's own policy lets only its own script and style run: a completion may contain `<script>`.
     """
     here = Path(__file__).parent
     style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -135,11 +146,19 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(number=number, change=change, shade=shade, command=run_command, mark=MARKS.get)
+    env.filters.update(
+        number=number,
+        signed=signed,
+        change=change,
+        shade=shade,
+        pieces=pieces,
+        command=run_command,
+        mark=MARKS.get,
+        json=functools.partial(json.dumps, indent=1, ensure_ascii=False),
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     )
     return env.get_template("report.html").render(
-        c=comparison, pairs=side_by_side(rows, scorer, num_coloured), figures=images, style=style, script=script,
-        policy=policy, num_coloured=num_coloured, levels=LEVELS,
-    )  # fmt: skip
+        c=comparison, samples=side_by_side(rows), figures=images, style=style, script=script, policy=policy
+    )
