@@ -17,11 +17,10 @@ from grading.archive import write_zip
 ROOT = Path(__file__).resolve().parent.parent
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
-    r"rewards_solution\.py|grading/(grade|worker|handout|archive)\.py|grading/gradescope/.*|tests/submissions/.*|\..*/.*"
+    r"rewards_solution\.py|grading/(grade|sandbox|worker|handout|archive)\.py|grading/gradescope/.*"
+    r"|tests/(grading|submissions)/.*|\..*/.*"
 )
-NEEDS_ANSWERS = re.compile(
-    r"rewards_solution|use_solution|grading\.(grade|worker|handout|archive)|test_grader"
-)
+NEEDS_ANSWERS = re.compile(r"rewards_solution|use_solution|grading\.(grade|sandbox|worker|handout|archive)")
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
 SELF_CHECK = (
@@ -29,7 +28,8 @@ SELF_CHECK = (
     "grading/__init__.py",
     "grading/checks.py",
     "grading/mistakes.py",
-    "grading/student.py",
+    "grading/submission.py",
+    "grading/trees.py",
 )
 
 
