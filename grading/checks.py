@@ -12,11 +12,11 @@ or behind a pipe, is the `Student`'s business alone. Standard library only.
 
 import math
 import random
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from grading.loopholes import BLANK, ONE_WORD, PHRASE, SHORT, closed
 from grading.mistakes import batch_hint, coefficient_hint, diagnose
 from grading.submission import (
     BACKWARD,
@@ -28,11 +28,8 @@ from grading.submission import (
     Student,
     Unfilled,
     all_close,
-    call,
     close,
-    describe_kind,
-    explain,
-    load,
+    wrong_kind,
 )
 from grading.trees import cosine, gradient, kl, make_tree, norm, policy_gradient
 
@@ -180,7 +177,7 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
     if abs(values[1]) < TOLERANCE:
         raise Mistake("A completion of one token costs nothing: is the first (or last) token dropped?")
     if reply.get("kind") != "list":
-        raise Mistake(f"It returned {describe_kind(reply.get('kind'))}: return a plain list of floats.")
+        raise Mistake(wrong_kind(reply.get("kind")))
     if reply.get("arguments") != [policy, ref]:
         raise Mistake(
             "The function changes its arguments: work on copies, the caller still needs the log-probs."
@@ -193,13 +190,13 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
 
 def far_apart(name: str, student: Student, rng: random.Random) -> None:
     """Gaps of 800 nats, beyond the range of exp(). A -inf reference makes the forward penalty +inf: not asked."""
+    near = [[(-1.0, -1.5)], [(-0.2, -0.9), (-0.5, -0.7)]]
+    varied(student.penalties(name, near))  # what goes wrong here has nothing to do with the distance
     rows = [[(-800.0, -1.0)], [(-1.0, -800.0), (-0.5, -0.7)], [(-1.0, -1.5), (-800.0, 0.0)], [(-0.2, -0.9)]]
     if name == BACKWARD:
         rows.append([(-1.0, -math.inf), (-0.5, -0.7)])
     try:
         values = varied(student.penalties(name, rows))
-    except Unfilled:
-        raise
     except Mistake as mistake:
         raise Mistake(f"With models 800 nats apart on a token, or a reference at -inf: {mistake}") from None
     if not values[1] > values[0]:
@@ -231,8 +228,10 @@ TEXTS = (
     "He walks in. She walks out. Nobody in the audience of nine, of whom I was one, seemed to mind a great deal, "
     "and the man with the popcorn slept through the shooting with a smile I have been thinking about ever since.",
     "ok ok",
+    "I cannot remember when two hours last went by so fast: every scene adds something, nobody overplays, and the "
+    "ending is as good as any I have seen in years.",
 )
-SCORES = (0.98, 0.71, 0.93, 0.44, 0.03, 0.99, 0.62, 0.96, 0.17, 0.31, 0.52, 0.85, 0.38, 0.56)
+SCORES = (0.98, 0.71, 0.93, 0.44, 0.03, 0.99, 0.62, 0.96, 0.17, 0.31, 0.52, 0.85, 0.38, 0.56, 0.95)
 BLANKS = ("", " ", "\n" * 64, "\t \n", "...", "!?", "\u00a0", "\ufffd")
 
 
@@ -275,7 +274,7 @@ def shaped_numbers(student: Student, rng: random.Random) -> None:
     student.values(SHAPED, scores, texts)
     reply = student.reply(SHAPED, scores, texts, prompts)
     if reply.get("kind") != "list":
-        raise Mistake(f"It returned {describe_kind(reply.get('kind'))}: return a plain list of floats.")
+        raise Mistake(wrong_kind(reply.get("kind")))
     if reply.get("arguments") != [scores, texts, prompts]:
         raise Mistake("The function changes its arguments: work on copies, the caller still needs them.")
     for n in (1, 2):
@@ -292,8 +291,6 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
         for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, TEXTS[1], text])):
             try:
                 student.values(SHAPED, scores, texts)
-            except Unfilled:
-                raise
             except Mistake as mistake:
                 raise Mistake(f"For the completion {text[:5]!r}: {mistake}") from None
 
@@ -301,7 +298,7 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
 def shaped_uses_score(student: Student, rng: random.Random) -> None:
     scores, texts, prompts, rewards = steady_rewards(student, rng)
     changes = []
-    for row in range(0, len(texts), 5):
+    for row in range(len(texts)):
         low, middle, high = (
             student.values(SHAPED, [*scores[:row], score, *scores[row + 1 :]], texts, prompts)[row]
             for score in (0.02, 0.5, 0.98)
@@ -325,8 +322,10 @@ def shaped_not_affine(student: Student, rng: random.Random) -> None:
     slope = covariance / sum((s - mean_s) ** 2 for s in scores)
     residual = norm([r - mean_r - slope * (s - mean_s) for s, r in zip(scores, rewards, strict=True)])
     if residual <= 1e-4 * norm([r - mean_r for r in rewards]):
+        constant = mean_r - slope * mean_s
+        reward = f"{slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g}"
         raise Mistake(
-            f"Your reward is {slope:.3g} * score + {mean_r - slope * mean_s:.3g} for the whole batch. GRPO subtracts "
+            f"Your reward is {reward} for the whole batch. GRPO subtracts "
             "the group's mean and divides by its standard deviation, so it cannot tell that from the bare score"
             + (" (except for the sign, which is the wrong way round)." if slope < 0 else ".")
             + " Bend the score, or bring in the text."
@@ -364,11 +363,14 @@ CHECKS = (
     Check("2.6", BACKWARD, "each completion on its own", 3, partial(rows_alone, BACKWARD)),
     Check("2.7", BACKWARD, "finite for models far apart", 3, partial(far_apart, BACKWARD)),
     Check("2.8", BACKWARD, "empty, one-token and ragged rows; arguments kept", 3, partial(edges, BACKWARD)),
-    Check("3.1", SHAPED, "not an affine function of the score", 12, shaped_not_affine, hidden=True),
+    Check("3.1", SHAPED, "not an affine function of the score", 4, shaped_not_affine, hidden=True),
     Check("3.2", SHAPED, "the score counts", 4, shaped_uses_score),
     Check("3.3", SHAPED, "the same inputs earn the same reward", 2, steady_rewards),
     Check("3.4", SHAPED, "defined for empty and blank completions", 2, shaped_blanks),
     Check("3.5", SHAPED, "one finite number for each completion; arguments kept", 2, shaped_numbers),
+    Check("3.6", SHAPED, "one word over and over earns less than honest praise", 4, partial(closed, (ONE_WORD,))),
+    Check("3.7", SHAPED, "three words, or none, earn less than honest praise", 2, partial(closed, (SHORT, BLANK))),
+    Check("3.8", SHAPED, "a phrase over and over earns less than honest praise", 2, partial(closed, (PHRASE,))),
 )  # fmt: skip
 EXERCISES = {FORWARD: "1a", BACKWARD: "1b", SHAPED: "2"}
 
@@ -394,33 +396,3 @@ def run_checks(student: Student, function: str, seed: object) -> Iterator[tuple[
             yield check, type(mistake)(" ".join([*hints, str(mistake)]))
         else:
             yield check, None
-
-
-def self_check(path: str) -> int:
-    """Check the file in this process and print one line an exercise; 0 where all three are right."""
-    try:
-        module = load(path)
-    except (Exception, SystemExit) as error:
-        print(f"rewards.py does not run: {explain(error, str(path))}")
-        return 1
-    student = Student(partial(call, module))
-    all_right = True
-    for function, exercise in EXERCISES.items():
-        results = list(run_checks(student, function, seed="self-check"))
-        mistakes = [mistake for _, mistake in results if mistake]
-        if not mistakes:
-            state = "right"
-        elif isinstance(mistakes[0], Unfilled):
-            state = "not implemented yet"
-        else:
-            state = f"wrong ({len(results) - len(mistakes)} of {len(results)} checks passed)"
-        print(f"exercise {exercise:<3} {function:<20} | {state}")
-        if mistakes and not isinstance(mistakes[0], Unfilled):
-            said = ""
-            for message in map(str, mistakes):
-                if message in said:
-                    continue
-                said += message + "\n"
-                print(textwrap.fill(message, 100, initial_indent="    - ", subsequent_indent="      "))
-        all_right = all_right and not mistakes
-    return 0 if all_right else 1

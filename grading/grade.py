@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import GraderFailed, Sandbox, cut
+from grading.sandbox import PYTHON, GraderFailed, Sandbox, cut
 from grading.submission import Student
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,7 +138,7 @@ def grade(
     results["output"] = f"{results['score']:g} of 100 points."
     if any(test["visibility"] != "visible" for test in results["tests"]):
         results["output"] += " Some checks, on other instances, are shown once the grades are published."
-    results["extra_data"] = {"seed": seed[:16], "not_enforced": sandbox.missing}
+    results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     results["execution_time"] = round(time.monotonic() - started, 3)
     write_results(results, out)
     return results
@@ -159,7 +159,7 @@ def grade_safely(submission: Path, out: Path | None = None, **options: object) -
 # ---- a trial run -------------------------------------------------------------------------------------------
 
 # what training needs of the kit
-KIT = ("train.py", "data.py", "reward_utils.py", "sentiment.py", "configs", "kit", "mini")
+KIT = ("train.py", "data.py", "reward_utils.py", "sentiment.py", "configs", "grading", "kit", "mini")
 
 
 def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
@@ -205,17 +205,22 @@ def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
 # ---- a folder of submissions -------------------------------------------------------------------------------
 
 
+def submissions_in(folder: Path) -> dict[str, Path]:
+    """{name: path} of the submissions in a folder: `*.py` and `*/rewards.py`."""
+    return {
+        str(p.relative_to(folder)): p for p in sorted([*folder.glob("*.py"), *folder.glob("*/rewards.py")])
+    }
+
+
 def grade_folder(folder: Path, table: Path, jobs: int, timeout: float) -> int:
-    """Grade `*.py` and `*/rewards.py` below `folder` into a CSV, one row as each is done; rows that stand are kept.
+    """Grade the submissions in `folder` into a CSV, one row as each is done; rows that stand are kept.
 
     A row stands if the file has not changed since (sha256). Returns the number of submissions the grader failed on.
     """
     from tqdm import tqdm
 
     fields = ["submission", "score", *EXERCISES, "seconds", "message", "sha256"]
-    submissions = {
-        str(p.relative_to(folder)): p for p in sorted([*folder.glob("*.py"), *folder.glob("*/rewards.py")])
-    }
+    submissions = submissions_in(folder)
     digests = {name: digest(path) for name, path in submissions.items()}
     rows = {}
     if table.exists():
@@ -321,6 +326,9 @@ def main(argv: list[str] | None = None) -> int:
         if not args.all.is_dir():
             print(f"{args.all} is no folder.", file=sys.stderr)
             return 2
+        if not submissions_in(args.all):
+            print(f"There is nothing to grade in {args.all}: no *.py, no */rewards.py.", file=sys.stderr)
+            return 2
         try:
             return 1 if grade_folder(args.all, args.csv, args.jobs, args.timeout) else 0
         except OSError as error:
@@ -351,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     except GraderFailed as error:
         print(f"Grading failed: {error}.", file=sys.stderr)
         return 2
-    print(f"{results['output']} ({results['execution_time']:.1f} s)")
+    print(f"{results['output']} ({results['execution_time']:.1f} s, {PYTHON})")
     for text in results["extra_data"]["not_enforced"]:
         print(f"not enforced - {text}")
     return 0

@@ -27,7 +27,9 @@ SELF_CHECK = (
     "rewards.py",
     "grading/__init__.py",
     "grading/checks.py",
+    "grading/loopholes.py",
     "grading/mistakes.py",
+    "grading/self_check.py",
     "grading/submission.py",
     "grading/trees.py",
 )
@@ -71,7 +73,7 @@ def check(files: dict[str, tuple[bytes, bool]]) -> None:
     """Raise Leak where an answer stands in a file, the stubs are filled in, or the self-check would not run."""
     missing = [name for name in SELF_CHECK if name not in files]
     if missing:
-        raise Leak(f"the self-check would not run: {', '.join(missing)} is not tracked by git")
+        raise Leak(f"the self-check would not run: git does not track {', '.join(missing)}")
     stubs = [node for node in ast.parse(files["rewards.py"][0]).body if isinstance(node, ast.FunctionDef)]
     for stub in stubs:
         if len(stub.body) != 2 or not isinstance(stub.body[1], ast.Raise):

@@ -6,7 +6,7 @@ The child's side, which shuts itself in and runs the submission, is `worker.py`.
 import itertools
 import json
 import os
-import re
+import platform
 import select
 import shutil
 import signal
@@ -18,6 +18,7 @@ from pathlib import Path
 
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
+PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
 class GraderFailed(Exception):
@@ -58,17 +59,16 @@ class Sandbox:
             p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
         ):
             self.uid = None
-        heavy = kit is not None or re.search(r"\b(torch|jax|tensorflow)\b", source) is not None
         self.settings = {
             "parent": os.getpid(),
             "namespaces": namespaces,
             "landlock": landlock,
             "uid": self.uid,
             "readable": readable_paths() + ([str(kit)] if kit else []),
-            "memory": (4 << 30) if heavy else (512 << 20),
-            "address_space": (64 << 30) if heavy else (1 << 30),
+            "memory": (4 << 30) if kit else (512 << 20),
+            "address_space": (64 << 30) if kit else (1 << 30),
             "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
-            "processes": 128 if heavy else 24,
+            "processes": 128 if kit else 24,
             "threads": (os.cpu_count() or 1) if kit else 1,
             "disk": (1 << 30) if kit else (16 << 20),
         }
@@ -103,7 +103,7 @@ class Sandbox:
         if reply.get("loaded") is not True:
             self.stop()
             lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-            self.dead[""] = lost or f"rewards.py does not run: {cut(reply.get('error'))}"
+            self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
             return False
         return True
 

@@ -8,6 +8,7 @@ nothing in here knows a right answer.
 """
 
 import copy
+import difflib
 import linecache
 import math
 import numbers
@@ -17,6 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+# What a submission may import, whatever the Python that runs it has besides: the kit's own has torch, Gradescope's not.
+PLAIN = sys.stdlib_module_names | {"numpy", "rewards"}
+GRADED_WITH = "it is graded with Python's standard library and numpy alone"
+
 FORWARD, BACKWARD, SHAPED = FUNCTIONS = ("kl_penalty_forward", "kl_penalty_backward", "shaped_reward")
 
 # Arithmetic in float32 inside a submission is right: log-probs near -5 then carry errors of 3e-7.
@@ -24,6 +29,21 @@ TOLERANCE = 1e-5
 
 
 # ---- beside the student's code -----------------------------------------------------------------------------
+
+
+class NotPlain(ModuleNotFoundError):
+    """An import of something that what grades a submission need not have."""
+
+
+class PlainImports:
+    """An import hook that knows the standard library and numpy, so that every Python grades like the plainest one."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """None, and the next finder is asked; raises NotPlain for other packages."""
+        top = name.partition(".")[0]
+        if top not in PLAIN:
+            raise NotPlain(f"it imports {top}, but {GRADED_WITH}", name=name)
 
 
 def load(path: str | Path) -> types.ModuleType:
@@ -45,7 +65,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     """Call `module.name(*args, **kwargs)` on copies and describe the outcome; never raises.
 
     Returns one of
-        {"unfilled": True}                   the stub is still there
+        {"unfilled": True, "misspelt": str | None}     the stub is still there (and a function is named almost so)
         {"error": str}                       what was raised, in which function, file and line
         {"kind": str}                        what came back is no list: the name of its type
         {"kind": str, "values": list, "arguments": list}
@@ -56,7 +76,9 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     try:
         function = getattr(module, name, None)
         if function is None:
-            return {"error": f"there is no function named {name} in the file"}
+            error = f"there is no function named {name} in the file"
+            other = misspelt(module, name)
+            return {"error": f"{error}; did you mean {other} to be it?" if other else error}
         returned = function(*args, **kwargs)
         kind = type(returned).__name__
         if kind == "ndarray" and returned.ndim == 1:
@@ -65,9 +87,15 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
             return {"kind": kind}
         return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
     except NotImplementedError:
-        return {"unfilled": True}
+        return {"unfilled": True, "misspelt": misspelt(module, name)}
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the student's here
         return {"error": explain(error, getattr(module, "__file__", ""))}
+
+
+def misspelt(module: types.ModuleType, name: str) -> str | None:
+    """A function of the file that was probably meant to be called `name`."""
+    others = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n not in FUNCTIONS]
+    return next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.85)), None)
 
 
 def _number(value: object) -> int | float | str:
@@ -87,9 +115,12 @@ def explain(error: BaseException, path: str) -> str:
         message = " ".join(str(error).split())[:200]
     except Exception:  # a __str__ of the student's own
         message = ""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, NotPlain):
+        text = message
+    elif isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(path).name}, line {error.lineno})"
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     frames = []
     traceback = error.__traceback__
     while traceback is not None:
@@ -111,7 +142,7 @@ class Mistake(Exception):
 
 
 class Unfilled(Mistake):
-    """The stub is still there."""
+    """The stub is still there; the message says so."""
 
 
 class Broken(Mistake):
@@ -127,7 +158,8 @@ class Student:
     def reply(self, name: str, *args: list, **kwargs: float) -> dict:
         reply = self.ask(name, list(args), kwargs)
         if reply.get("unfilled"):
-            raise Unfilled("not implemented yet")
+            other = reply.get("misspelt")
+            raise Unfilled("not implemented yet" + (f"; did you mean {other} to be it?" if other else ""))
         if "error" in reply:
             raise Broken(str(reply["error"]))
         return reply
@@ -137,11 +169,10 @@ class Student:
         reply, rows = self.reply(name, *args, **kwargs), len(args[0])
         kind, values = reply.get("kind"), reply.get("values")
         if not isinstance(values, list):
-            raise Mistake(f"It returned {describe_kind(kind)}; expected is a list of {rows} floats.")
+            raise Mistake(wrong_kind(kind))
         if len(values) != rows:
-            raise Mistake(
-                f"It returned {len(values)} values for {rows} completions: one float for each, please."
-            )
+            counts = f"{plural(len(values), 'value')} for {plural(rows, 'completion')}"
+            raise Mistake(f"It returned {counts}: one float for each, please.")
         for row, value in enumerate(values):
             if type(value) not in (int, float):
                 raise Mistake(
@@ -161,10 +192,14 @@ class Student:
         return self.values(name, policy, ref, kl_coef=kl_coef)
 
 
-def describe_kind(kind: object) -> str:
-    if kind == "NoneType":
-        return "None (is a return statement missing?)"
-    return f"a {kind}, not a list"
+def wrong_kind(kind: object) -> str:
+    """What to say where something came back that is no list; the same words for every call."""
+    what = "None (is a return statement missing?)" if kind == "NoneType" else f"a {kind}, not a list"
+    return f"It returned {what}: return a plain list, one float for each completion."
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"
 
 
 def close(a: float, b: float) -> bool:

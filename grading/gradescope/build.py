@@ -14,6 +14,7 @@ GRADER = (
     "__init__.py",
     "checks.py",
     "grade.py",
+    "loopholes.py",
     "mistakes.py",
     "sandbox.py",
     "submission.py",

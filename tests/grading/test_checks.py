@@ -55,8 +55,7 @@ def test_a_hundred_points():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "path",
-    [p for p in sorted((SUBMISSIONS / "right").glob("*.py")) if "torch" not in p.name]
-    + [ROOT / "rewards_solution.py"],
+    [*sorted((SUBMISSIONS / "right").glob("*.py")), ROOT / "rewards_solution.py"],
     ids=lambda path: path.stem,
 )
 def test_right_in_any_style(path, seed):
@@ -101,6 +100,6 @@ def test_unfilled_and_nan_earn_nothing():
 
 def test_no_answer_stands_in_what_students_get():
     """The formula of exercise 1b is nowhere in the files of the self-check."""
-    for name in ("checks.py", "mistakes.py", "submission.py", "trees.py"):
+    for name in ("checks.py", "loopholes.py", "mistakes.py", "self_check.py", "submission.py", "trees.py"):
         text = re.sub(r"\s", "", (ROOT / "grading" / name).read_text(encoding="utf-8"))
         assert not re.search(r"1(\.0)?-(math\.)?exp|expm1|1(\.0)?-w", text), name

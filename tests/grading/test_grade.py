@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from grading import grade as grader
-from tests.conftest import ROOT
+from tests.conftest import ROOT, system_python
 from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
 
 RIGHT = sorted((SUBMISSIONS / "right").glob("*.py"))
@@ -49,6 +49,26 @@ def test_the_stubs_earn_exactly_nothing():
     assert {t["output"] for t in results["tests"]} == {"not implemented yet"}
 
 
+def test_every_python_grades_the_same(tmp_path):
+    """torch is in the kit's own Python and not in Gradescope's: in neither can it be imported, and the words agree."""
+    path = SUBMISSIONS / "torch_tensors.py"
+    outcomes = []
+    for python in (sys.executable, system_python()):
+        out = tmp_path / "results.json"
+        done = subprocess.run(
+            [python, "-m", "grading.grade", path, "--out", out], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        results = json.loads(out.read_text())
+        version = subprocess.run([python, "--version"], capture_output=True, text=True).stdout.strip()
+        assert results["extra_data"]["python"] == version and version in done.stdout
+        (output,) = {test["output"] for test in results["tests"]}
+        outcomes.append((results["score"], output.replace(version, "Python X")))
+    words = "it imports torch, but it is graded with Python's standard library and numpy alone"
+    where = "in <module>, rewards.py line 3: import torch"
+    assert outcomes == 2 * [(0, f"rewards.py does not run in Python X: {words} ({where})")]
+
+
 def submitted(tmp_path: Path, text: str | bytes) -> Path:
     path = tmp_path / "rewards.py"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -74,7 +94,10 @@ def test_encodings_that_are_fine(tmp_path, prefix):
         ("def kl_penalty_forward(:\n    pass\n", "SyntaxError"),
         ("def f():\n\tif 1:\n        pass\n", "TabError"),
         ("import rewards\nrewards.kl_penalty_forward\n", "AttributeError"),
-        ("import a_module_that_is_not_there\n", "ModuleNotFoundError"),
+        (
+            "import a_module_that_is_not_there\n",
+            "it imports a_module_that_is_not_there, but it is graded with",
+        ),
         ("x = 1 / 0\n", "ZeroDivisionError: division by zero (in <module>, rewards.py line 1"),
         ("kl_penalty_forward = kl_penalty_backward = shaped_reward = 3\n", "not callable"),
         ("# -*- coding: latin-1 -*-\ndef f(): return '\xe4'\n".encode("latin-1"), "not UTF-8"),
@@ -129,7 +152,13 @@ def test_bad_command_lines(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
     done = run_cli(ROOT / "rewards.py", "--out", tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
-    assert run_cli("--all", tmp_path / "nowhere").returncode == 2
+    done = run_cli("--all", tmp_path / "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "is no folder" in done.stderr
+    empty = tmp_path / "empty"
+    (empty / "anna").mkdir(parents=True)
+    done = run_cli("--all", empty, "--csv", tmp_path / "grades.csv")
+    assert done.returncode == 2 and not (tmp_path / "grades.csv").exists()
+    assert done.stderr == f"There is nothing to grade in {empty}: no *.py, no */rewards.py.\n"
     assert run_cli().returncode == 2
     assert run_cli(ROOT / "rewards.py", "--timeout", "-1").returncode == 2
     assert not list(tmp_path.glob(".*tmp"))

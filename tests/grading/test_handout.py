@@ -76,7 +76,7 @@ def test_a_filled_exercise_is_tested(unpacked, tmp_path):
         (ROOT / "rewards_solution.py").read_text(encoding="utf-8"), encoding="utf-8"
     )
     done = run(sys.executable, "-m", "pytest", "--noconftest", "tests/test_rewards.py", cwd=copy)
-    assert done.returncode == 0 and "20 passed" in done.stdout, done.stdout
+    assert done.returncode == 0 and "23 passed" in done.stdout, done.stdout
     mistake = (ROOT / "tests" / "submissions" / "mistakes" / "forward_mean.py").read_text(encoding="utf-8")
     with (copy / "rewards.py").open("a", encoding="utf-8") as file:
         file.write("\n\n" + mistake)
@@ -132,5 +132,5 @@ def test_a_leak_is_refused(repository, name, text, message):
 
 def test_a_file_that_is_not_tracked_is_missed(repository):
     run("git", "rm", "-q", "--cached", "grading/mistakes.py", cwd=repository)
-    with pytest.raises(handout.Leak, match=r"mistakes\.py is not tracked"):
+    with pytest.raises(handout.Leak, match=r"does not track grading/mistakes\.py"):
         handout.collect(repository)

@@ -1,4 +1,4 @@
-"""What counts as a number, and what is said where it is none. `pytest tests/grading/test_submission.py`."""
+"""Running a file and calling its functions; what counts as a number. `pytest tests/grading/test_submission.py`."""
 
 import math
 import types
@@ -6,7 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from grading.submission import SHAPED, Mistake
+from grading import submission
+from grading.submission import FORWARD, SHAPED, Mistake
 from tests.grading.conftest import student_of
 
 
@@ -32,7 +33,7 @@ def test_numbers():
         ("ab", "a str, not a list"),
         ({0: 1, 1: 2}, "a dict, not a list"),
         ((x for x in (1.0, 2.0)), "a generator, not a list"),
-        ([0.5], "1 values for 2 completions"),
+        ([0.5], "1 value for 2 completions"),
         ([0.5, True], "a bool"),
         ([0.5, "1"], "a str"),
         ([0.5, None], "a NoneType"),
@@ -56,3 +57,22 @@ def test_tensors_and_bools_of_libraries_are_no_numbers():
         replied([torch.tensor(0.5), torch.tensor(1.0)])
     with pytest.raises(Mistake, match="a Tensor, not a list"):
         replied(torch.tensor([0.5, 1.0]))
+
+
+def test_a_name_that_is_nearly_right():
+    """Other functions of the exercise are no misspellings of this one."""
+    module = types.ModuleType("rewards")
+    module.kl_penalty_backward = module.kl_penalty = lambda p, r, kl_coef=0.1: []
+    assert submission.misspelt(module, FORWARD) is None
+    for name in ("kl_penality_forward", "kl_penalty_foward", "klpenalty_forward", "Kl_penalty_forward"):
+        setattr(module, name, lambda p, r, kl_coef=0.1: [])
+        assert submission.misspelt(module, FORWARD) == name
+        delattr(module, name)
+
+
+def test_the_import_hook_knows_the_standard_library_and_numpy():
+    for name in ("math", "os.path", "xml.etree.ElementTree", "numpy", "numpy.linalg", "rewards"):
+        assert submission.PlainImports.find_spec(name) is None
+    for name in ("torch", "torch.nn", "pandas", "no_such_module", "grading"):
+        with pytest.raises(ModuleNotFoundError, match=f"imports {name.split('.')[0]}, but it is graded with"):
+            submission.PlainImports.find_spec(name)
