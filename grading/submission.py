@@ -65,9 +65,9 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     """Call `module.name(*args, **kwargs)` on copies and describe the outcome; never raises.
 
     Returns one of
-        {"unfilled": True, "misspelt": str | None}     the stub is still there (and a function is named almost so)
-        {"error": str}                       what was raised, in which function, file and line
-        {"kind": str}                        what came back is no list: the name of its type
+        {"unfilled": True, "misspelt": name}  the stub is still there (and a function is named almost so)
+        {"error": str}                        what was raised, in which function, file and line
+        {"kind": str}                         what came back is no list: the name of its type
         {"kind": str, "values": list, "arguments": list}
     with one entry of `values` per element: an int or a float, or the name of its type where it is no number. A
     tuple or one-dimensional array is listed too, `kind` tells; `arguments` are the arguments after the call.
