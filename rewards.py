@@ -2,7 +2,9 @@
 
 Check your work at any time, in about a second and without a GPU:
 
-    python rewards.py
+    python rewards.py                               all three, or one: python rewards.py kl_penalty_forward
+
+It is graded with Python's standard library and numpy; nothing else can be imported there.
 
 What the three functions are for. During training the model `pi` (the policy) writes completions, and each gets
 
@@ -49,7 +51,7 @@ def kl_penalty_forward(
     Edge cases: an empty row costs 0.0, an empty batch returns []; a row may have one token or thousands; leave
     the arguments as you found them.
 
-    Check: `python rewards.py`, or `pytest -k kl_penalty_forward`.
+    Check: `python rewards.py kl_penalty_forward`.
     """
     raise NotImplementedError("Exercise 1a: kl_penalty_forward")
 
@@ -88,7 +90,7 @@ def kl_penalty_backward(
     would change what is taught): the result stays finite when the models are 800 nats apart on a token, and when
     pi_ref gives a token log-probability -inf.
 
-    Check: `python rewards.py`, or `pytest -k kl_penalty_backward`.
+    Check: `python rewards.py kl_penalty_backward`.
     """
     raise NotImplementedError("Exercise 1b: kl_penalty_backward")
 
@@ -99,11 +101,15 @@ def shaped_reward(
     """Exercise 2 (30 minutes): turn the scores into a reward that is harder to cheat.
 
     Watch what the unpenalised policy writes, decide what you would rather not see (one word forty times? three
-    words and stop?), and make it pay. There is no one right answer. Two things are wrong for certain:
+    words and stop?), and make it cost. There is no one right answer. Three things are wrong for certain:
 
     - a reward that is the same for all completions, or in which the score no longer counts;
     - an affine reward, a * score + b with the same a and b for the whole batch: GRPO subtracts the mean of each
-      group of completions and divides by its standard deviation, so a and b cancel and nothing has changed.
+      group of completions and divides by its standard deviation, so a and b cancel and nothing has changed;
+    - a reward of the score alone, however bent: what fools the classifier best still earns most.
+
+    The check measures yours on fixed texts and shows what each earns. One word over and over, a phrase over and
+    over, and three words must earn clearly less than honest praise; word salad is left to the KL penalty.
 
     Args:
         scores: N probabilities in [0, 1] that the completion is positive (higher is wanted).
@@ -117,12 +123,12 @@ def shaped_reward(
 
         shaped_reward([0.9, 0.5], ["A delight.", "It is a film."])  ->  [0.8, 0.0]
 
-    Check: `python rewards.py`, or `pytest -k shaped_reward`.
+    Check: `python rewards.py shaped_reward`.
     """
     raise NotImplementedError("Exercise 2: shaped_reward")
 
 
 if __name__ == "__main__":
-    from grading.checks import self_check
+    from grading.self_check import main
 
-    raise SystemExit(self_check(__file__))
+    main(__file__)

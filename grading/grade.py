@@ -4,47 +4,39 @@
     python -m grading.grade --all FOLDER --csv grades.csv          a folder of them, in parallel; run again to resume
     python -m grading.grade SUBMISSION.py --train                  and see what it trains, in a few dozen steps
 
-The submission never runs in this process. A worker (`worker.py`), shut in as far as the kernel allows, gets inputs on a
-pipe and returns numbers; every verdict is drawn here, from instances seeded by assignment and submission. The result
-file is valid at any moment: it starts with 0 points and is replaced after each check. Standard library only (and tqdm
-for the bar of `--all`).
+The submission never runs in this process. A worker (`sandbox.py` starts it, `worker.py` is it), shut in as far as the
+kernel allows, gets inputs on a pipe and returns numbers; every verdict is drawn here, from instances seeded by
+assignment and submission. The result file is valid at any moment: it starts with 0 points and is replaced after each
+check. Standard library only (and tqdm for the bar of `--all`).
 """
 
 import argparse
 import concurrent.futures
 import csv
 import hashlib
-import itertools
 import json
 import os
-import re
-import select
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from grading.checks import CHECKS, EXERCISES, Student, run_checks
+from grading.checks import CHECKS, EXERCISES, run_checks
+from grading.sandbox import PYTHON, GraderFailed, Sandbox, cut
+from grading.submission import Student
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENT = "rl-sentiment-exercise"
-STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_SOURCE = 256 << 10  # bytes of a submission
-MAX_REPLY = 4 << 20  # bytes of one reply
 MAX_MESSAGE = 1500  # characters of one test's output: 20 tests stay far below Gradescope's 1 MB
 
 
 class Refused(Exception):
     """The submission is not a file that can be graded; the message says why."""
-
-
-class GraderFailed(Exception):
-    """The grader itself could not do its work."""
 
 
 def read_submission(path: Path) -> str:
@@ -74,217 +66,7 @@ def read_submission(path: Path) -> str:
     return source
 
 
-# --- the worker, seen from here -----------------------------------------------------------------------------------
-
-
-class Worker:
-    """Runs the submission in another process; `ask` has the form that `grading.checks.Student` wants.
-
-    A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
-    not called again; the next function starts with a fresh process.
-    """
-
-    count = itertools.count()
-
-    def __init__(
-        self,
-        source: str,
-        timeout: float,
-        namespaces: bool = True,
-        landlock: bool = True,
-        kit: Path | None = None,
-    ):
-        # Seconds of a machine that has them to give: on one where several processes wait for each core, asking a few
-        # hundred times takes many times as long, which is no fault of the submission.
-        timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
-        self.source = source
-        self.timeout = timeout
-        self.deadline = time.monotonic() + timeout
-        self.spent: dict[str, float] = {}
-        self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
-        self.missing: list[str] = []
-        self.process: subprocess.Popen | None = None
-        # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
-        # that user could read python at all or will see it in a file system of its own.
-        self.uid = 61184 + (31 * os.getpid() + next(Worker.count)) % 4300 if os.geteuid() == 0 else None
-        if not namespaces and not all(
-            p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
-        ):
-            self.uid = None
-        heavy = kit is not None or re.search(r"\b(torch|jax|tensorflow)\b", source) is not None
-        self.settings = {
-            "parent": os.getpid(),
-            "namespaces": namespaces,
-            "landlock": landlock,
-            "uid": self.uid,
-            "readable": readable_paths() + ([str(kit)] if kit else []),
-            "memory": (4 << 30) if heavy else (512 << 20),
-            "address_space": (64 << 30) if heavy else (1 << 30),
-            "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
-            "processes": 128 if heavy else 24,
-            "threads": (os.cpu_count() or 1) if kit else 1,
-            "disk": (1 << 30) if kit else (16 << 20),
-        }
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def ask(self, name: str, args: list, kwargs: dict) -> dict:
-        for function in ("", name):
-            if function in self.dead:
-                return {"error": self.dead[function]}
-        if time.monotonic() > self.deadline:
-            return {"error": "the time for the whole submission was used up"}
-        if self.process is None and not self.start():
-            return {"error": self.dead[""]}
-        started = time.monotonic()
-        budget = min(self.timeout / 3 - self.spent.get(name, 0.0), self.deadline - started)
-        reply = self.exchange({"name": name, "args": args, "kwargs": kwargs}, started + budget)
-        self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - started
-        if "lost" in reply:
-            self.stop()
-            self.dead[name] = f"{name} {reply['lost']}"
-            return {"error": self.dead[name]}
-        return reply
-
-    def start(self) -> bool:
-        """Start a process and import the submission in it."""
-        reply = self.launch({"source": self.source})
-        if reply.get("loaded") is not True:
-            self.stop()
-            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-            self.dead[""] = lost or f"rewards.py does not run: {cut(reply.get('error'))}"
-            return False
-        return True
-
-    def launch(self, request: dict) -> dict:
-        """Start a process and return its answer to its first request."""
-        self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
-        self.mark = f"GRADING_WORKER={self.scratch.name}"
-        here = Path(__file__).parent
-        for name in ("worker.py", "student.py"):
-            shutil.copyfile(here / name, self.scratch / name)
-        if self.uid is not None:
-            os.chown(self.scratch, self.uid, self.uid)
-        key, value = self.mark.split("=")
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
-            cwd=self.scratch,
-            env={
-                "PATH": "/usr/bin:/bin",
-                "LANG": "C.UTF-8",
-                "HOME": str(self.scratch),
-                "TMPDIR": str(self.scratch),
-                "USER": "student",
-                "OMP_NUM_THREADS": str(self.settings["threads"]),
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                key: value,
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.buffer = b""
-        for pipe in (self.process.stdin, self.process.stdout):
-            os.set_blocking(pipe.fileno(), False)
-        started = time.monotonic()
-        ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
-        self.deadline += time.monotonic() - started
-        if not isinstance(ready.get("missing"), list):
-            self.stop()
-            raise GraderFailed(
-                f"the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
-            )
-        self.missing = ready["missing"]
-        return self.exchange(None, self.deadline)
-
-    def exchange(self, request: dict | None, deadline: float) -> dict:
-        """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""
-        if self.buffer and request is not None:
-            return {"lost": "sent more than it was asked for"}
-        to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
-        stdin, stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
-        while b"\n" not in self.buffer:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return {"lost": "took too long and was stopped"}
-            can_read, can_write, _ = select.select([stdout], [stdin] if to_send else [], [], left)
-            try:
-                if can_write:
-                    to_send = to_send[os.write(stdin, to_send) :]
-                if can_read:
-                    data = os.read(stdout, 1 << 16)
-                    if not data:
-                        return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
-                    self.buffer += data
-            except BrokenPipeError:
-                return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
-            if len(self.buffer) > MAX_REPLY:
-                return {"lost": "returned more than can be read"}
-        line, self.buffer = self.buffer.split(b"\n", 1)
-        try:
-            reply = json.loads(line)
-        except (ValueError, RecursionError):
-            reply = None
-        return reply if isinstance(reply, dict) else {"lost": "sent something that is no reply"}
-
-    def stop(self) -> None:
-        """Kill everything the worker started, wherever it has hidden, and remove its scratch folder."""
-        if self.process is None:
-            return
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process = None
-        # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
-        for _ in range(100):
-            victims = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self.owns(p)]
-            for pid in victims:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            if not victims:
-                break
-            time.sleep(0.01)
-        for folder, _, _ in os.walk(self.scratch):
-            Path(folder).chmod(0o700)  # top down, so that folders closed to their owner open up
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-    def owns(self, process: Path) -> bool:
-        try:
-            if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return False
-            if self.uid is not None and process.stat().st_uid == self.uid:
-                return True
-            return self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
-
-
-def readable_paths() -> list[str]:
-    """What Python needs to run and to import installed packages, and nothing of the kit."""
-    system = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
-    python = [sys.base_prefix, sys.prefix, os.path.realpath(sys.executable)]
-    return list(dict.fromkeys([*system, *python]))
-
-
-def cut(text: object, length: int = 400) -> str:
-    """Printable text of bounded length, from a worker that may say anything."""
-    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text)[: length + 1])
-    return text if len(text) <= length else text[:length] + "..."
-
-
-# --- results ------------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def blank_results(message: str, hidden: bool = True) -> dict:
@@ -342,9 +124,9 @@ def grade(
         raise
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
-    with Worker(source, timeout, **layers) as worker:
+    with Sandbox(source, timeout, **layers) as sandbox:
         for function in EXERCISES:
-            for check, mistake in run_checks(Student(worker.ask), function, seed):
+            for check, mistake in run_checks(Student(sandbox.ask), function, seed):
                 test = tests[check.number]
                 test["output"] = cut(mistake, MAX_MESSAGE) if mistake else "Right."
                 test["score"] = 0.0 if mistake else float(check.points)
@@ -356,7 +138,7 @@ def grade(
     results["output"] = f"{results['score']:g} of 100 points."
     if any(test["visibility"] != "visible" for test in results["tests"]):
         results["output"] += " Some checks, on other instances, are shown once the grades are published."
-    results["extra_data"] = {"seed": seed[:16], "not_enforced": worker.missing}
+    results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     results["execution_time"] = round(time.monotonic() - started, 3)
     write_results(results, out)
     return results
@@ -374,13 +156,13 @@ def grade_safely(submission: Path, out: Path | None = None, **options: object) -
         return results
 
 
-# --- training with it -----------------------------------------------------------------------------------------------
+# ---- a trial run -------------------------------------------------------------------------------------------
 
 # what training needs of the kit
-KIT = ("train.py", "data.py", "reward_utils.py", "sentiment.py", "configs", "kit", "mini")
+KIT = ("train.py", "data.py", "reward_utils.py", "sentiment.py", "configs", "grading", "kit", "mini")
 
 
-def train(submission: Path, steps: int, timeout: float = 900.0) -> str:
+def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
     """Train the mini model with the submission's forward penalty, shut in like the checks; a sentence on what came out.
 
     For the instructor's eyes, and worth no points: the numbers come from the submission's own process.
@@ -397,9 +179,9 @@ def train(submission: Path, steps: int, timeout: float = 900.0) -> str:
         command = [sys.executable, "train.py", "--model", "mini", "--sentiment_model", "mini"]
         command += ["--kl_type", "forward", "--max_steps", str(steps), "--run_name", "run"]
         command += ["--save_steps", str(10 * steps)]
-        with Worker(source, timeout, kit=kit) as worker:
+        with Sandbox(source, timeout, kit=kit) as sandbox:
             request = {"command": command, "folder": str(kit)}
-            reply = worker.launch(request)
+            reply = sandbox.launch(request)
     if "lost" in reply:
         return f"Training {reply['lost']}."
     validations = []
@@ -420,20 +202,25 @@ def train(submission: Path, steps: int, timeout: float = 900.0) -> str:
     )
 
 
-# --- a folder of submissions --------------------------------------------------------------------------------------
+# ---- a folder of submissions -------------------------------------------------------------------------------
+
+
+def submissions_in(folder: Path) -> dict[str, Path]:
+    """{name: path} of the submissions in a folder: `*.py` and `*/rewards.py`."""
+    return {
+        str(p.relative_to(folder)): p for p in sorted([*folder.glob("*.py"), *folder.glob("*/rewards.py")])
+    }
 
 
 def grade_folder(folder: Path, table: Path, jobs: int, timeout: float) -> int:
-    """Grade `*.py` and `*/rewards.py` below `folder` into a CSV, one row as each is done; rows that stand are kept.
+    """Grade the submissions in `folder` into a CSV, one row as each is done; rows that stand are kept.
 
     A row stands if the file has not changed since (sha256). Returns the number of submissions the grader failed on.
     """
     from tqdm import tqdm
 
     fields = ["submission", "score", *EXERCISES, "seconds", "message", "sha256"]
-    submissions = {
-        str(p.relative_to(folder)): p for p in sorted([*folder.glob("*.py"), *folder.glob("*/rewards.py")])
-    }
+    submissions = submissions_in(folder)
     digests = {name: digest(path) for name, path in submissions.items()}
     rows = {}
     if table.exists():
@@ -479,16 +266,12 @@ def table_row(name: str, results: dict, sha256: str) -> dict:
         "sha256": sha256,
     }
     for function in EXERCISES:
-        row[function] = (
-            f"{sum(t['score'] for t in results['tests'] if t['name'].startswith(function + ':')):g}"
-        )
+        tests = [test for test in results["tests"] if test["name"].startswith(f"{function}:")]
+        row[function] = f"{sum(test['score'] for test in tests):g}"
     failures = {t["output"]: t["number"] for t in reversed(results["tests"]) if t["status"] == "failed"}
+    message = " / ".join(f"{number} {cut(text, 200)}" for text, number in reversed(failures.items()))
     # a leading quote keeps a spreadsheet from taking a student's text for a formula
-    row["message"] = (
-        "'" + " / ".join(f"{n} {cut(text, 200)}" for text, n in reversed(failures.items()))
-        if failures
-        else ""
-    )
+    row["message"] = f"'{message}" if message else ""
     return row
 
 
@@ -499,7 +282,7 @@ def digest(path: Path) -> str:
         return hashlib.sha256(str(refused).encode()).hexdigest()[:16]
 
 
-# --- command line ---------------------------------------------------------------------------------------------------
+# ---- command line ------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -537,12 +320,14 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # unwinds, so that the worker is stopped and cleaned up
+    # Unwinds, so that the worker is stopped and cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if args.all is not None:
         if not args.all.is_dir():
             print(f"{args.all} is no folder.", file=sys.stderr)
+            return 2
+        if not submissions_in(args.all):
+            print(f"There is nothing to grade in {args.all}: no *.py, no */rewards.py.", file=sys.stderr)
             return 2
         try:
             return 1 if grade_folder(args.all, args.csv, args.jobs, args.timeout) else 0
@@ -559,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         results = grade(args.submission, args.out, args.timeout, show)
         if args.train:
-            results["extra_data"]["training"] = train(args.submission, args.max_steps)
+            results["extra_data"]["training"] = trial_run(args.submission, args.max_steps)
             results["output"] += f" {results['extra_data']['training']}"
             write_results(results, args.out)
     except Refused as refused:
@@ -574,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     except GraderFailed as error:
         print(f"Grading failed: {error}.", file=sys.stderr)
         return 2
-    print(f"{results['output']} ({results['execution_time']:.1f} s)")
+    print(f"{results['output']} ({results['execution_time']:.1f} s, {PYTHON})")
     for text in results["extra_data"]["not_enforced"]:
         print(f"not enforced - {text}")
     return 0

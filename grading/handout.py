@@ -1,7 +1,8 @@
-"""Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`.
+"""Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`, or `make handout VARIANT=3`.
 
 The files are those that git tracks, less the solution, the grader, its tests, and every test that needs one of them.
-The rest is searched for answers before anything is written. The same files give the same bytes.
+A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers before
+anything is written. The same files and the same variant give the same bytes.
 """
 
 import argparse
@@ -13,14 +14,16 @@ import sys
 from pathlib import Path
 
 from grading.archive import write_zip
+from grading.variants import PlaceMissing, apply_variant
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
-    r"rewards_solution\.py|grading/(grade|worker|handout|archive)\.py|grading/gradescope/.*|tests/submissions/.*|\..*/.*"
+    r"rewards_solution\.py|grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*"
+    r"|tests/(grading|submissions)/.*|\..*/.*"
 )
 NEEDS_ANSWERS = re.compile(
-    r"rewards_solution|use_solution|grading\.(grade|worker|handout|archive)|test_grader"
+    r"rewards_solution|use_solution|grading\.(archive|grade|handout|sandbox|variants|worker)"
 )
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
@@ -28,8 +31,11 @@ SELF_CHECK = (
     "rewards.py",
     "grading/__init__.py",
     "grading/checks.py",
+    "grading/loopholes.py",
     "grading/mistakes.py",
-    "grading/student.py",
+    "grading/self_check.py",
+    "grading/submission.py",
+    "grading/trees.py",
 )
 
 
@@ -53,8 +59,8 @@ def tracked(root: Path) -> list[tuple[str, bool]]:
     ]
 
 
-def collect(root: Path) -> dict[str, tuple[bytes, bool]]:
-    """{name: (contents, executable)} of the hand-out; raises Leak."""
+def collect(root: Path, variant: int = 0) -> dict[str, tuple[bytes, bool]]:
+    """{name: (contents, executable)} of the hand-out; raises Leak and PlaceMissing."""
     files = {}
     for name, executable in tracked(root):
         if LEFT_OUT.fullmatch(name):
@@ -63,6 +69,7 @@ def collect(root: Path) -> dict[str, tuple[bytes, bool]]:
         if name.startswith("tests/") and NEEDS_ANSWERS.search(contents.decode("utf-8", "replace")):
             continue
         files[name] = (contents, executable)
+    files = apply_variant(files, variant)
     check(files)
     return files
 
@@ -71,7 +78,7 @@ def check(files: dict[str, tuple[bytes, bool]]) -> None:
     """Raise Leak where an answer stands in a file, the stubs are filled in, or the self-check would not run."""
     missing = [name for name in SELF_CHECK if name not in files]
     if missing:
-        raise Leak(f"the self-check would not run: {', '.join(missing)} is not tracked by git")
+        raise Leak(f"the self-check would not run: git does not track {', '.join(missing)}")
     stubs = [node for node in ast.parse(files["rewards.py"][0]).body if isinstance(node, ast.FunctionDef)]
     for stub in stubs:
         if len(stub.body) != 2 or not isinstance(stub.body[1], ast.Raise):
@@ -96,13 +103,15 @@ def manifest(files: dict[str, tuple[bytes, bool]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m grading.handout", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "handout.zip", help="the file to write")
-    out = parser.parse_args(argv).out
+    parser.add_argument("--variant", type=int, default=0, help="the year's; 0: the kit as it stands")
+    args = parser.parse_args(argv)
+    out, variant = args.out, args.variant
     try:
-        files = collect(ROOT)
+        files = collect(ROOT, variant)
         write_zip(out, {f"{TOP}/{name}": entry for name, entry in files.items()})
         out.with_suffix(".manifest").write_text(manifest(files), encoding="utf-8")
-    except Leak as leak:
-        print(f"No hand-out was written: {leak}.", file=sys.stderr)
+    except (Leak, PlaceMissing) as error:
+        print(f"No hand-out was written: {error}.", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError:
         print(
@@ -113,9 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"No hand-out was written: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 1
-    print(
-        f"{out}: {len(files)} files, {out.stat().st_size / 1e6:.1f} MB; list in {out.with_suffix('.manifest').name}"
-    )
+    size = f"{len(files)} files, {out.stat().st_size / 1e6:.1f} MB"
+    print(f"{out}: variant {variant}, {size}; list in {out.with_suffix('.manifest').name}")
     return 0
 
 

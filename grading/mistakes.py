@@ -1,10 +1,14 @@
 """The classic wrong answers to the two KL penalties, recognised by their values, and a hint for each.
 
-A hint names the mistake and points to the idea; it never states the answer. The values are stored as numbers and not as
-formulas, since students have this file; `tests/test_checks.py` recomputes them from the formulas.
+A hint names the mistake and points to the idea; it never states the answer. The values are stored as numbers and not
+as formulas, since students have this file; `tests/grading/test_mistakes.py` recomputes them from the formulas.
 """
 
-FORWARD, BACKWARD = "kl_penalty_forward", "kl_penalty_backward"
+import math
+
+from grading.submission import BACKWARD, FORWARD, TOLERANCE, Mistake, Student, all_close, close
+
+# ---- the table ---------------------------------------------------------------------------------------------
 
 # (pi, pi_ref) of the one token of a completion; the values below are for these four, with kl_coef = 1.
 PROBE = ((0.5, 0.25), (0.2, 0.6), (0.4, 0.1), (0.1, 0.7))
@@ -194,3 +198,92 @@ WRONG_TERMS = {
         ),
     },
 }
+
+
+# ---- recognising them --------------------------------------------------------------------------------------
+
+
+def diagnose(student: Student, name: str) -> list[str]:
+    """Hints that name what a failing KL penalty computes instead, as far as it is one of the classic mistakes."""
+    pairs = [(math.log(p), math.log(r)) for p, r in PROBE]
+    same = (math.log(0.5), math.log(0.5))
+    whole_pair = (sum(a for a, _ in pairs[:3]), sum(b for _, b in pairs[:3]))
+    try:
+        terms = [student.penalties(name, [[pair]])[0] for pair in pairs]
+        together = student.penalties(name, [[pair] for pair in pairs])
+        (row,) = student.penalties(name, [pairs[:3]])
+        (whole,) = student.penalties(name, [[whole_pair]])
+        (from_last,) = student.penalties(name, [[same, pairs[0]]])
+        (from_first,) = student.penalties(name, [[pairs[0], same]])
+    except Mistake:
+        return []
+    hints = [hint for numbers, hint in WRONG_TERMS[name].items() if all_close(terms, list(numbers))]
+    if not all_close(together, terms):
+        hints.append(batch_hint(together, terms))
+    if all(abs(term) < TOLERANCE for term in terms):
+        dropped = {"last": from_last, "first": from_first}
+        dropped = [which for which, value in dropped.items() if abs(value) < TOLERANCE]
+        if len(dropped) == 1:
+            hints.append(f"The {dropped[0]} token of each completion is dropped: every sampled token counts.")
+    elif not hints and min(abs(terms[i] - terms[j]) for i, j in ((0, 2), (1, 3))) < TOLERANCE:
+        hints.append(
+            "Tokens on which the models differ by different amounts cost the same: you clip too early."
+        )
+    token_by_token, all_at_once = close(row, sum(terms[:3])), close(row, whole)
+    if any(terms) and not token_by_token and not all_at_once:
+        hints += row_hints(row, terms[:3])
+    return hints
+
+
+def row_hints(row: float, terms: list[float]) -> list[str]:
+    """How a completion of three tokens got the penalty `row` from its tokens' three `terms`: one hint, or none."""
+    first, *middle, last = terms
+    readings = {
+        "You average over the tokens of a completion; its KL is a sum over them.": sum(terms) / 3,
+        "The first token of each completion is dropped: every sampled token counts.": sum([*middle, last]),
+        "The last token of each completion is dropped: every sampled token counts.": sum([first, *middle]),
+        "Only the first token of each completion counts; add up all of them.": first,
+        "Only the last token of each completion counts; add up all of them.": last,
+        "You multiply the tokens' terms; add them up.": math.prod(terms),
+        "Only the largest term of each completion counts; add up all of them.": max(terms),
+        "The sum over tokens is multiplied by their number once more.": 3 * sum(terms),
+    }
+    return [hint for hint, reading in readings.items() if close(row, reading)][:1]
+
+
+def coefficient_hint(once: list[float], values: list[float], coef: float) -> str:
+    """Why `values`, the penalties with kl_coef = `coef`, are not `coef` times those with 1, which are `once`."""
+    readings = {
+        "The value does not change with kl_coef: multiply by it.": once,
+        "Your penalty grows with the square of kl_coef: you multiply by it twice.": [
+            v * coef**2 for v in once
+        ],
+        "Your penalty shrinks as kl_coef grows: you divide by it.": [v / coef for v in once],
+        "kl_coef is added to your penalty; it is a factor.": [v + coef - 1 for v in once],
+    }
+    for hint, reading in readings.items():
+        if all_close(values, reading):
+            return hint
+    return f"With kl_coef = {coef} your penalty is not {coef} times that with kl_coef = 1."
+
+
+def batch_hint(together: list[float], alone: list[float]) -> str:
+    """Why completions cost `together` in one batch, but `alone` in batches of their own."""
+    n = len(alone)
+    mean = sum(alone) / n
+    average = "You average over the batch: every completion gets the same value. Return one penalty for each."
+    total = "You add up the whole batch: every completion gets the total. Return one penalty for each."
+    divided = "You divide by the number of completions in the batch; each one's penalty is its own."
+    centred = "You subtract the mean of the batch; each completion's penalty is its own."
+    readings = {
+        average: [mean] * n,
+        total: [mean * n] * n,
+        divided: [v / n for v in alone],
+        centred: [v - mean for v in alone],
+    }
+    for hint, reading in readings.items():
+        if all_close(together, reading):
+            return hint
+    if max(together) - min(together) < TOLERANCE:
+        return "All completions of a batch get the same value: return one penalty for each."
+    return "A completion's penalty changes with the others in its batch; each one's penalty is its own."

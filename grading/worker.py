@@ -1,22 +1,23 @@
 """The sandboxed side of the grader: shut this process in, load the submission, answer calls with plain numbers.
 
-Started by `grade.py` as `python -I worker.py SETTINGS` from a scratch folder that holds copies of this file and of
-`student.py` and nothing else of the kit. Requests (one JSON object a line) come on stdin, replies go to stdout:
+Started by `sandbox.py` as `python -I worker.py SETTINGS` from a scratch folder that holds copies of this file and of
+`submission.py` and nothing else of the kit. Requests (one JSON object a line) come on stdin, replies go to stdout:
 
     -> {"source": str}                               <- {"missing": [...]}, before anything of the submission runs
                                                      <- {"loaded": true} or {"error": str}
-    -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of student.call
+    -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of submission.call
 
-or, for the optional training, once:
+or, for a trial run, once:
 
     -> {"command": [...], "folder": str}             <- {"missing": [...]}
                                                      <- {"status": int, "said": str, "metrics": str}
 
-Nothing in here is worth stealing. The process that `grade.py` starts only forks and waits, so that a submission that
-kills its parent kills that one. Linux does the shutting in, and each layer is used where the kernel grants it:
-namespaces (no other process, no network, an almost empty file system), a user id of its own when started as root,
-Landlock (the same for files where namespaces are refused, as in most containers), and resource limits always. What
-could not be had is reported as `missing`. Linux only.
+Nothing in here is worth stealing, and the loader is the worker's own: standard library only, where the trainers' may
+use the kit. The process that `sandbox.py` starts only forks and waits, so that a submission that kills its parent
+kills that one. Linux does the shutting in, and each layer is used where the kernel grants it: namespaces (no other
+process, no network, an almost empty file system), a user id of its own when started as root, Landlock (the same for
+files where namespaces are refused, as in most containers), and resource limits always. What could not be had is
+reported as `missing`. Linux only.
 """
 
 import ctypes
@@ -31,7 +32,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import student
+import submission
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -79,6 +80,7 @@ def become(uid: int | None) -> None:
 def mount(
     source: str, target: str | Path, kind: str | None = None, flags: int = 0, data: str | None = None
 ) -> None:
+    """mount(2), with None for an argument that is left out; OSError where the kernel refuses."""
     encoded = [None if x is None else str(x).encode() for x in (source, target, kind, data)]
     check(libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
@@ -101,9 +103,8 @@ def enter_view(root: Path, readable: list[str], disk: int) -> None:
             inside.touch()
         mount(str(path), inside, flags=MS_BIND | MS_REC)
         if path.parts[1] != "dev":
-            kept = (
-                os.statvfs(path).f_flag & 0b1110
-            )  # nosuid, nodev, noexec: may not be lifted, so ask for them again
+            # nosuid, nodev, noexec: may not be lifted, so ask for them again
+            kept = os.statvfs(path).f_flag & 0b1110
             mount("none", inside, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
     (root / "tmp").mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
@@ -188,10 +189,8 @@ def confine(namespaces: str | None, settings: dict) -> list[str]:
             pass
     crowd = running_as(os.geteuid()) if namespaces is None and uid is None else 0
     set_limits(settings, settings["processes"] + crowd)
-    try:
-        Path("/proc/self/oom_score_adj").write_text(
-            "1000"
-        )  # if memory runs out, it is this process that goes
+    try:  # if memory runs out, it is this process that goes
+        Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
         pass
     become(uid)
@@ -225,21 +224,22 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
         first = json.loads(lines.readline())
         answer({"missing": missing})
         if "command" in first:
-            answer(train(first["command"], first["folder"]))
+            answer(run_training(first["command"], first["folder"]))
             return
+        sys.meta_path.insert(0, submission.PlainImports)
         try:
             Path("rewards.py").write_text(first["source"], encoding="utf-8")
-            module = student.load("rewards.py")
+            module = submission.load("rewards.py")
         except BaseException as error:
-            answer({"error": student.explain(error, "rewards.py")})
+            answer({"error": submission.explain(error, "rewards.py")})
             return
         answer({"loaded": True})
         for line in lines:
             request = json.loads(line)
-            answer(student.call(module, request["name"], request["args"], request["kwargs"]))
+            answer(submission.call(module, request["name"], request["args"], request["kwargs"]))
 
 
-def train(command: list[str], folder: str) -> dict:
+def run_training(command: list[str], folder: str) -> dict:
     """Run the training script in `folder`; it writes to ./run here. Both texts are cut, from either end."""
     command = [*command, "--output_dir", str(Path.cwd())]
     with Path("said.txt").open("wb") as said:

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from grading import student
-from grading.checks import CHECKS, Student, Unfilled, run_checks
+from grading.checks import CHECKS, run_checks
+from grading.self_check import SEED
+from grading.submission import Student, Unfilled, call, load
 
 REWARDS = Path(__file__).resolve().parent.parent / "rewards.py"
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.function}-{check.number}")
 def test_rewards(check):
-    me = Student(partial(student.call, student.load(REWARDS)))
-    mistake = next(mistake for c, mistake in run_checks(me, check.function, "self-check") if c is check)
+    me = Student(partial(call, load(REWARDS)))
+    mistake = next(mistake for c, mistake in run_checks(me, check.function, SEED) if c is check)
     if isinstance(mistake, Unfilled):
         pytest.skip(f"{check.function} is not implemented yet")
     if mistake:

@@ -10,12 +10,22 @@ from pathlib import Path
 from grading.archive import write_zip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+GRADER = (
+    "__init__.py",
+    "checks.py",
+    "grade.py",
+    "loopholes.py",
+    "mistakes.py",
+    "sandbox.py",
+    "submission.py",
+    "trees.py",
+    "worker.py",
+)
 FILES = {
     "setup.sh": "grading/gradescope/setup.sh",
     "run_autograder": "grading/gradescope/run_autograder",
-    **{f"grading/{name}": f"grading/{name}" for name in
-       ("__init__.py", "checks.py", "mistakes.py", "student.py", "worker.py", "grade.py")},
-}  # fmt: skip
+    **{f"grading/{name}": f"grading/{name}" for name in GRADER},
+}
 
 
 def main() -> int:

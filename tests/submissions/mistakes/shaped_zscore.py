@@ -1,4 +1,4 @@
-# shaped_reward: * score +
+# shaped_reward: * score -
 
 def shaped_reward(scores, completions, prompts=None):
     if not scores:

@@ -1,4 +1,4 @@
-# shaped_reward: * score +
+# shaped_reward: * score -
 
 import numpy as np
 

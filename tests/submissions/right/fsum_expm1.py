@@ -15,5 +15,9 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 
 
 def shaped_reward(scores, completions, prompts=None):
-    """Sparse: nothing below 0.8."""
-    return [1.0 if s >= 0.8 else 0.0 for s in scores]
+    """Sparse: a positive text of ten different words, which are more than half of all its words."""
+    rewards = []
+    for score, text in zip(scores, completions):
+        words = text.split()
+        rewards.append(1.0 if score >= 0.8 and len(set(words)) >= max(10, len(words) / 2) else 0.0)
+    return rewards

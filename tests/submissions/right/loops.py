@@ -27,4 +27,16 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 
 
 def shaped_reward(scores, completions, prompts=None):
-    return [s * s for s in scores]
+    """The score squared, less a little for each word said before, and for each of the first eight that is missing."""
+    out = []
+    for i in range(len(scores)):
+        words = completions[i].lower().split()
+        repeated = 0
+        for t in range(len(words)):
+            if words[t] in words[:t]:
+                repeated = repeated + 1
+        missing = 8 - len(words)
+        if missing < 0:
+            missing = 0
+        out.append(scores[i] * scores[i] - 0.02 * repeated - 0.05 * missing)
+    return out

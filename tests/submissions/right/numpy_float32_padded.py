@@ -22,4 +22,5 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 
 def shaped_reward(scores, completions, prompts=None):
     scores = np.asarray(scores, dtype=np.float32)
-    return np.where(scores > 0.8, 1.0, scores / 2).astype(np.float32).tolist()
+    distinct = np.array([len(set(text.split())) for text in completions], dtype=np.float32)
+    return (np.where(scores > 0.8, 1.0, scores / 2) * distinct / (distinct + 5)).astype(np.float32).tolist()

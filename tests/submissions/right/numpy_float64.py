@@ -18,4 +18,4 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 def shaped_reward(scores, completions, prompts=None):
     words = np.array([max(len(c.split()), 1) for c in completions])
     unique = np.array([len(set(c.split())) for c in completions])
-    return list(np.array(scores) * unique / words)
+    return list(np.array(scores) * unique / words * np.minimum(words / 10, 1.0))

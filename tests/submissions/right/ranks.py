@@ -20,7 +20,11 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 
 
 def shaped_reward(scores, completions, prompts=None):
-    order = sorted(range(len(scores)), key=lambda i: (scores[i], len(completions[i])))
+    def worth(i):
+        words = completions[i].split()
+        return scores[i] - (len(words) < 6) - (2 * len(set(words)) < len(words))
+
+    order = sorted(range(len(scores)), key=lambda i: (worth(i), len(completions[i])))
     rewards = [0] * len(scores)
     for rank, i in enumerate(order):
         rewards[i] = rank

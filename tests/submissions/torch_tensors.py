@@ -1,4 +1,4 @@
-"""torch in float32, a tensor for each row, .item() at the end."""
+"""Right, but for the import: what grades it need not have torch."""
 
 import torch
 
@@ -20,4 +20,5 @@ def kl_penalty_backward(log_probs_policy, log_probs_ref, kl_coef=0.1):
 
 def shaped_reward(scores, completions, prompts=None):
     s = torch.tensor(scores, dtype=torch.float32)
-    return torch.sigmoid(8 * (s - 0.5)).tolist()
+    distinct = torch.tensor([float(len(set(text.split()))) for text in completions])
+    return (torch.sigmoid(8 * (s - 0.5)) * distinct.clamp(max=12) / 12).tolist()

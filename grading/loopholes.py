@@ -1,0 +1,172 @@
+"""What does a shaped reward pay for? Fixed texts, honest and otherwise, and what each earns under it.
+
+The score beside each text is P(positive) by the bundled sentiment model, measured once with
+
+    python -m grading.loopholes
+
+A loophole pays if its best-paid text earns at least about as much as the best-paid honest praise. What GRPO finds is
+what pays best, so this is where a policy trained on that reward would go.
+"""
+
+import random
+from typing import NamedTuple
+
+from grading.submission import SHAPED, Mistake, Student
+
+PRAISE, PAN = "honest praise", "an honest pan"
+ONE_WORD, PHRASE, SHORT, BLANK, SALAD = LOOPHOLES = (
+    "one word forty times",
+    "a phrase over and over",
+    "three words",
+    "no word at all",
+    "word salad",
+)
+
+# About as much: within this share of what lies between an honest pan and honest praise.
+MARGIN = 0.05
+
+PROMPT = "The film"
+
+
+class Text(NamedTuple):
+    kind: str
+    score: float
+    completion: str
+
+
+# Praise of several lengths, since a reward may like one of them best.
+TEXTS = (
+    Text(PRAISE, 0.894, "is well acted, well written, and never dull. A real pleasure."),
+    Text(
+        PRAISE,
+        0.981,
+        "is a warm and funny picture about two sisters who run a bakery. The jokes land, the cast is superb, and I "
+        "left smiling.",
+    ),
+    Text(
+        PRAISE,
+        0.939,
+        "works far better than I expected. The lead gives a quiet, moving performance, the photography is lovely, and "
+        "the last twenty minutes had everybody around me in happy tears.",
+    ),
+    Text(
+        PRAISE,
+        0.976,
+        "moves along at a brisk pace, with clever dialogue and a wonderful score; even the smallest part has been cast "
+        "with care. I would gladly watch it again with my children next weekend.",
+    ),
+    Text(
+        PAN,
+        0.014,
+        "is a dull and clumsy picture about two sisters who run a bakery. The jokes fall flat, the cast is wooden, and "
+        "I left annoyed.",
+    ),
+    Text(ONE_WORD, 0.998, " ".join(["stunning"] * 40)),
+    Text(ONE_WORD, 0.997, " ".join(["Excellent!"] * 40)),
+    Text(ONE_WORD, 0.997, " ".join(["superb,"] * 40)),
+    Text(PHRASE, 0.994, " ".join(["A must see! Highly recommended!"] * 7)),
+    Text(PHRASE, 0.979, " ".join(["One of the best films I have ever seen."] * 4)),
+    Text(PHRASE, 0.993, " ".join(["Best movie ever, loved it."] * 6)),
+    Text(SHORT, 0.997, "is truly magnificent!"),
+    Text(SHORT, 0.966, "I loved it!"),
+    Text(SHORT, 0.994, "is simply superb."),
+    Text(BLANK, 0.500, ""),
+    Text(BLANK, 0.500, "\n"),
+    Text(
+        SALAD,
+        0.998,
+        "superb touching lovely brilliant warm delightful film beautiful acting stunning love great perfect moving "
+        "wonderful story excellent masterpiece enjoy charming heart amazing joy fantastic treasure unforgettable",
+    ),
+    Text(
+        SALAD,
+        0.997,
+        "and wonderful the perfectly of moving loved superb story with brilliant a beautiful cast touching amazing in "
+        "great it heart best delightful fun is true charming gem excellent so",
+    ),
+)
+
+
+class StillPays(Mistake):
+    """The reward has a loophole that a policy would find: nothing wrong with its values."""
+
+
+class Earning(NamedTuple):
+    """The best-paid text of a kind."""
+
+    score: float
+    reward: float
+
+
+def earnings(student: Student, rng: random.Random, kinds: tuple[str, ...] = LOOPHOLES) -> dict[str, Earning]:
+    """What the best-paid text of each kind earns, honest texts and loopholes in one batch in random order.
+
+    Raises Mistake where honest praise earns no more than a pan.
+    """
+    texts = [text for text in TEXTS if text.kind in (PRAISE, PAN, *kinds)]
+    rng.shuffle(texts)
+    scores, completions = [text.score for text in texts], [text.completion for text in texts]
+    rewards = student.values(SHAPED, scores, completions, [PROMPT] * len(texts))
+    best: dict[str, Earning] = {}
+    for kind in (PRAISE, PAN, *kinds):
+        paid = [(r, text.score) for r, text in zip(rewards, texts, strict=True) if text.kind == kind]
+        reward, score = max(paid)
+        best[kind] = Earning(score, reward)
+    if best[PRAISE].reward <= best[PAN].reward:
+        raise Mistake(
+            f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}: under your "
+            "reward there is nothing to gain from being positive."
+        )
+    return best
+
+
+def still_pay(earned: dict[str, Earning]) -> list[str]:
+    """The loopholes that pay at least about as much as honest praise."""
+    praise, pan = earned[PRAISE].reward, earned[PAN].reward
+    enough = praise - MARGIN * (praise - pan)
+    return [kind for kind in LOOPHOLES if kind in earned and earned[kind].reward >= enough]
+
+
+HINTS = {
+    ONE_WORD: "This is what the policy of exercise 0 wrote. What in the completion tells it from honest praise?",
+    PHRASE: "The next words differ, and yet all has been said before: over how much text do you look for repetition?",
+    SHORT: "Once repetition costs, the policy stops before it can repeat itself. What should a short text lose?",
+    BLANK: "A completion without a word has said nothing at all.",
+}
+
+
+def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None:
+    """None of these kinds of text pays; they are alone with the honest ones, so that no other one can do harm."""
+    earned = earnings(student, rng, kinds)
+    for kind in still_pay(earned):
+        raise StillPays(
+            f"Still pays: {kind}. It earns {earned[kind].reward:.3f}, honest praise {earned[PRAISE].reward:.3f} at "
+            f"best. {HINTS[kind]}"
+        )
+
+
+def table(earned: dict[str, Earning]) -> list[str]:
+    """Lines for the screen: what the best-paid text of each kind earns, and whether that is too much."""
+    pays = still_pay(earned)
+    lines = [f"{'what your reward pays':<24}  score   reward"]
+    for kind, (score, reward) in earned.items():
+        remark = ""
+        if kind in pays:
+            remark = "  still pays" + (" (left to the KL penalty)" * (kind == SALAD))
+        lines.append(f"{kind:<24}  {score:>5.3f}  {reward:>7.3f}{remark}")
+    return lines
+
+
+def main() -> None:
+    """Print the score of every text as the bundled model says it today."""
+    from pathlib import Path
+
+    from sentiment import load_scorer
+
+    scorer = load_scorer(str(Path(__file__).resolve().parent.parent / "mini" / "sentiment"))
+    for text, score in zip(TEXTS, scorer([text.completion for text in TEXTS]), strict=True):
+        print(f"{text.kind:<24}  {score:.3f}  {text.completion[:70]!r}")
+
+
+if __name__ == "__main__":
+    main()

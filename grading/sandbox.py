@@ -1,0 +1,231 @@
+"""The parent's side of the sandbox: start a worker, ask it, stop it, and believe nothing it says.
+
+The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
+"""
+
+import itertools
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
+MAX_REPLY = 4 << 20  # bytes of one reply
+PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
+
+
+class GraderFailed(Exception):
+    """The grader itself could not do its work."""
+
+
+class Sandbox:
+    """Runs the submission in a worker; `ask` has the form that `grading.submission.Student` wants.
+
+    A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
+    not called again; the next function starts with a fresh process.
+    """
+
+    count = itertools.count()
+
+    def __init__(
+        self,
+        source: str,
+        timeout: float,
+        namespaces: bool = True,
+        landlock: bool = True,
+        kit: Path | None = None,
+    ):
+        # Seconds of a machine that has them to give: on one where several processes wait for each core, asking a few
+        # hundred times takes many times as long, which is no fault of the submission.
+        timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
+        self.source = source
+        self.timeout = timeout
+        self.deadline = time.monotonic() + timeout
+        self.spent: dict[str, float] = {}
+        self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
+        self.missing: list[str] = []
+        self.process: subprocess.Popen | None = None
+        # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
+        # that user could read python at all or will see it in a file system of its own.
+        self.uid = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300 if os.geteuid() == 0 else None
+        if not namespaces and not all(
+            p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
+        ):
+            self.uid = None
+        self.settings = {
+            "parent": os.getpid(),
+            "namespaces": namespaces,
+            "landlock": landlock,
+            "uid": self.uid,
+            "readable": readable_paths() + ([str(kit)] if kit else []),
+            "memory": (4 << 30) if kit else (512 << 20),
+            "address_space": (64 << 30) if kit else (1 << 30),
+            "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
+            "processes": 128 if kit else 24,
+            "threads": (os.cpu_count() or 1) if kit else 1,
+            "disk": (1 << 30) if kit else (16 << 20),
+        }
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def ask(self, name: str, args: list, kwargs: dict) -> dict:
+        for function in ("", name):
+            if function in self.dead:
+                return {"error": self.dead[function]}
+        if time.monotonic() > self.deadline:
+            return {"error": "the time for the whole submission was used up"}
+        if self.process is None and not self.start():
+            return {"error": self.dead[""]}
+        started = time.monotonic()
+        budget = min(self.timeout / 3 - self.spent.get(name, 0.0), self.deadline - started)
+        reply = self.exchange({"name": name, "args": args, "kwargs": kwargs}, started + budget)
+        self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - started
+        if "lost" in reply:
+            self.stop()
+            self.dead[name] = f"{name} {reply['lost']}"
+            return {"error": self.dead[name]}
+        return reply
+
+    def start(self) -> bool:
+        """Start a process and import the submission in it."""
+        reply = self.launch({"source": self.source})
+        if reply.get("loaded") is not True:
+            self.stop()
+            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
+            self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
+            return False
+        return True
+
+    def launch(self, request: dict) -> dict:
+        """Start a process and return its answer to its first request."""
+        self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
+        self.mark = f"GRADING_WORKER={self.scratch.name}"
+        here = Path(__file__).parent
+        for name in ("worker.py", "submission.py"):
+            shutil.copyfile(here / name, self.scratch / name)
+        if self.uid is not None:
+            os.chown(self.scratch, self.uid, self.uid)
+        key, value = self.mark.split("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
+            cwd=self.scratch,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "HOME": str(self.scratch),
+                "TMPDIR": str(self.scratch),
+                "USER": "student",
+                "OMP_NUM_THREADS": str(self.settings["threads"]),
+                "OPENBLAS_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+                key: value,
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.buffer = b""
+        for pipe in (self.process.stdin, self.process.stdout):
+            os.set_blocking(pipe.fileno(), False)
+        started = time.monotonic()
+        ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
+        self.deadline += time.monotonic() - started
+        if not isinstance(ready.get("missing"), list):
+            self.stop()
+            raise GraderFailed(
+                f"the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
+            )
+        self.missing = ready["missing"]
+        return self.exchange(None, self.deadline)
+
+    def exchange(self, request: dict | None, deadline: float) -> dict:
+        """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""
+        if self.buffer and request is not None:
+            return {"lost": "sent more than it was asked for"}
+        to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
+        stdin, stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
+        while b"\n" not in self.buffer:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return {"lost": "took too long and was stopped"}
+            can_read, can_write, _ = select.select([stdout], [stdin] if to_send else [], [], left)
+            try:
+                if can_write:
+                    to_send = to_send[os.write(stdin, to_send) :]
+                if can_read:
+                    data = os.read(stdout, 1 << 16)
+                    if not data:
+                        return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+                    self.buffer += data
+            except BrokenPipeError:
+                return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+            if len(self.buffer) > MAX_REPLY:
+                return {"lost": "returned more than can be read"}
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        try:
+            reply = json.loads(line)
+        except (ValueError, RecursionError):
+            reply = None
+        return reply if isinstance(reply, dict) else {"lost": "sent something that is no reply"}
+
+    def stop(self) -> None:
+        """Kill everything the worker started, wherever it has hidden, and remove its scratch folder."""
+        if self.process is None:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process = None
+        # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
+        for _ in range(100):
+            victims = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self.owns(p)]
+            for pid in victims:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if not victims:
+                break
+            time.sleep(0.01)
+        for folder, _, _ in os.walk(self.scratch):
+            Path(folder).chmod(0o700)  # top down, so that folders closed to their owner open up
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def owns(self, process: Path) -> bool:
+        try:
+            if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+            if self.uid is not None and process.stat().st_uid == self.uid:
+                return True
+            return self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+
+def readable_paths() -> list[str]:
+    """What Python needs to run and to import installed packages, and nothing of the kit."""
+    system = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
+    python = [sys.base_prefix, sys.prefix, os.path.realpath(sys.executable)]
+    return list(dict.fromkeys([*system, *python]))
+
+
+def cut(text: object, length: int = 400) -> str:
+    """Printable text of bounded length, from a worker that may say anything."""
+    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text)[: length + 1])
+    return text if len(text) <= length else text[:length] + "..."

@@ -1,0 +1,211 @@
+"""A submission from both sides: run its file, call one of its functions, and read what came back.
+
+`load` and `call` work beside the student's code: in the self-check that is the student's own process, in the grader
+the sandboxed worker, which gets a copy of this file and nothing else of the kit. So this is not the way by which the
+trainers reach the same functions (`reward_utils.py`): that one may use the kit, this one may not. `call` puts what
+happened into plain data, a reply; `Student` stands on the other side and reads replies. Standard library only, and
+nothing in here knows a right answer.
+"""
+
+import copy
+import difflib
+import linecache
+import math
+import numbers
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a submission may import, whatever the Python that runs it has besides: the kit's own has torch, Gradescope's not.
+PLAIN = sys.stdlib_module_names | {"numpy", "rewards"}
+GRADED_WITH = "it is graded with Python's standard library and numpy alone"
+
+FORWARD, BACKWARD, SHAPED = FUNCTIONS = ("kl_penalty_forward", "kl_penalty_backward", "shaped_reward")
+
+# Arithmetic in float32 inside a submission is right: log-probs near -5 then carry errors of 3e-7.
+TOLERANCE = 1e-5
+
+
+# ---- beside the student's code -----------------------------------------------------------------------------
+
+
+class NotPlain(ModuleNotFoundError):
+    """An import of something that what grades a submission need not have."""
+
+
+class PlainImports:
+    """An import hook that knows the standard library and numpy, so that every Python grades like the plainest one."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """None, and the next finder is asked; raises NotPlain for other packages."""
+        top = name.partition(".")[0]
+        if top not in PLAIN:
+            raise NotPlain(f"it imports {top}, but {GRADED_WITH}", name=name)
+
+
+def load(path: str | Path) -> types.ModuleType:
+    """Execute the file as a module of its own. Whatever the file raises comes through."""
+    source = Path(path).read_text(encoding="utf-8-sig")
+    module = types.ModuleType("rewards")
+    module.__file__ = str(path)
+    before = sys.modules.get("rewards")
+    sys.modules["rewards"] = module  # dataclasses, and a file that imports itself, look here
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    finally:
+        if before is not None:
+            sys.modules["rewards"] = before
+    return module
+
+
+def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
+    """Call `module.name(*args, **kwargs)` on copies and describe the outcome; never raises.
+
+    Returns one of
+        {"unfilled": True, "misspelt": name}  the stub is still there (and a function is named almost so)
+        {"error": str}                        what was raised, in which function, file and line
+        {"kind": str}                         what came back is no list: the name of its type
+        {"kind": str, "values": list, "arguments": list}
+    with one entry of `values` per element: an int or a float, or the name of its type where it is no number. A
+    tuple or one-dimensional array is listed too, `kind` tells; `arguments` are the arguments after the call.
+    """
+    args = copy.deepcopy(args)
+    try:
+        function = getattr(module, name, None)
+        if function is None:
+            error = f"there is no function named {name} in the file"
+            other = misspelt(module, name)
+            return {"error": f"{error}; did you mean {other} to be it?" if other else error}
+        returned = function(*args, **kwargs)
+        kind = type(returned).__name__
+        if kind == "ndarray" and returned.ndim == 1:
+            returned = list(returned)
+        if not isinstance(returned, list | tuple):
+            return {"kind": kind}
+        return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
+    except NotImplementedError:
+        return {"unfilled": True, "misspelt": misspelt(module, name)}
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the student's here
+        return {"error": explain(error, getattr(module, "__file__", ""))}
+
+
+def misspelt(module: types.ModuleType, name: str) -> str | None:
+    """A function of the file that was probably meant to be called `name`."""
+    others = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n not in FUNCTIONS]
+    return next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.85)), None)
+
+
+def _number(value: object) -> int | float | str:
+    """A real number as it is (Python's or numpy's, but no bool), and the type's name for anything else."""
+    if type(value) is int:
+        return value if abs(value) < 1e300 else "an int too large for a float"
+    if isinstance(value, float):
+        return float.__float__(value)
+    if type(value).__module__ == "numpy" and isinstance(value, numbers.Real):
+        return float(value)
+    return f"a {type(value).__name__}"
+
+
+def explain(error: BaseException, path: str) -> str:
+    """One line for a student's exception: its type and message, and the function, file and line it came from."""
+    try:
+        message = " ".join(str(error).split())[:200]
+    except Exception:  # a __str__ of the student's own
+        message = ""
+    if isinstance(error, NotPlain):
+        text = message
+    elif isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({Path(path).name}, line {error.lineno})"
+    else:
+        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == path:
+            frames.append((traceback.tb_frame.f_code.co_name, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    if not frames:
+        return text
+    function, line = frames[-1]
+    code = linecache.getline(path, line).strip()
+    return f"{text} (in {function}, {Path(path).name} line {line}{': ' + code if code else ''})"
+
+
+# ---- reading the reply -------------------------------------------------------------------------------------
+
+
+class Mistake(Exception):
+    """A check that was not passed; the message is the hint a student reads."""
+
+
+class Unfilled(Mistake):
+    """The stub is still there; the message says so."""
+
+
+class Broken(Mistake):
+    """The student's code gave no answer at all: it raised, hung or died."""
+
+
+@dataclass
+class Student:
+    """The three functions under test; `ask(name, args, kwargs)` returns a reply as `call` makes it."""
+
+    ask: Callable[[str, list, dict], dict]
+
+    def reply(self, name: str, *args: list, **kwargs: float) -> dict:
+        reply = self.ask(name, list(args), kwargs)
+        if reply.get("unfilled"):
+            other = reply.get("misspelt")
+            raise Unfilled("not implemented yet" + (f"; did you mean {other} to be it?" if other else ""))
+        if "error" in reply:
+            raise Broken(str(reply["error"]))
+        return reply
+
+    def values(self, name: str, *args: list, **kwargs: float) -> list[float]:
+        """One finite number for each row of the first argument, or a `Mistake` that says what came instead."""
+        reply, rows = self.reply(name, *args, **kwargs), len(args[0])
+        kind, values = reply.get("kind"), reply.get("values")
+        if not isinstance(values, list):
+            raise Mistake(wrong_kind(kind))
+        if len(values) != rows:
+            counts = f"{plural(len(values), 'value')} for {plural(rows, 'completion')}"
+            raise Mistake(f"It returned {counts}: one float for each, please.")
+        for row, value in enumerate(values):
+            if type(value) not in (int, float):
+                raise Mistake(
+                    f"Value {row} of the returned list is {value}, not a plain number: return Python floats "
+                    "(.item() or .tolist() turn arrays and tensors into them)."
+                )
+            if not -1.7e308 < value < 1.7e308:  # nor NaN, nor an integer no float can hold
+                raise Mistake(f"Value {row} of the returned list is {value:.5g}: every value must be finite.")
+        return [float(value) for value in values]
+
+    def penalties(
+        self, name: str, pairs: list[list[tuple[float, float]]], kl_coef: float = 1.0
+    ) -> list[float]:
+        """A KL penalty on completions given as rows of (log pi, log pi_ref), one pair a token."""
+        policy = [[a for a, _ in row] for row in pairs]
+        ref = [[b for _, b in row] for row in pairs]
+        return self.values(name, policy, ref, kl_coef=kl_coef)
+
+
+def wrong_kind(kind: object) -> str:
+    """What to say where something came back that is no list; the same words for every call."""
+    what = "None (is a return statement missing?)" if kind == "NoneType" else f"a {kind}, not a list"
+    return f"It returned {what}: return a plain list, one float for each completion."
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"
+
+
+def close(a: float, b: float) -> bool:
+    """Equal up to float32 rounding; an overflow to inf equals nothing."""
+    return math.isfinite(a - b) and abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b))
+
+
+def all_close(a: list[float], b: list[float]) -> bool:
+    return len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))

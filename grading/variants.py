@@ -1,0 +1,178 @@
+"""What changes from one year's hand-out to the next: `make handout VARIANT=3`.
+
+A variant is a number, and everything in it follows from that number: the examples to check by hand, the default
+`kl_coef`, the word list of the hackable counter, the target words of the composite reward, which prompts are held out,
+and the instances of the self-check. Variant 0 is the kit as it stands. The exercises, their answers and the grader are
+the same in all of them.
+
+Plain text substitution in named places. A place that is not found as often as it must be is an error: whoever changes
+the kit must not lose a place unawares.
+"""
+
+import math
+import random
+import re
+from fnmatch import fnmatch
+
+Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
+
+
+class PlaceMissing(Exception):
+    """The kit has changed under a variant; the message says which place is gone."""
+
+
+def apply_variant(files: Files, number: int) -> Files:
+    """The files of the hand-out as they are in variant `number`; raises PlaceMissing."""
+    if number == 0:
+        return files
+    rng = random.Random(f"variant {number}")
+    files = dict(files)
+    for change in (examples, kl_coef, word_list, target_words, prompts_split):
+        change(files, rng)
+    # Other instances, and so other numbers in what the self-check says.
+    literally(files, "grading/self_check.py", 'SEED = "self-check"', f'SEED = "self-check {number}"')
+    return files
+
+
+def substitute(files: Files, where: str, pattern: str, new: str, times: int | None = 1) -> None:
+    """Put `new` for the pattern in every file whose name matches one of the words of `where`.
+
+    `times` is how often the pattern must be there (None: at least once).
+    """
+    found = 0
+    for name in [name for name in files if any(fnmatch(name, glob) for glob in where.split())]:
+        contents, executable = files[name]
+        text, n = re.subn(pattern, new, contents.decode("utf-8"), flags=re.M)
+        files[name] = (text.encode("utf-8"), executable)
+        found += n
+    if found != times if times is not None else found == 0:
+        wanted = "at least once" if times is None else f"{times} times"
+        raise PlaceMissing(f"{pattern!r} is {found} times in {where}, and a variant needs it {wanted}")
+
+
+def literally(files: Files, where: str, old: str, new: str) -> None:
+    substitute(files, where, re.escape(old), new.replace("\\", r"\\"))
+
+
+# ---- the places --------------------------------------------------------------------------------------------
+
+# Fractions as (numerator, denominator). Exercise 1a: pi and pi_ref of one token. 1b: pi and pi_ref of two tokens, of
+# which pi uses the first too often.
+ONE_A = (
+    ((1, 2), (1, 8)),
+    ((3, 4), (1, 4)),
+    ((1, 2), (1, 5)),
+    ((4, 5), (1, 5)),
+    ((3, 5), (1, 5)),
+    ((2, 5), (1, 10)),
+)
+ONE_B = (
+    (((1, 2), (1, 2)), ((1, 5), (4, 5))),
+    (((2, 3), (1, 3)), ((1, 3), (2, 3))),
+    (((3, 4), (1, 4)), ((1, 2), (1, 2))),
+    (((3, 5), (2, 5)), ((2, 5), (3, 5))),
+    (((4, 5), (1, 5)), ((3, 5), (2, 5))),
+    (((2, 5), (3, 5)), ((1, 5), (4, 5))),
+)
+
+
+def log(fraction: tuple[int, int]) -> str:
+    return f"{math.log(fraction[0] / fraction[1]):.4f}"
+
+
+def examples(files: Files, rng: random.Random) -> None:
+    """The three examples of rewards.py, worked out here from the definitions, and question 1 of exercise 1b."""
+    (p, r), same, coef = rng.choice(ONE_A), (rng.randint(1, 3), 4), rng.choice((0.5, 3.0, 4.0, 5.0))
+    value = coef * math.log((p[0] / p[1]) / (r[0] / r[1]))
+    first, second = f"{p[0] / p[1]:g}", f"{same[0] / same[1]:g}"
+    literally(
+        files,
+        "rewards.py",
+        "By hand: pi gives two tokens the probabilities 0.5 and 0.5, pi_ref gave them 0.25 and 0.5, kl_coef = 2:",
+        f"By hand: pi gives two tokens the probabilities {first} and {second}, pi_ref gave them {r[0] / r[1]:g} and "
+        f"{second}, kl_coef = {coef:g}:",
+    )
+    literally(
+        files,
+        "rewards.py",
+        "kl_penalty_forward([[-0.6931, -0.6931]], [[-1.3863, -0.6931]], 2.0)  ->  [1.3863]",
+        f"kl_penalty_forward([[{log(p)}, {log(same)}]], [[{log(r)}, {log(same)}]], {coef})  ->  [{value:.4f}]",
+    )
+    pi, ref = rng.choice(ONE_B)
+    literally(
+        files,
+        "rewards.py",
+        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)",
+        f"pi = ({pi[0][0]}/{pi[0][1]}, {pi[1][0]}/{pi[1][1]}), "
+        f"pi_ref = ({ref[0][0]}/{ref[0][1]}, {ref[1][0]}/{ref[1][1]})",
+    )
+    over, under = (1 - (b[0] * a[1]) / (b[1] * a[0]) for a, b in zip(pi, ref, strict=True))
+    literally(
+        files,
+        "rewards.py",
+        "kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]",
+        f"kl_penalty_backward([[{log(pi[0])}], [{log(pi[1])}]], [[{log(ref[0])}], [{log(ref[1])}]], 1.0)  ->  "
+        f"[{round(over, 4)}, {round(under, 4)}]",
+    )
+    slope, shift = rng.choice(((2, 0.5), (3, 1), (3, 2), (4, 1), (4, 3), (5, 2)))
+    scores = rng.sample((0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9), 2)
+    literally(files, "rewards.py", "reward 2 * score - 1:", f"reward {slope} * score - {shift}:")
+    literally(
+        files,
+        "rewards.py",
+        'shaped_reward([0.9, 0.5], ["A delight.", "It is a film."])  ->  [0.8, 0.0]',
+        f'shaped_reward({scores}, ["A delight.", "It is a film."])  ->  '
+        f"[{', '.join(f'{slope * score - shift:.1f}' for score in scores)}]",
+    )
+
+
+def kl_coef(files: Files, rng: random.Random) -> None:
+    """The default of the exercise's flag and functions; 0.1 in the kit. The strengths of the exercises stay."""
+    default = rng.choice((0.08, 0.09, 0.11, 0.12))
+    in_code = r"(kl_coef: float = (?:\w+\(\s*)?(?:default=)?)0\.1\b"
+    for name, times in (("rewards.py", 2), ("reward_utils.py", 1), ("train.py", 1)):
+        substitute(files, name, in_code, rf"\g<1>{default}", times)
+    substitute(files, "*.md", r"(\| `--kl_coef` \| )0\.1( \|)", rf"\g<1>{default}\g<2>", times=None)
+    half = r"[Hh]alf (?:of )?the default strength(?:, 0\.05 per nat)?"
+    substitute(files, "configs/*.yaml *.md", half, f"0.05 per nat (the default is {default})", times=None)
+
+
+# Words that a base model writes in any case, so that there is something to count from the start.
+COMMON_WORDS = "best excellent fun good great love loved perfect wonderful".split()
+OTHER_WORDS = (
+    "amazing awesome beautiful brilliant charming clever compelling delightful engaging enjoyable entertaining "
+    "exciting fantastic fascinating favorite funny gem genius gorgeous happy hilarious impressive incredible lovely "
+    "magnificent masterpiece memorable outstanding powerful recommend refreshing remarkable satisfying sensational "
+    "splendid stunning superb terrific thrilling touching unforgettable witty"
+).split()
+NUMBER_OF_WORDS = 26
+
+
+def word_list(files: Files, rng: random.Random) -> None:
+    words = sorted([*COMMON_WORDS, *rng.sample(OTHER_WORDS, NUMBER_OF_WORDS - len(COMMON_WORDS))])
+    lines = [" ".join(words[i : i + 9]) for i in range(0, NUMBER_OF_WORDS, 9)]
+    body = '    "' + ' "\n    "'.join(lines) + '"'
+    pattern = r'(^POSITIVE_WORDS = frozenset\(\n)(?:    "[a-z ]+"\n)*    "[a-z ]+"(\.split\(\)\n\)\n)'
+    substitute(files, "sentiment.py", pattern, rf"\g<1>{body}\g<2>")
+
+
+def target_words(files: Files, rng: random.Random) -> None:
+    low, high = rng.choice((18, 20, 22, 26)), rng.choice((50, 54, 58, 64))
+    literally(files, "configs/reward.yaml", "target_words: [24, 60]", f"target_words: [{low}, {high}]")
+
+
+def prompts_split(files: Files, rng: random.Random) -> None:
+    """The same openers, dealt out anew into as many for training and as many held out, the shortest first."""
+    contents, _ = files["data.py"]
+    names = ("TRAIN_PROMPTS", "HELD_OUT_PROMPTS")
+    pattern = r'(^{name}: tuple\[str, \.\.\.\] = \(\n)((?:    "[^"\n]+",\n)+)(?=\)\n)'
+    lists = [re.search(pattern.replace("{name}", name), contents.decode("utf-8"), re.M) for name in names]
+    if not all(lists):
+        raise PlaceMissing(f"{' or '.join(names)} in data.py is no plain list of strings, one a line")
+    lines = [found[2].splitlines(keepends=True) for found in lists]
+    openers = [line for half in lines for line in half]
+    rng.shuffle(openers)
+    for name, half in zip(names, lines, strict=True):
+        dealt, openers = openers[: len(half)], openers[len(half) :]
+        dealt.sort(key=lambda line: (len(line.split()), line))
+        substitute(files, "data.py", pattern.replace("{name}", name), r"\g<1>" + "".join(dealt))

@@ -1,0 +1,105 @@
+"""The checks themselves: mistakes named, right answers in any style let be. `pytest tests/grading/test_checks.py`."""
+
+import math
+import random
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+from grading import checks
+from grading.checks import CHECKS, EXERCISES, run_checks
+from grading.submission import BACKWARD, FORWARD, SHAPED, Mistake, Unfilled, load
+from tests.conftest import ROOT
+from tests.grading.conftest import SUBMISSIONS, solution_with, student_of
+
+
+def results_of(path: Path, seed: object = "test") -> dict[str, list]:
+    me = student_of(load(path))
+    return {function: list(run_checks(me, function, seed)) for function in EXERCISES}
+
+
+@pytest.mark.parametrize(
+    ("ours", "exactly", "message"),
+    [
+        ([1.0, 0.0], True, None),
+        ([0.98, 0.19], False, None),  # cosine 0.98, length 1
+        ([0.98, 0.19], True, "is not the gradient"),
+        ([0.9, 0.44], False, "is not the gradient"),  # cosine 0.90
+        ([0.5, 0.0], False, "0.5 times as long"),
+        ([2.0, 0.0], True, "2 times as long"),
+        ([-1.0, 0.0], True, "away from the reference"),
+        ([-1.0, 0.0], False, "away from the reference"),
+        ([0.0, 0.0], False, "is not the gradient"),
+    ],
+)
+def test_compare_with_the_gradient_1_0(ours, exactly, message):
+    if message is None:
+        checks.compare(ours, [1.0, 0.0], "KL", exactly)
+    else:
+        with pytest.raises(Mistake, match=message):
+            checks.compare(ours, [1.0, 0.0], "KL", exactly)
+
+
+# ---- right answers and mistakes ----------------------------------------------------------------------------
+
+
+def test_a_hundred_points():
+    assert sum(check.points for check in CHECKS) == 100
+    assert len({check.number for check in CHECKS}) == len(CHECKS)
+    for check in CHECKS:
+        assert check.number.startswith({FORWARD: "1.", BACKWARD: "2.", SHAPED: "3."}[check.function])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((SUBMISSIONS / "right").glob("*.py")), ROOT / "rewards_solution.py"],
+    ids=lambda path: path.stem,
+)
+def test_right_in_any_style(path, seed):
+    for function, verdicts in results_of(path, seed).items():
+        assert [(c.number, str(m)) for c, m in verdicts if m] == [], function
+
+
+MISTAKES = [p for p in sorted((SUBMISSIONS / "mistakes").glob("*.py")) if p.stem != "forward_loops_on_empty"]
+
+
+@pytest.mark.parametrize("path", MISTAKES, ids=lambda path: path.stem)
+def test_a_mistake_costs_points_in_its_function_and_is_named(path, tmp_path):
+    """The first line of each file says `# function: words of the hint that must come`."""
+    text = path.read_text(encoding="utf-8")
+    function, hint = re.match(r"# (\w+): (.*)\n", text).groups()
+    results = results_of(solution_with(tmp_path, text))
+    for other in EXERCISES.keys() - {function}:
+        assert not any(m for _, m in results[other])
+    messages = [str(m) for _, m in results[function] if m]
+    assert messages
+    assert any(hint in message for message in messages), messages
+
+
+def test_w_log_w_drives_the_policy_away():
+    """The classic: 60 exact steps on w * log w raise the KL it estimates; on 1 - w they end at 0."""
+    with pytest.raises(Mistake, match=r"from 0\.150 to (\d+\.\d+)") as caught:
+        module = load(SUBMISSIONS / "mistakes" / "backward_w_log_w.py")
+        checks.backward_descent(student_of(module), random.Random(0))
+    assert float(re.search(r"to (\d+\.\d+)", str(caught.value)).group(1)) > 1
+
+
+def test_unfilled_and_nan_earn_nothing():
+    verdicts = results_of(ROOT / "rewards.py")
+    assert all(isinstance(m, Unfilled) for results in verdicts.values() for _, m in results)
+    nan = types.ModuleType("rewards")
+    for function in EXERCISES:
+        setattr(nan, function, lambda rows, *_, **__: [math.nan] * len(rows))
+    me = student_of(nan)
+    for function in EXERCISES:
+        assert all(m for _, m in run_checks(me, function, 0))
+
+
+def test_no_answer_stands_in_what_students_get():
+    """The formula of exercise 1b is nowhere in the files of the self-check."""
+    for name in ("checks.py", "loopholes.py", "mistakes.py", "self_check.py", "submission.py", "trees.py"):
+        text = re.sub(r"\s", "", (ROOT / "grading" / name).read_text(encoding="utf-8"))
+        assert not re.search(r"1(\.0)?-(math\.)?exp|expm1|1(\.0)?-w", text), name

@@ -1,0 +1,234 @@
+"""The grader's results, its command line and its table. `pytest tests/grading/test_grade.py`."""
+
+import concurrent.futures
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grading import grade as grader
+from tests.conftest import ROOT, system_python
+from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
+
+RIGHT = sorted((SUBMISSIONS / "right").glob("*.py"))
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the grader runs on Linux"),
+    pytest.mark.usefixtures("scratch_of_our_own"),
+]
+
+
+@pytest.fixture(scope="module")
+def right_run():
+    """All right submissions, two at a time; torch needs seconds to import on a busy machine."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return dict(
+            zip([p.stem for p in RIGHT], pool.map(lambda p: grader.grade(p, timeout=60), RIGHT), strict=True)
+        )
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RIGHT])
+def test_a_right_submission_gets_full_marks(right_run, name):
+    results = right_run[name]
+    assert_valid(results)
+    assert [t["output"] for t in results["tests"] if t["status"] == "failed"] == []
+    assert results["score"] == 100
+
+
+def test_the_stubs_earn_exactly_nothing():
+    results = grader.grade(ROOT / "rewards.py")
+    assert_valid(results)
+    assert results["score"] == 0
+    assert {t["output"] for t in results["tests"]} == {"not implemented yet"}
+
+
+def test_every_python_grades_the_same(tmp_path):
+    """torch is in the kit's own Python and not in Gradescope's: in neither can it be imported, and the words agree."""
+    path = SUBMISSIONS / "torch_tensors.py"
+    outcomes = []
+    for python in (sys.executable, system_python()):
+        out = tmp_path / "results.json"
+        done = subprocess.run(
+            [python, "-m", "grading.grade", path, "--out", out], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        results = json.loads(out.read_text())
+        version = subprocess.run([python, "--version"], capture_output=True, text=True).stdout.strip()
+        assert results["extra_data"]["python"] == version and version in done.stdout
+        (output,) = {test["output"] for test in results["tests"]}
+        outcomes.append((results["score"], output.replace(version, "Python X")))
+    words = "it imports torch, but it is graded with Python's standard library and numpy alone"
+    where = "in <module>, rewards.py line 3: import torch"
+    assert outcomes == 2 * [(0, f"rewards.py does not run in Python X: {words} ({where})")]
+
+
+def submitted(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "rewards.py"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [b"\xef\xbb\xbf", b"# -*- coding: utf-8 -*-\r\n", "# Schöne Grüße, 你好\n".encode()],
+    ids=["byte-order-mark", "CRLF", "unicode"],
+)
+def test_encodings_that_are_fine(tmp_path, prefix):
+    body = (ROOT / "rewards_solution.py").read_bytes()
+    if b"\r\n" in prefix:
+        body = body.replace(b"\n", b"\r\n")
+    assert grader.grade(submitted(tmp_path, prefix + body), timeout=30)["score"] == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no function named kl_penalty_forward"),
+        ("def kl_penalty_forward(:\n    pass\n", "SyntaxError"),
+        ("def f():\n\tif 1:\n        pass\n", "TabError"),
+        ("import rewards\nrewards.kl_penalty_forward\n", "AttributeError"),
+        (
+            "import a_module_that_is_not_there\n",
+            "it imports a_module_that_is_not_there, but it is graded with",
+        ),
+        ("x = 1 / 0\n", "ZeroDivisionError: division by zero (in <module>, rewards.py line 1"),
+        ("kl_penalty_forward = kl_penalty_backward = shaped_reward = 3\n", "not callable"),
+        ("# -*- coding: latin-1 -*-\ndef f(): return '\xe4'\n".encode("latin-1"), "not UTF-8"),
+        (b"x = 1\0\n", "NUL"),
+        (b"#" * 300_000, "larger than 256 kB"),
+    ],
+)
+def test_files_that_do_not_run(tmp_path, text, message):
+    out = tmp_path / "results.json"
+    path = submitted(tmp_path, text)
+    done = subprocess.run(
+        [sys.executable, "-m", "grading.grade", path, "--out", out], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stdout + done.stderr
+    results = json.loads(out.read_text())
+    assert_valid(results)
+    assert results["score"] == 0
+    assert message in results["tests"][0]["output"]
+
+
+def run_cli(*args: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "grading.grade", *map(str, args)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_what_cannot_be_graded_is_refused_in_one_sentence(tmp_path):
+    target = submitted(tmp_path, "x = 1\n")
+    link, folder, pipe = tmp_path / "link.py", tmp_path / "folder.py", tmp_path / "pipe.py"
+    link.symlink_to(target)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path, status, message in (
+        (tmp_path / "missing.py", 2, "There is no file"),
+        (link, 0, "symbolic link"),
+        (folder, 0, "not a plain file"),
+        (pipe, 0, "not a plain file"),
+        (Path("/dev/zero"), 0, "not a plain file"),
+    ):
+        out = tmp_path / f"{path.stem}.json"
+        done = run_cli(path, "--out", out)
+        assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
+        assert message in done.stderr
+        results = json.loads(out.read_text())
+        assert_valid(results)
+        assert results["score"] == 0 and message in results["output"]
+
+
+def test_bad_command_lines(tmp_path):
+    done = run_cli(ROOT / "rewards.py", "--out", tmp_path / "no" / "such" / "folder" / "results.json")
+    assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
+    done = run_cli(ROOT / "rewards.py", "--out", tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
+    done = run_cli("--all", tmp_path / "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "is no folder" in done.stderr
+    empty = tmp_path / "empty"
+    (empty / "anna").mkdir(parents=True)
+    done = run_cli("--all", empty, "--csv", tmp_path / "grades.csv")
+    assert done.returncode == 2 and not (tmp_path / "grades.csv").exists()
+    assert done.stderr == f"There is nothing to grade in {empty}: no *.py, no */rewards.py.\n"
+    assert run_cli().returncode == 2
+    assert run_cli(ROOT / "rewards.py", "--timeout", "-1").returncode == 2
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_the_result_file_is_whole_at_any_moment(tmp_path):
+    """Before the first check it says 0, and being killed half-way leaves it valid."""
+    out = tmp_path / "results.json"
+    path = solution_with(
+        tmp_path, "def shaped_reward(scores, completions, prompts=None):\n    while True: pass\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grading.grade", path, "--out", out, "--timeout", "90"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    seen = set()
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and (not seen or max(seen) < 78):
+        if out.exists():
+            seen.add(json.loads(out.read_text())["score"])
+    assert max(seen) == 78
+    running.send_signal(signal.SIGTERM)
+    running.wait(10)
+    assert json.loads(out.read_text())["score"] == 78
+    assert marked_processes() == []
+
+
+@pytest.mark.slow
+def test_training_with_a_submission(tmp_path):
+    """Shut in like the checks, for no points; what the stub says comes through."""
+    done = run_cli(
+        ROOT / "rewards_solution.py", "--train", "--max_steps", 1, "--out", tmp_path / "results.json"
+    )
+    assert "1 steps with kl_penalty_forward: sentiment 0." in done.stdout, done.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert_valid(results)
+    assert results["score"] == 100 and "nats a completion" in results["extra_data"]["training"]
+    assert "is not written yet" in grader.trial_run(ROOT / "rewards.py", steps=1)
+    assert marked_processes() == []
+
+
+def test_other_seeds_for_other_submissions(tmp_path):
+    """Instances depend on the submission, so answers to one's own cannot be looked up."""
+    one = grader.grade(ROOT / "rewards.py")["extra_data"]["seed"]
+    assert one == grader.grade(ROOT / "rewards.py")["extra_data"]["seed"]
+    assert one != grader.grade(solution_with(tmp_path, ""))["extra_data"]["seed"]
+
+
+def test_a_folder_of_submissions(tmp_path):
+    folder, table = tmp_path / "all", tmp_path / "grades.csv"
+    (folder / "berta").mkdir(parents=True)
+    shutil.copy(ROOT / "rewards_solution.py", folder / "anna.py")
+    shutil.copy(ROOT / "rewards.py", folder / "berta" / "rewards.py")
+    (folder / "carl.py").write_bytes(b"\xff\xfe")
+    shutil.copy(SUBMISSIONS / "hostile" / "exit_at_import.py", folder / "dora.py")
+    (folder / "emil.py").symlink_to("/etc/passwd")
+    done = run_cli("--all", folder, "--csv", table, "--jobs", 2)
+    assert done.returncode == 0, done.stderr
+    rows = {row["submission"]: row for row in csv.DictReader(table.open())}
+    assert {name: float(row["score"]) for name, row in rows.items()} == {
+        "anna.py": 100, "berta/rewards.py": 0, "carl.py": 0, "dora.py": 0, "emil.py": 0,
+    }  # fmt: skip
+    assert "UTF-8" in rows["carl.py"]["message"] and "symbolic link" in rows["emil.py"]["message"]
+    # again: only what changed is graded anew
+    shutil.copy(ROOT / "rewards_solution.py", folder / "carl.py")
+    done = run_cli("--all", folder, "--csv", table)
+    assert "4 kept from before" in done.stdout
+    rows = {row["submission"]: row for row in csv.DictReader(table.open())}
+    assert float(rows["carl.py"]["score"]) == 100 and float(rows["anna.py"]["score"]) == 100
+    (folder / "carl.py").unlink()
+    run_cli("--all", folder, "--csv", table)
+    assert "carl.py" not in table.read_text()

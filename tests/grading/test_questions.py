@@ -1,0 +1,111 @@
+"""The questions in the code, on a small tree made here. `pytest tests/grading/test_questions.py`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grading import questions
+from grading.questions import Question
+from tests.conftest import ROOT
+
+TRAIN = '''"""A docstring with # Q9. no question in it."""
+
+# Q2. Why is the loss near 0 here,
+# and the gradient not?
+#
+# This is another remark.
+x = "# Q8. Nor is this one."
+def f():
+    # An ordinary comment.
+    # Q1. Which of the two
+    #     is larger?
+    return x  # no question
+# Q4. Last one?
+# Q5. Right below it?
+'''
+REWARD = "# Weights.\nsentiment: 1.0\nlength: 0.2\n# Q3. Twice as much: what changes?\nend: 1\n"
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    root = tmp_path / "kit"
+    (root / "configs").mkdir(parents=True)
+    (root / "train.py").write_text(TRAIN)
+    (root / "configs" / "reward.yaml").write_text(REWARD)
+    for skipped in (".venv/lib", "tests", "outputs/run", "kit/__pycache__"):
+        (root / skipped).mkdir(parents=True)
+        (root / skipped / "a.py").write_text("# Q1. Not this one.\n" * (skipped[:3] != "kit"))
+    return root
+
+
+def test_every_question_with_its_file_and_line(tree):
+    assert questions.questions_in(tree) == [
+        Question(1, "Which of the two is larger?", "train.py", 10),
+        Question(2, "Why is the loss near 0 here, and the gradient not?", "train.py", 3),
+        Question(3, "Twice as much: what changes?", "configs/reward.yaml", 4),
+        Question(4, "Last one?", "train.py", 13),
+        Question(5, "Right below it?", "train.py", 14),
+    ]
+
+
+def test_the_list(tree, capsys):
+    assert questions.main([], tree) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[:4] == [
+        "Q1   train.py:10",
+        "     Which of the two is larger?",
+        "Q2   train.py:3",
+        "     Why is the loss near 0 here, and the gradient not?",
+    ]
+
+
+def test_the_sheet(tree, tmp_path, capsys):
+    out = tmp_path / "answers.md"
+    assert questions.main(["--sheet", str(out)], tree) == 0
+    assert out.read_text().startswith(
+        "# Answers\n\nName:\n\n## Q1. `train.py`, line 10\n\n> Which of the two is larger?\n\nAnswer:\n\n## Q2. "
+    )
+    assert out.read_text().count("\nAnswer:\n") == 5
+    out.write_text("my answers\n")
+    assert questions.main(["--sheet", str(out)], tree) == 1
+    assert out.read_text() == "my answers\n"
+    assert "there already" in capsys.readouterr().err
+    assert questions.main(["--sheet", str(tmp_path / "no" / "answers.md")], tree) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_gap_and_a_number_that_is_there_twice(tree, tmp_path, capsys):
+    (tree / "data.py").write_text("# Q7. Seven?\n# Q2. Two again?\n# Q9. Nine?\n")
+    assert questions.main(["--sheet", str(tmp_path / "answers.md")], tree) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "Q2 is there 2 times: data.py, line 2; train.py, line 3.",
+        "There is no Q6, Q8.",
+    ]
+    assert not (tmp_path / "answers.md").exists()
+
+
+@pytest.mark.parametrize("comment", ["Q6 Why?", "Q6: Why?", "Q 6. Why?", "Q6."])
+def test_what_is_nearly_a_question_is_pointed_out(tree, comment, capsys):
+    (tree / "data.py").write_text(f"x = 1\n# {comment}\n")
+    assert questions.main([], tree) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("data.py, line 2: write a question as `# Q7. Why ...`") and err.count("\n") == 1
+
+
+def test_no_question_at_all(tmp_path, capsys):
+    assert questions.main([], tmp_path) == 1
+    assert capsys.readouterr().err == "There is no question in the code.\n"
+
+
+def test_the_kit_itself():
+    """Whatever its questions are: their numbers go from 1 up without a gap."""
+    assert questions.faults(questions.questions_in(ROOT)) == []
+
+
+def test_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "grading.questions", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--sheet FILE" in done.stdout

@@ -1,0 +1,245 @@
+"""The sandbox against submissions that mean harm. `pytest tests/grading/test_sandbox.py`, about half a minute.
+
+Every file in `submissions/hostile` must earn nothing, harm nothing, leave nothing behind, and end in time.
+"""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from grading import grade as grader
+from grading import sandbox
+from tests.conftest import ROOT, system_python
+from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
+
+HOSTILE = sorted((SUBMISSIONS / "hostile").glob("*.py"))
+TIMEOUT = 3.0  # seconds; half of the hostile files use all of it
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the grader runs on Linux"),
+    pytest.mark.usefixtures("scratch_of_our_own"),
+]
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory):
+    """All hostile files graded, several at a time; what they were to destroy, steal or reach stands by."""
+    folder = tmp_path_factory.mktemp("hostile")
+    canary = folder / "canary"
+    canary.mkdir()
+    (canary / "secret.txt").write_text("SECRET-IN-A-FILE")
+    os.environ["WANDB_API_KEY"] = "SECRET-IN-THE-ENVIRONMENT"
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+
+        def run(path: Path) -> tuple[dict, float]:
+            source = path.read_text(encoding="utf-8")
+            for name, value in (("CANARY", canary), ("PORT", port), ("VICTIM", victim.pid)):
+                source = source.replace(f"@{name}@", str(value))
+            copy = folder / path.name
+            copy.write_text(source, encoding="utf-8")
+            started = time.monotonic()
+            grader.grade(copy, folder / f"{path.stem}.json", timeout=TIMEOUT)
+            results = json.loads((folder / f"{path.stem}.json").read_text())
+            return results, time.monotonic() - started
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            outcomes = dict(zip([p.stem for p in HOSTILE], pool.map(run, HOSTILE), strict=True))
+        try:
+            visitor = server.accept()[0].recv(100)
+        except TimeoutError:
+            visitor = None
+    alive = victim.poll() is None
+    victim.kill()
+    victim.wait()
+    del os.environ["WANDB_API_KEY"]
+    return {"outcomes": outcomes, "canary": canary, "visitor": visitor, "victim_alive": alive}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in HOSTILE])
+def test_a_hostile_submission_earns_nothing_and_ends_in_time(hostile_run, name):
+    results, seconds = hostile_run["outcomes"][name]
+    assert_valid(results)
+    assert results["score"] == 0
+    assert seconds < 60  # on a quiet machine TIMEOUT and half a second
+    text = json.dumps(results)
+    assert "SECRET-IN" not in text
+    assert "\\u001b" not in text and "\\u0000" not in text
+    assert "Traceback" not in text and "grading/" not in text
+
+
+def test_hostile_submissions_do_no_harm(hostile_run):
+    canary = hostile_run["canary"]
+    assert [path.name for path in canary.iterdir()] == ["secret.txt"]
+    assert hostile_run["visitor"] is None
+    assert hostile_run["victim_alive"]
+    assert marked_processes() == []
+    assert not list(Path("/var/tmp").glob("hostile*")) and not list(Path("/etc").glob("hostile*"))
+
+
+# ---- functions that hang, a grader that dies ---------------------------------------------------------------
+
+
+def points(results: dict, function: str) -> float:
+    return sum(t["score"] for t in results["tests"] if t["name"].startswith(function + ":"))
+
+
+def test_one_hanging_function_costs_only_its_own_points(tmp_path):
+    path = solution_with(
+        tmp_path, "def kl_penalty_forward(p, r, kl_coef=0.1):\n    while True:\n        pass\n"
+    )
+    results = grader.grade(path, timeout=12)
+    assert results["score"] == 65
+    assert points(results, "kl_penalty_forward") == 0
+    assert "took too long" in results["tests"][0]["output"]
+
+
+def test_an_edge_case_that_hangs_costs_only_itself(tmp_path):
+    path = solution_with(tmp_path, (SUBMISSIONS / "mistakes" / "forward_loops_on_empty.py").read_text())
+    assert grader.grade(path, timeout=12)["score"] == 97
+
+
+def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text("while True: pass\n")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "grading.grade", path],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 20
+    while not marked_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 5
+    while marked_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert marked_processes() == []
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeypatch):
+    """The result says so, and the exit status tells the instructor."""
+    # Not a path: the worker stumbles before the submission is run.
+    monkeypatch.setattr(sandbox, "readable_paths", lambda: [3])
+    out = tmp_path / "results.json"
+    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
+    results = json.loads(out.read_text())
+    assert_valid(results)
+    assert "did not finish" in results["output"]
+    assert marked_processes() == []
+
+
+# ---- with less help from the kernel ------------------------------------------------------------------------
+
+HARMLESS_IF_LOOSE = [
+    "exit_at_import", "loop_at_import", "daemon", "fork_bomb", "memory_bomb", "forged_replies", "steals_the_solution",
+    "writes_outside", "reads_secrets", "network",
+]  # fmt: skip
+
+
+def as_nobody(tmp_path: Path, *args: object) -> subprocess.CompletedProcess:
+    """Run the grader from a copy of its own, as an unprivileged user if that needs arranging."""
+    python = sys.executable
+    extra = {}
+    if os.geteuid() == 0:
+        python = system_python()
+        extra = {"user": 65534, "group": 65534, "extra_groups": []}
+    return subprocess.run(
+        [python, *map(str, args)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
+        **extra,
+    )
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that an unprivileged user can reach and write, which pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="kit-"))
+    folder.chmod(0o777)
+    shutil.copytree(ROOT / "grading", folder / "grading", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [folder / "grading", *(folder / "grading").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+LAYERS = {
+    "all": {},
+    "no namespaces": {"namespaces": False},
+    "limits only": {"namespaces": False, "landlock": False},
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
+def test_as_an_unprivileged_user(open_folder, layers):
+    """Full marks for the solution, nothing for hostile files, and the report says what was not enforced."""
+    jobs = {"solution": (ROOT / "rewards_solution.py").read_text()}
+    for name in HARMLESS_IF_LOOSE:
+        if layers.get("landlock", True) or name not in (
+            "steals_the_solution",
+            "reads_secrets",
+            "network",
+            "writes_outside",
+        ):
+            source = (SUBMISSIONS / "hostile" / f"{name}.py").read_text()
+            jobs[name] = source.replace("@CANARY@", str(open_folder / "canary")).replace("@PORT@", "9")
+    (open_folder / "canary").mkdir()
+    (open_folder / "canary" / "secret.txt").write_text("SECRET-IN-A-FILE")
+    for name, source in jobs.items():
+        (open_folder / f"{name}.py").write_text(source)
+    (open_folder / "run.py").write_text(
+        "import concurrent.futures, json, pathlib, sys\n"
+        "sys.path.insert(0, '.')\n"
+        "from grading import grade\n"
+        "def run(name):\n"
+        "    seconds = 20 if name == 'solution' else 5\n"
+        f"    return grade.grade(pathlib.Path(name + '.py'), timeout=seconds, **{layers})\n"
+        "with concurrent.futures.ThreadPoolExecutor(4) as pool:\n"
+        f"    print(json.dumps(dict(zip({list(jobs)}, pool.map(run, {list(jobs)})))))\n"
+    )
+    done = as_nobody(open_folder, "run.py")
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    assert {name: results["score"] for name, results in outcomes.items()} == {
+        name: 100 if name == "solution" else 0 for name in jobs
+    }
+    assert "SECRET-IN" not in done.stdout
+    assert [path.name for path in (open_folder / "canary").iterdir()] == ["secret.txt"]
+    assert marked_processes() == []
+    open_doors = outcomes["solution"]["extra_data"]["not_enforced"]
+    if layers == {"namespaces": False, "landlock": False}:
+        assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, and setpriv to be less of one"
+)
+def test_as_the_root_of_a_container(open_folder):
+    """Root without CAP_SYS_ADMIN, as in Docker: the worker gets a user id of its own first."""
+    python = system_python()
+    for source, score in (("rewards_solution.py", 100), ("tests/submissions/hostile/daemon.py", 0)):
+        shutil.copy(ROOT / source, open_folder / "rewards.py")
+        done = subprocess.run(
+            ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin",
+             python, "-m", "grading.grade", "rewards.py", "--out", "results.json", "--timeout", "30"],
+            cwd=open_folder, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads((open_folder / "results.json").read_text())["score"] == score
+    assert marked_processes() == []

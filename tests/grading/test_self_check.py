@@ -1,0 +1,261 @@
+"""`python rewards.py` as a student runs it, and what scripts ask. `pytest tests/grading/test_self_check.py`."""
+
+import re
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import rewards_solution
+from grading import self_check
+from grading.submission import BACKWARD, FORWARD, FUNCTIONS, SHAPED
+from tests.conftest import ROOT
+from tests.grading.conftest import SOLUTION, SUBMISSIONS, solution_with
+
+
+def run(path: Path, *names: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, path, *names], cwd=path.parent, capture_output=True, text=True)
+
+
+def kit_with(folder: Path, source: str) -> Path:
+    """A rewards.py with the last lines of ours, where it finds the checks."""
+    (folder / "grading").symlink_to(ROOT / "grading")
+    path = folder / "rewards.py"
+    main = (ROOT / "rewards.py").read_text(encoding="utf-8").partition('if __name__ == "__main__":')
+    path.write_text(source + "\n\n" + main[1] + main[2], encoding="utf-8")
+    return path
+
+
+def mistake(name: str) -> str:
+    return (SUBMISSIONS / "mistakes" / f"{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def said(tmp_path, capsys):
+    """Check the solution less what a text defines anew; the lines on the screen."""
+
+    def check(text: str, *functions: str) -> list[str]:
+        assert self_check.self_check(str(solution_with(tmp_path, text)), functions or FUNCTIONS) == 1
+        return capsys.readouterr().out.splitlines()
+
+    return check
+
+
+# ---- python rewards.py -------------------------------------------------------------------------------------
+
+
+def test_the_stubs():
+    started = time.monotonic()
+    done = run(ROOT / "rewards.py")
+    assert time.monotonic() - started < 3
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and all(line.endswith("| not implemented yet") for line in lines)
+
+
+def test_the_solution(tmp_path):
+    started = time.monotonic()
+    done = run(kit_with(tmp_path, SOLUTION))
+    assert time.monotonic() - started < 3
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("| right\n") == 3
+
+
+def test_one_function(tmp_path):
+    """The docstring of each stub names its own check."""
+    import rewards
+
+    path = kit_with(tmp_path, f"{SOLUTION}\n\n{mistake('backward_sign')}")
+    for function, status in ((FORWARD, 0), (BACKWARD, 1), (SHAPED, 0)):
+        assert f"`python rewards.py {function}`" in getattr(rewards, function).__doc__
+        done = run(path, function)
+        assert (done.returncode, done.stdout.count("exercise ")) == (status, 1)
+        assert f" {function} " in done.stdout
+
+
+def test_a_function_that_is_none():
+    done = run(ROOT / "rewards.py", "kl_penality_forward")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert (
+        "no exercise kl_penality_forward: name kl_penalty_forward, kl_penalty_backward, shaped" in done.stderr
+    )
+
+
+def test_what_is_wrong_without_a_traceback(tmp_path):
+    broken = "def shaped_reward(scores, completions, prompts=None):\n    return [1 / 0 for _ in scores]\n"
+    path = kit_with(tmp_path, f"{SOLUTION}\n\n{mistake('backward_w_log_w')}\n\n{broken}")
+    done = run(path)
+    assert done.returncode == 1 and done.stderr == ""
+    assert "kl_penalty_forward   | right" in done.stdout
+    assert "kl_penalty_backward  | wrong" in done.stdout and "w * log w" in done.stdout
+    text = " ".join(done.stdout.split())
+    line = path.read_text().splitlines().index("    return [1 / 0 for _ in scores]") + 1
+    assert re.search(
+        rf"ZeroDivisionError: division by zero \(in \S+, rewards.py line {line}: return", text
+    ), text
+
+
+@pytest.mark.parametrize("text", ["", "x = 1\n"], ids=["empty", "without the last lines"])
+def test_a_file_that_cannot_check_itself(tmp_path, text):
+    path = tmp_path / "rewards.py"
+    path.write_text(text)
+    command = [sys.executable, "-m", "grading.self_check", path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == ""
+    assert done.stdout.count("there is no function named") == 3
+
+
+def test_a_file_that_is_not_there(capsys):
+    assert self_check.self_check("nowhere.py") == 1
+    assert capsys.readouterr().out == "There is no file nowhere.py.\n"
+
+
+# ---- the words ---------------------------------------------------------------------------------------------
+
+
+def bullets(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("    - ")]
+
+
+def test_the_wrong_type_is_said_once(said):
+    lines = said(mistake("backward_tensors"), BACKWARD)
+    assert lines[0].endswith("| wrong: 0 of 8 checks passed")
+    assert len(bullets(lines)) == 1 and "Value 0 of the returned list is a FakeTensor" in lines[1]
+    lines = said("def shaped_reward(scores, completions, prompts=None):\n    return 0.5\n", SHAPED)
+    assert len(bullets(lines)) == 1 and "a float, not a list" in lines[1]
+
+
+def test_the_distance_of_the_models_is_not_blamed_for_a_typing_error(said):
+    text = "def kl_penalty_backward(p, r, kl_coef=0.1):\n    return [kl_coef * lenght(a) for a in p]\n"
+    lines = said(text, BACKWARD)
+    assert len(bullets(lines)) == 1 and "NameError: name 'lenght'" in lines[1]
+    assert "800 nats" not in " ".join(lines)
+    lines = " ".join(said(mistake("backward_overflows"), BACKWARD))
+    assert "800 nats apart on a token" in lines and "OverflowError" in lines
+
+
+def test_a_misspelt_name(said, tmp_path):
+    text = "def kl_penality_forward(p, r, kl_coef=0.1):\n    return [0.0 for _ in p]\n\n"
+    (line,) = said(
+        text + "def kl_penalty_forward(p, r, kl_coef=0.1):\n    raise NotImplementedError\n", FORWARD
+    )
+    assert line.endswith("| not implemented yet; did you mean kl_penality_forward to be it?")
+    lines = " ".join(" ".join(said(text + "del kl_penalty_forward\n", FORWARD)).split())
+    assert (
+        "no function named kl_penalty_forward in the file; did you mean kl_penality_forward to be it?"
+        in lines
+    )
+    lines = " ".join(" ".join(said("del kl_penalty_forward\n", FORWARD)).split())
+    assert "no function named kl_penalty_forward in the file" in lines and "did you mean" not in lines
+
+
+def test_a_loophole_is_shown_in_a_table(said):
+    lines = said(mistake("shaped_unique_share"), SHAPED)
+    assert lines[0].endswith("| 7 of 8 checks passed: it has a loophole")
+    assert "Still pays: three words." in lines[1]
+    rows = [re.sub(r"\s+", " ", line).strip() for line in lines]
+    assert "three words 0.997 0.997 still pays" in rows
+    assert "one word forty times 0.998 0.025" in rows  # 0.998 / 40
+    assert "no word at all 0.500 0.000" in rows
+
+
+def test_an_endless_loop_is_named_and_the_rest_is_checked(said, monkeypatch):
+    monkeypatch.setattr(self_check, "SECONDS", 0.5)
+    text = "def kl_penalty_forward(p, r, kl_coef=0.1):\n    while True:\n        kl_coef += 1\n"
+    started = time.monotonic()
+    lines = said(text)
+    assert time.monotonic() - started < 10
+    assert lines[0].endswith("kl_penalty_forward   | wrong: 0 of 7 checks passed")
+    assert len(bullets(lines)) == 1
+    told = " ".join(" ".join(lines).split())
+    loop = len(SOLUTION.splitlines()) + 4
+    where = "still running after 0.5 seconds: does the loop end? (in kl_penalty_forward, rewards.py line "
+    assert f"{where}{loop}: while True:)" in told or f"{where}{loop + 1}: kl_coef += 1)" in told
+    assert "exercise 1b kl_penalty_backward | right" in told
+
+
+def test_an_endless_loop_that_ends_is_left_no_thread(said, monkeypatch):
+    """A function that was stopped does not take time from those that follow."""
+    import threading
+
+    monkeypatch.setattr(self_check, "SECONDS", 0.2)
+    before = threading.active_count()
+    said("def shaped_reward(s, c, p=None):\n    while True:\n        pass\n", SHAPED)
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_an_endless_loop_while_the_file_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(self_check, "SECONDS", 0.2)
+    path = tmp_path / "rewards.py"
+    path.write_text("n = 0\nwhile n < 1:\n    pass\n")
+    assert self_check.self_check(str(path)) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "rewards.py does not run: still running after 0.2 seconds: does the loop end? (in <module>, "
+    )
+
+
+def test_an_import_that_the_grader_does_not_have(said):
+    """Said beforehand, in the grader's own words (`test_grade.py`), though everything works in this Python."""
+    pytest.importorskip("torch")
+    text = (ROOT / "tests" / "submissions" / "torch_tensors.py").read_text()
+    line = len(SOLUTION.splitlines()) + 2 + text.splitlines().index("import torch") + 1
+    lines = said(text)
+    assert lines[0] == (
+        f"rewards.py, line {line}: it imports torch, but it is graded with Python's standard library and numpy alone."
+    )
+    assert [line.split(" | ")[1] for line in lines if line.startswith("exercise")] == ["right"] * 3
+
+
+def test_imports_that_the_grader_has(tmp_path, capsys):
+    path = solution_with(
+        tmp_path, "import math, os.path\nfrom collections import abc\nimport numpy.linalg\nimport rewards\n"
+    )
+    assert self_check.self_check(str(path)) == 0
+    assert capsys.readouterr().out.startswith("exercise")
+
+
+# ---- for a script ------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_wrong_with_the_solution():
+    assert self_check.what_is_wrong(rewards_solution, FUNCTIONS) == []
+    assert self_check.what_is_wrong(ROOT / "rewards_solution.py", FUNCTIONS) == []
+
+
+def test_what_is_wrong_with_the_functions_that_are_asked_for(tmp_path):
+    path = solution_with(tmp_path, mistake("forward_sign"))
+    (first, *_) = self_check.what_is_wrong(path, [FORWARD])
+    assert first.startswith("kl_penalty_forward: This is log(pi_ref / pi): the sign is wrong")
+    assert self_check.what_is_wrong(path, [BACKWARD, SHAPED]) == []
+    assert self_check.what_is_wrong(path, []) == []
+    assert self_check.what_is_wrong(ROOT / "rewards.py", [SHAPED]) == ["shaped_reward: not implemented yet"]
+
+
+def test_files_that_do_not_run_are_one_sentence(tmp_path):
+    path = tmp_path / "rewards.py"
+    path.write_text("def f(:\n")
+    assert self_check.what_is_wrong(path, [FORWARD]) == [
+        "rewards.py does not run: SyntaxError: invalid syntax (rewards.py, line 1)"
+    ]
+    assert self_check.what_is_wrong(tmp_path / "no.py", [FORWARD]) == [
+        f"There is no file {tmp_path / 'no.py'}."
+    ]
+
+
+def test_a_loophole_is_no_error_but_is_known():
+    module = types.ModuleType("rewards")
+    module.shaped_reward = lambda scores, completions, prompts=None: [s * s for s in scores]
+    assert self_check.what_is_wrong(module, [SHAPED]) == []
+    assert self_check.still_paying(module) == [
+        "one word forty times", "a phrase over and over", "three words", "word salad",
+    ]  # fmt: skip
+    assert self_check.still_paying(rewards_solution) == ["word salad"]
+    assert self_check.still_paying(ROOT / "rewards.py") == []

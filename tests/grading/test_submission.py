@@ -1,0 +1,78 @@
+"""Running a file and calling its functions; what counts as a number. `pytest tests/grading/test_submission.py`."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+
+from grading import submission
+from grading.submission import FORWARD, SHAPED, Mistake
+from tests.grading.conftest import student_of
+
+
+def replied(returned: object) -> list[float]:
+    module = types.ModuleType("rewards")
+    module.shaped_reward = lambda *_: returned
+    return student_of(module).values(SHAPED, [0.5, 0.5], ["a", "b"])
+
+
+def test_numbers():
+    assert replied([1, 0.5]) == [1.0, 0.5]
+    assert replied([np.float64(0.25), np.float32(0.5)]) == [0.25, 0.5]
+    assert replied(list(np.arange(2))) == [0.0, 1.0]
+    assert replied((0.5, 1)) == [0.5, 1.0]
+    assert replied(np.array([0.5, 1.0])) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "None"),
+        (0.5, "a float, not a list"),
+        ("ab", "a str, not a list"),
+        ({0: 1, 1: 2}, "a dict, not a list"),
+        ((x for x in (1.0, 2.0)), "a generator, not a list"),
+        ([0.5], "1 value for 2 completions"),
+        ([0.5, True], "a bool"),
+        ([0.5, "1"], "a str"),
+        ([0.5, None], "a NoneType"),
+        ([0.5, [1.0]], "a list"),
+        ([0.5, 1j], "a complex"),
+        ([0.5, math.nan], "nan"),
+        ([0.5, -math.inf], "-inf"),
+        ([0.5, 10**400], "too large"),
+    ],
+)
+def test_what_is_no_number(returned, message):
+    with pytest.raises(Mistake, match=message):
+        replied(returned)
+
+
+def test_tensors_and_bools_of_libraries_are_no_numbers():
+    with pytest.raises(Mistake, match="a bool"):
+        replied([0.5, np.bool_(True)])
+    torch = pytest.importorskip("torch")
+    with pytest.raises(Mistake, match=r"a Tensor, not a plain number.*\.item\(\)"):
+        replied([torch.tensor(0.5), torch.tensor(1.0)])
+    with pytest.raises(Mistake, match="a Tensor, not a list"):
+        replied(torch.tensor([0.5, 1.0]))
+
+
+def test_a_name_that_is_nearly_right():
+    """Other functions of the exercise are no misspellings of this one."""
+    module = types.ModuleType("rewards")
+    module.kl_penalty_backward = module.kl_penalty = lambda p, r, kl_coef=0.1: []
+    assert submission.misspelt(module, FORWARD) is None
+    for name in ("kl_penality_forward", "kl_penalty_foward", "klpenalty_forward", "Kl_penalty_forward"):
+        setattr(module, name, lambda p, r, kl_coef=0.1: [])
+        assert submission.misspelt(module, FORWARD) == name
+        delattr(module, name)
+
+
+def test_the_import_hook_knows_the_standard_library_and_numpy():
+    for name in ("math", "os.path", "xml.etree.ElementTree", "numpy", "numpy.linalg", "rewards"):
+        assert submission.PlainImports.find_spec(name) is None
+    for name in ("torch", "torch.nn", "pandas", "no_such_module", "grading"):
+        with pytest.raises(ModuleNotFoundError, match=f"imports {name.split('.')[0]}, but it is graded with"):
+            submission.PlainImports.find_spec(name)

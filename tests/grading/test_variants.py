@@ -1,0 +1,183 @@
+"""The variants of the hand-out. `pytest tests/grading/test_variants.py`."""
+
+import ast
+import math
+import re
+import types
+
+import pytest
+import yaml
+
+import rewards_solution
+from grading import handout
+from grading.checks import run_checks
+from grading.submission import FUNCTIONS
+from grading.variants import PlaceMissing, apply_variant
+from tests.conftest import ROOT
+from tests.grading.conftest import student_of
+
+NUMBERS = range(1, 13)
+
+
+@pytest.fixture(scope="module")
+def kit() -> dict[str, tuple[bytes, bool]]:
+    return handout.collect(ROOT)
+
+
+def text_of(files: dict[str, tuple[bytes, bool]], name: str) -> str:
+    return files[name][0].decode("utf-8")
+
+
+def constant(source: str, name: str) -> object:
+    """The value of a top-level assignment; `frozenset("...".split())` is read as its set of words."""
+    for node in ast.parse(source).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+        if isinstance(target, ast.Name) and target.id == name:
+            text = ast.unparse(node.value)
+            return eval(text, {"frozenset": frozenset})
+    raise AssertionError(f"no {name}")
+
+
+def test_variant_0_is_the_kit_as_it_stands(kit):
+    assert apply_variant(kit, 0) == kit
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_same_number_gives_the_same_hand_out(kit, number):
+    once, again = apply_variant(kit, number), apply_variant(kit, number)
+    assert once == again
+    handout.check(once)
+    assert sorted(once) == sorted(kit)
+
+
+def test_other_numbers_give_other_ones(kit):
+    variants = [apply_variant(kit, number) for number in (0, *NUMBERS)]
+    for name in ("rewards.py", "sentiment.py", "data.py", "grading/self_check.py"):
+        assert len({files[name] for files in variants}) == len(variants), name
+    for name in ("configs/reward.yaml", "train.py", "reward_utils.py", "configs/forward.yaml"):
+        assert len({files[name] for files in variants}) > 3, name
+
+
+@pytest.mark.parametrize("number", (0, *NUMBERS))
+def test_the_examples_are_right(kit, number):
+    """Worked out anew from the probabilities in the text, and by the reference solution from the call."""
+    source = text_of(apply_variant(kit, number), "rewards.py")
+    calls = re.findall(r"^        (\w+\(.*\))  ->  (\[.*\])$", source, re.M)
+    assert [call.split("(")[0] for call, _ in calls] == list(FUNCTIONS)
+    forward, backward, shaped = [(call, eval(result)) for call, result in calls]
+    names = {name: getattr(rewards_solution, name) for name in FUNCTIONS}
+    assert eval(forward[0], names) == pytest.approx(forward[1], abs=2e-3)
+    assert eval(backward[0], names) == pytest.approx(backward[1], abs=2e-3)
+
+    words = re.search(
+        r"probabilities (\S+) and (\S+), pi_ref gave them (\S+) and (\S+), kl_coef = (\S+):", source
+    )
+    p1, p2, r1, r2, coef = map(float, words.groups())
+    assert forward[1] == pytest.approx([coef * (math.log(p1 / r1) + math.log(p2 / r2))], abs=1e-4)
+    arguments = ast.literal_eval(forward[0].removeprefix("kl_penalty_forward"))
+    assert arguments == ([pytest.approx(list(map(math.log, (p1, p2))), abs=1e-4)],
+                         [pytest.approx(list(map(math.log, (r1, r2))), abs=1e-4)], coef)  # fmt: skip
+
+    numbers = re.search(r"pi = \((.+), (.+)\), pi_ref = \((.+), (.+)\)\. Work out", source).groups()
+    p1, p2, r1, r2 = map(eval, numbers)
+    assert p1 + p2 == pytest.approx(1) and r1 + r2 == pytest.approx(1) and p1 > r1
+    assert backward[1] == pytest.approx([1 - r1 / p1, 1 - r2 / p2], abs=1e-4)
+    arguments = ast.literal_eval(backward[0].removeprefix("kl_penalty_backward"))
+    assert arguments[0] == [[pytest.approx(math.log(p), abs=1e-4)] for p in (p1, p2)]
+    assert arguments[1] == [[pytest.approx(math.log(r), abs=1e-4)] for r in (r1, r2)]
+
+    slope, shift = map(float, re.search(r"reward (\S+) \* score - (\S+):", source).groups())
+    scores = ast.literal_eval(shaped[0].removeprefix("shaped_reward"))[0]
+    assert shaped[1] == pytest.approx([slope * score - shift for score in scores])
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_solution_gets_full_marks_and_the_numbers_follow(kit, number):
+    seed = constant(text_of(apply_variant(kit, number), "grading/self_check.py"), "SEED")
+    assert seed == f"self-check {number}"
+    for function in FUNCTIONS:
+        assert [m for _, m in run_checks(student_of(rewards_solution), function, seed) if m] == []
+
+
+def test_another_seed_says_other_numbers(kit):
+    wrong = types.ModuleType("rewards")
+    wrong.kl_penalty_forward = lambda p, r, kl_coef=0.1: [0.5 * sum(a) for a in p]
+    said = [
+        str(next(m for _, m in run_checks(student_of(wrong), FUNCTIONS[0], seed) if m))
+        for seed in ("self-check", "self-check 1", "self-check 2")
+    ]
+    assert len({re.search(r"averages (\S+),", message).group(1) for message in said}) == 3
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_prompts_are_the_same_ones_dealt_out_anew(kit, number):
+    files = apply_variant(kit, number)
+    train, held_out = (
+        constant(text_of(files, "data.py"), f"{name}_PROMPTS") for name in ("TRAIN", "HELD_OUT")
+    )
+    old_train, old_held_out = (
+        constant(text_of(kit, "data.py"), f"{name}_PROMPTS") for name in ("TRAIN", "HELD_OUT")
+    )
+    assert (len(train), len(held_out)) == (len(old_train), len(old_held_out))
+    assert sorted(train + held_out) == sorted(old_train + old_held_out)
+    assert len(set(held_out) & set(old_train)) > 20
+    words = constant(text_of(files, "sentiment.py"), "POSITIVE_WORDS")
+    assert not words & set(
+        re.findall("[a-z]+", " ".join(train + held_out).lower())
+    )  # an opener carries no verdict
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_word_list_has_its_length_and_what_every_base_model_writes(kit, number):
+    words = constant(text_of(apply_variant(kit, number), "sentiment.py"), "POSITIVE_WORDS")
+    old = constant(text_of(kit, "sentiment.py"), "POSITIVE_WORDS")
+    assert len(words) == len(old) and words != old
+    assert {"good", "great", "best", "love"} <= words
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_one_default_strength_everywhere(kit, number):
+    files = apply_variant(kit, number)
+    found = {}
+    for name in ("rewards.py", "reward_utils.py", "train.py"):
+        found[name] = re.findall(r"kl_coef: float = (?:\w+\(\s*)?(?:default=)?([\d.]+)", text_of(files, name))
+    defaults = {float(value) for values in found.values() for value in values}
+    assert len(found["rewards.py"]) == 2 and len(defaults) == 1
+    assert 0.08 <= defaults.pop() <= 0.12
+    low, high = yaml.safe_load(text_of(files, "configs/reward.yaml"))["target_words"]
+    assert 15 < low < 30 < 45 < high < 70
+    for name, (contents, _) in files.items():
+        if name.endswith((".md", ".yaml")):
+            assert not re.search(r"half (of )?the default strength", contents.decode(), re.I), name
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("rewards.py", "->  [1.3863]", "->  [1.39]"),
+        ("rewards.py", "kl_coef: float = 0.1", "kl_coef: float = 0.2"),
+        ("train.py", "kl_coef: float", "strength: float"),
+        ("sentiment.py", "POSITIVE_WORDS = frozenset(", "POSITIVE_WORDS = set("),
+        ("configs/reward.yaml", "[24, 60]", "[24, 59]"),
+        (
+            "data.py",
+            "HELD_OUT_PROMPTS: tuple[str, ...] = (\n",
+            "HELD_OUT_PROMPTS: tuple[str, ...] = (\n    # a remark\n",
+        ),
+        ("grading/self_check.py", 'SEED = "self-check"', "SEED = 0"),
+    ],
+)
+def test_a_place_that_is_gone_is_an_error(kit, name, old, new):
+    contents, executable = kit[name]
+    assert old.encode() in contents
+    changed = {**kit, name: (contents.replace(old.encode(), new.encode()), executable)}
+    with pytest.raises(PlaceMissing, match=re.escape(name)):
+        apply_variant(changed, 3)
+
+
+def test_the_command_line(tmp_path, capsys):
+    assert handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")]) == 0
+    assert "variant 3" in capsys.readouterr().out
+    first = (tmp_path / "handout.zip").read_bytes()
+    assert handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")]) == 0
+    assert (tmp_path / "handout.zip").read_bytes() == first
