@@ -44,7 +44,7 @@ baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)
 
 handout: .venv/.installed
-	$(BIN)/python -m grading.handout $(ARGS)
+	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)
 
 gradescope: .venv/.installed
 	$(BIN)/python -m grading.gradescope.build $(ARGS)

@@ -60,7 +60,7 @@ from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, v
 
 SCHEMA = 1
 BASE = "base"
-COLOURED_PROMPTS = 16  # prompts whose words are coloured in the report: one more scoring per word
+UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 BARS = (
     "reward",
     "sentiment",
@@ -275,7 +275,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Write, draw, render
     with samples_file:
         for model in models:
-            samples_file.writelines(to_json({"model": model.name, **row}) + "\n" for row in model.rows)
+            samples_file.writelines(
+                to_json({"model": model.name, **{key: row[key] for key in row if key not in UNWRITTEN}})
+                + "\n"
+                for row in model.rows
+            )
     settings = {
         "reference": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
@@ -301,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw(out, comparison, models)
     with bench.phase("report"):
         rows = {m.name: m.rows for m in models if m.rows}
-        page = report.render(comparison, rows, out, bench.scorer, COLOURED_PROMPTS)
+        page = report.render(comparison, rows, out)
     comparison["seconds"] = {k: round(v, 1) for k, v in bench.seconds.items()}
     (out / "comparison.json").write_text(to_json(comparison, indent=1) + "\n", encoding="utf-8")
     (out / "report.html").write_text(page, encoding="utf-8")

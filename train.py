@@ -19,6 +19,7 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 from kit.cli import KitParser, field_names
@@ -37,6 +38,7 @@ class ExerciseArguments(TaskArguments):
     )
     kl_coef: float = setting(0.1, "reward per nat of that penalty")
     use_solution: bool = setting(False, "rewards_solution.py instead of rewards.py")
+    unchecked: bool = setting(False, "train with your functions even if the self-check says they are wrong")
 
 
 @dataclass
@@ -77,6 +79,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from grading.self_check import what_is_wrong
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
@@ -130,6 +133,8 @@ def main() -> None:
     ours, settings = parse(sys.argv[1:])
     # Before any model is loaded: are the functions there that the student was to write?
     student = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping, ours.kl_coef)
+    if student is not None and not ours.unchecked:
+        refuse_what_is_wrong(student, ours)
     session = Session("grpo", ours, settings, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     settings.learning_rate = session.rate(settings.learning_rate, mini=3e-4, full=2e-5)
@@ -324,6 +329,17 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "with accelerate launch train.py ..."
         )
     return ours, settings
+
+
+def refuse_what_is_wrong(student: ModuleType, ours: ExerciseArguments) -> None:
+    """The self-check, in a second, of the functions this run is about to use. Raises `UserError`."""
+    used = [f"kl_penalty_{ours.kl_type}"] if ours.kl_type != "none" else []
+    used += ["shaped_reward"] if ours.reward_shaping == "shaped" else []
+    wrong = what_is_wrong(student, used)
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same, which is worth seeing once)"
+        )
 
 
 def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:

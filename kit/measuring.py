@@ -26,7 +26,7 @@ from kit.metrics import (
 )
 from kit.sampling import Completion, sample
 from kit.screen import Progress
-from reward_utils import Scorer, kl_policy_ref, kl_ref_policy, reference_log_probs, token_log_probs
+from reward_utils import Scorer, exact_distances
 
 POSITIVE = 0.5  # a completion counts as positive above this P(positive)
 Row = dict[str, Any]  # what is known of one completion; a line of samples.jsonl
@@ -45,8 +45,8 @@ METRICS = {
     "sentiment": Metric("Sentiment", "P(positive)", "by the reward model that training used"),
     "judge": Metric("Judge", "P(positive)", "by an independent classifier no training saw"),
     "positive_ratio": Metric("Positive", "share", f"completions with sentiment above {POSITIVE}"),
-    "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "sum over tokens of w - 1 - log w, w = π_ref/π"),
-    "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "sum over tokens of w log w - w + 1, on π's prefixes"),
+    "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "summed over the vocabulary at every sampled prefix"),
+    "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "the same, the models changing places"),
     "ref_nll": Metric("Reference NLL", "nats/token", "-log π_ref: how strange the text is to the base model"),
     "ref_perplexity": Metric("Reference perplexity", "per token", "exp of the reference NLL"),
     "distinct_1": Metric("Distinct-1", "share", "different words / words, over all completions"),
@@ -129,20 +129,20 @@ class Bench:
     ) -> list[Row]:
         """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
 
-        KLs are in nats per completion, `ref_nll` in nats per token. A tokenizer other than the reference's leaves
+        KLs are in nats per completion, `ref_nll` in nats per token, `log_ratios` are log(pi/pi_ref) of each sampled
+        token, of which `tokens_text` is what can be read. A tokenizer other than the reference's leaves
         the columns that need pi_ref at None: the two models then give probabilities to different tokens.
         """
         completions = self.sample(policy, tokenizer, num_samples)
         texts = [c.text for c in completions]
         sentiment, judge = self.scores(texts)
         rewards = composite_reward(sentiment, texts)
-        nothing = [None] * len(completions)
-        ref_nll: Sequence[float | None] = nothing
-        kl_pq: Sequence[float | None] = nothing
-        kl_qp: Sequence[float | None] = nothing
-        if same_tokenizer(tokenizer, self.tokenizer):
+        known = same_tokenizer(tokenizer, self.tokenizer)
+        if known:
             with self.phase("log-probs"):
-                ref_nll, kl_pq, kl_qp = self.distances(policy, completions)
+                # At the sampling temperature: the KL of the distributions that were sampled
+                ids = [c.prompt_ids for c in completions], [c.completion_ids for c in completions]
+                own, ref, kl_pq, kl_qp = exact_distances(policy, self.reference, *ids, self.temperature)
         return [
             {
                 "prompt": c.prompt,
@@ -153,23 +153,28 @@ class Bench:
                 "sentiment": sentiment[i],
                 "judge": judge[i],
                 "unique_token_ratio": len(set(c.completion_ids)) / len(c.completion_ids),
-                "ref_nll": ref_nll[i],
-                "kl_policy_ref": kl_pq[i],
-                "kl_ref_policy": kl_qp[i],
+                "ref_nll": -math.fsum(ref[i]) / len(ref[i]) if known else None,
+                "kl_policy_ref": kl_pq[i] if known else None,
+                "kl_ref_policy": kl_qp[i] if known else None,
                 "reward": rewards[i],
+                "tokens_text": token_texts(tokenizer, c.completion_ids) if known else None,
+                "log_ratios": [p - q for p, q in zip(own[i], ref[i], strict=True)] if known else None,
             }
             for i, c in enumerate(completions)
         ]
 
-    def distances(
-        self, policy: PreTrainedModel | PeftModel, completions: Sequence[Completion]
-    ) -> tuple[list[float], list[float], list[float]]:
-        """(reference NLL, KL(pi||pi_ref), KL(pi_ref||pi)) of each completion."""
-        # Both at the sampling temperature: the KL of the distributions that were sampled
-        ids = [c.prompt_ids for c in completions], [c.completion_ids for c in completions]
-        ref = reference_log_probs(policy, self.reference, *ids, self.temperature)
-        own = ref if policy is self.reference else token_log_probs(policy, *ids, self.temperature)
-        return [-math.fsum(row) / len(row) for row in ref], kl_policy_ref(own, ref), kl_ref_policy(own, ref)
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text: joined they are the completion. EOS, and the first bytes of a character
+    that takes several tokens, add nothing."""
+    texts = tokenizer.batch_decode([ids[: i + 1] for i in range(len(ids))], skip_special_tokens=True)
+    pieces, shown = [], ""
+    for text in texts:
+        whole = text.rstrip("\ufffd")  # half a character, so far
+        pieces.append(whole[len(shown) :] if whole.startswith(shown) else "")
+        shown += pieces[-1]
+    pieces[-1] += texts[-1][len(shown) :]
+    return pieces
 
 
 def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:

@@ -95,7 +95,8 @@ def side_by_side(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     At most `MAX_SAMPLES` of a prompt and `MAX_TOKENS` in all: every prompt's first sample comes before any second.
     """
     together = list(zip(*rows.values(), strict=True))
-    kept, room = [], MAX_TOKENS
+    kept: list[int] = []
+    room = MAX_TOKENS
     for i in sorted(range(len(together)), key=lambda i: together[i][0]["sample"]):
         room -= sum(r["tokens"] for r in together[i])
         if together[i][0]["sample"] >= MAX_SAMPLES or (kept and room < 0):

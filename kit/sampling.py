@@ -185,7 +185,8 @@ class GrowingLayer(DynamicLayer):
                 self.buffers[1][..., :start, :] = self.values
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[..., start:end, :] = new
-        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
+        self.keys: Tensor = self.buffers[0][..., :end, :]
+        self.values: Tensor = self.buffers[1][..., :end, :]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from kit import plots
-from kit.measuring import METRICS
 from kit.errors import UserError
+from kit.measuring import METRICS
 
 NAMES = ["base", "vanilla", "kl"]
 

@@ -16,6 +16,7 @@ import reward_utils
 from kit.errors import UserError
 from reward_utils import (
     checked,
+    exact_distances,
     kl_policy_ref,
     kl_ref_policy,
     make_reward_function,
@@ -107,6 +108,44 @@ P = (0.5, 0.3, 0.2)  # pi
 Q = (0.25, 0.25, 0.5)  # pi_ref
 KL_PQ = 0.5 * math.log(2) + 0.3 * math.log(1.2) + 0.2 * math.log(0.4)
 KL_QP = 0.25 * math.log(0.5) + 0.25 * math.log(0.25 / 0.3) + 0.5 * math.log(2.5)
+
+
+def by_definition(p, q, prompt, completion, temperature):
+    """sum_t sum_v p(v) log(p(v)/q(v)) in double precision, one prefix at a time."""
+    total = 0.0
+    for t in range(len(completion)):
+        ids = torch.tensor([[*prompt, *completion[:t]]])
+        with torch.no_grad():
+            log_p, log_q = (
+                (m.eval()(ids).logits[0, -1].double() / temperature).log_softmax(-1) for m in (p, q)
+            )
+        total += float((log_p.exp() * (log_p - log_q)).sum())
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_exact_kl_is_the_sum_over_the_vocabulary(tiny_gpt2, temperature, collapsed):
+    """Also for a policy that puts all but 1e-20 on one token, where no sampled token tells how far away it is."""
+    policy, reference = tiny_gpt2(seed=1), tiny_gpt2(seed=2)
+    if collapsed:
+        policy.transformer.ln_f.weight.data.mul_(60.0)
+    prompts, completions = [[1, 2, 3], [4], [5, 6]], [[7, 8], [9, 10, 1, 0], [3]]
+    own, ref, kl_pq, kl_qp = exact_distances(policy, reference, prompts, completions, temperature)
+    assert own == token_log_probs(policy, prompts, completions, temperature)
+    assert ref == token_log_probs(reference, prompts, completions, temperature)
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        right = by_definition(policy, reference, prompt, completion, temperature)
+        assert kl_pq[i] == pytest.approx(right, rel=1e-4)
+        right = by_definition(reference, policy, prompt, completion, temperature)
+        assert kl_qp[i] == pytest.approx(right, rel=1e-4)
+    assert not collapsed or min(kl_qp) > 20.0
+
+
+def test_exact_kl_of_a_policy_with_itself_is_zero(tiny_gpt2):
+    model = tiny_gpt2()
+    _, _, kl_pq, kl_qp = exact_distances(model, tiny_gpt2(), [[1, 2], [3]], [[4, 5], [6]])
+    assert kl_pq == kl_qp == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
