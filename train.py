@@ -318,10 +318,11 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             f"--kl_type {ours.kl_type} and --beta {settings.beta:g} both penalise KL: it would be counted twice; "
             "keep one"
         )
-    if settings.top_p != 1.0 or settings.top_k != 0 or settings.min_p or settings.repetition_penalty != 1.0:
+    refuse_other_distributions(settings)
+    if settings.top_entropy_quantile < 1 or settings.entropy_coef:
         raise UserError(
-            "top_p, top_k, min_p and repetition_penalty change what is sampled but not the log-probs, so every KL "
-            "would be that of another model; use --temperature"
+            "top_entropy_quantile and entropy_coef need the entropy of every token, which this kit only estimates "
+            "from the sampled ones; leave them out"
         )
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
@@ -329,6 +330,17 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "with accelerate launch train.py ..."
         )
     return ours, settings
+
+
+def refuse_other_distributions(settings: TrainingSettings) -> None:
+    """Only `--temperature` may shape what is sampled: the log-probs know of nothing else. Raises `UserError`."""
+    usual = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "generation_kwargs": None}
+    for name, value in usual.items():
+        if getattr(settings, name) not in (value, {}):
+            raise UserError(
+                f"--{name} {getattr(settings, name)} changes what is sampled but not the log-probs, so every KL would "
+                "be that of another model; use --temperature"
+            )
 
 
 def refuse_what_is_wrong(student: ModuleType, ours: ExerciseArguments) -> None:

@@ -1,10 +1,12 @@
-"""What the kit adds to a bare GRPO step, as ratios measured in one run.
+"""What a training step of this kit costs against bare TRL, where the time goes, and how near the machine's limit it is.
 
-The base line is the same trainer, model, prompts and sizes with a reward that costs nothing; it is what TRL takes
-for sampling, loss and update. Each variant runs in a process of its own: none inherits another's memory. Prints a
-table, and with --write puts it into benchmarks/step_time.md.
+    python benchmarks/step_time.py --write          about six minutes on two cores: let nothing else run
 
-    python benchmarks/step_time.py --write
+Bare TRL is `GRPOTrainer` on the model as `from_pretrained` gives it, with TRL's own sampling and loss and a reward
+that costs nothing; prompts, sizes and optimizer are the same. Every variant runs in a process of its own, first in one
+order and then in the other; a figure is the median over both. The floor is the arithmetic that cannot be left out
+(2 floating point operations for each weight and token, 6 with the backward pass), at the rate at which this machine
+multiplies matrices of the model's shapes. With --write the tables go into benchmarks/step_time.md.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -22,65 +24,137 @@ import argparse
 import multiprocessing
 import platform
 import resource
-import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOTrainer
 
+import reward_utils
 import rewards_solution
 from data import load_prompts
-from kit.models import load_policy, load_reference, lora_config, resolve_models
+from kit.memory import keep_freed_memory
+from kit.models import (
+    ModelChoice,
+    add_plain_head,
+    default_device,
+    load_policy,
+    load_reference,
+    lora_config,
+    resolve_models,
+)
 from reward_utils import make_reward_function
-from sentiment import load_scorer
-from train import TrainingSettings
+from sentiment import load_scorer, load_tokenizer
+from train import Rollouts, TrainingSettings
 
 WARM_UP = 2  # the first steps fill caches and allocate
+VARIANTS = ("bare TRL", "no penalty, both KLs measured", "forward penalty", "LoRA, forward")
+
+
+@dataclass
+class Timing:
+    """Of one variant: seconds of every step, of every phase, peak memory in MB, and the work of a step."""
+
+    steps: list[float] = field(default_factory=list)
+    phases: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    memory: float = 0.0
+    gflop: float = 0.0
+    tokens: float = 0.0  # sampled in a step
+    gflops: float = 0.0  # what the machine multiplies in a second
 
 
 class StepTimes(TrainerCallback):
-    """Wall-clock seconds of every step, from one `on_step_end` to the next: optimizer and logging included."""
+    """Wall-clock seconds from one `on_step_end` to the next: optimizer and logging included."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    def __init__(self, timing: Timing) -> None:
+        self.timing, self.before = timing, 0.0
 
-    def on_step_begin(self, args, state, control, **_) -> None:
-        self.start = self.start if self.seconds else time.perf_counter()
-
-    def on_step_end(self, args, state, control, **_) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.perf_counter()
-        self.seconds.append(now - self.start)
-        self.start = now
+        if state.global_step > WARM_UP:
+            self.timing.steps.append(now - self.before)
+        self.before = now
 
 
-def free_reward(completion_ids, **_) -> list[float]:
-    """Costs nothing, and differs within a group: with equal rewards there would be no gradient to compute."""
-    return [float(ids[0] % 7) for ids in completion_ids]
+def timed(function: Callable, name: str, timing: Timing) -> Callable:
+    """The function, with the seconds of each call noted under `name`."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            timing.phases[name].append(time.perf_counter() - start)
+
+    return wrapper
 
 
-def time_variant(variant: str, choice, steps: int) -> tuple[list[float], float]:
-    """([lower quartile, median, upper quartile] seconds a step, peak MB of the GPU or the process) of one variant."""
-    policy, tokenizer = load_policy(choice.policy)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lora = variant == "LoRA, forward"
-    reference = None if variant == "bare TRL" or lora else load_reference(choice.policy, device)
-    reward = free_reward
-    if variant != "bare TRL":
-        kl_type = "none" if variant == "no penalty, KL measured" else "forward"
+def matmul_rate(width: int, rows: int = 2560, seconds: float = 1.0) -> float:
+    """GFLOP a second of fp32 products (rows, width) x (width, 4 width), the model's largest block."""
+    device = default_device()
+    a, b = torch.randn(rows, width, device=device), torch.randn(width, 4 * width, device=device)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for _ in range(10):
+            a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        count += 10
+    return count * 2 * rows * width * 4 * width / (time.perf_counter() - start) / 1e9
+
+
+def work(policy: Any, scorer: Any, prompts: float, completions: float, groups: int) -> float:
+    """GFLOP of one step: sampling (a prompt once for its group), reference, loss and its gradient, score.
+
+    `prompts` and `completions` are the tokens of all rows of a batch.
+    """
+    embeddings = policy.get_input_embeddings().weight.numel()
+    head = policy.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in policy.parameters()) - embeddings
+    sampling = 2 * (body * (prompts / groups + completions) + head * completions)
+    one_pass = body * (prompts + completions) + head * completions
+    score = 2 * sum(p.numel() for p in scorer.model.parameters()) * completions if scorer else 0.0
+    return (sampling + 2 * one_pass + 6 * one_pass + score) / 1e9
+
+
+def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str, Any]) -> Timing:
+    """Train `steps` steps of one variant."""
+    timing, device = Timing(), default_device()
+    keep_freed_memory()
+    bare, lora = variant == "bare TRL", variant.startswith("LoRA")
+    if bare:
+        policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
+        tokenizer, scorer = load_tokenizer(choice.policy), None
+        reward: Any = free_reward
+    else:
+        policy, tokenizer = load_policy(choice.policy)
+        scorer = load_scorer(choice.sentiment, device)
         reward = make_reward_function(
-            load_scorer(choice.sentiment, device), tokenizer, kl_type=kl_type, reference=reference,
+            timed(scorer, "score", timing),
+            tokenizer,
+            kl_type="none" if variant.startswith("no penalty") else "forward",
+            reference=None if lora else load_reference(choice.policy, device),
             student=rewards_solution,
-        )  # fmt: skip
-    if torch.cuda.is_available():
+        )
+        reward_utils.reference_log_probs = timed(
+            reward_utils.reference_log_probs, "reference log-probs", timing
+        )
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingSettings(
-            output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no"
+            output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no", **flags
         )
         trainer = GRPOTrainer(
             model=policy,
@@ -89,48 +163,101 @@ def time_variant(variant: str, choice, steps: int) -> tuple[list[float], float]:
             train_dataset=Dataset.from_dict({"prompt": load_prompts() * 20}),
             processing_class=tokenizer,
             peft_config=lora_config(16, policy) if lora else None,
+            rollout_func=None if bare else timed(Rollouts(tokenizer, settings), "sampling", timing),
         )
-        if variant != "bare TRL":
+        if not bare:
+            add_plain_head(policy, settings.temperature)
             reward.policy = trainer.model
-        times = StepTimes()
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(times)
+        trainer.add_callback(StepTimes(timing))
         trainer.train()
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
+        rows = settings.prompts_per_step * settings.num_generations
+        length = np.mean([log["completions/mean_length"] for log in trainer.state.log_history[:-1]])
+    timing.phases = {name: seconds[WARM_UP:] for name, seconds in timing.phases.items()}
+    timing.tokens = float(rows * length)
+    prompt_tokens = rows * float(np.mean([len(ids) for ids in tokenizer(load_prompts())["input_ids"]]))
+    timing.gflop = work(policy, scorer, prompt_tokens, timing.tokens, settings.num_generations)
+    timing.gflops = matmul_rate(policy.config.hidden_size)
+    if device.type == "cuda":
+        timing.memory = torch.cuda.max_memory_allocated() / 2**20
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
-    return statistics.quantiles(times.seconds[WARM_UP:], n=4, method="inclusive"), peak
+        timing.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
+    return timing
+
+
+def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """Costs nothing, and differs within a group: with equal rewards there would be no gradient to compute."""
+    return [float(ids[0] % 7) for ids in completion_ids]
+
+
+def alternate(choice: ModelChoice, steps: int, flags: dict[str, Any]) -> dict[str, Timing]:
+    """All variants, each in a fresh process, there and back again."""
+    found: dict[str, Timing] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        for variant in (*VARIANTS, *reversed(VARIANTS)):
+            timing = processes.submit(time_variant, variant, choice, steps, flags).result()
+            print(f"{variant:<30} {np.median(timing.steps):.2f} s", flush=True)
+            if variant not in found:
+                found[variant] = timing
+                continue
+            found[variant].steps += timing.steps
+            for name, seconds in timing.phases.items():
+                found[variant].phases[name] += seconds
+            found[variant].memory = max(found[variant].memory, timing.memory)
+            found[variant].gflops = (found[variant].gflops + timing.gflops) / 2
+    return found
+
+
+def report(found: dict[str, Timing], choice: ModelChoice, steps: int) -> str:
+    """Two tables in Markdown: the steps, and the phases of one."""
+    gpu = torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
+    bare = float(np.median(found[VARIANTS[0]].steps))
+    lines = [
+        f"`python benchmarks/step_time.py`: {choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 "
+        f"completions of at most 40 tokens; median [quartiles] of {2 * steps} steps, in two processes, in both orders.",
+        "",
+        "| step | seconds | against bare TRL | tokens/s | share of the machine's matmul rate | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for variant, t in found.items():
+        low, seconds, high = np.quantile(t.steps, [0.25, 0.5, 0.75])
+        lines.append(
+            f"| {variant} | {seconds:.2f} [{low:.2f}, {high:.2f}] | {seconds / bare:.2f} x | "
+            f"{t.tokens / seconds:,.0f} | {t.gflop / seconds / t.gflops:.0%} | {t.memory:,.0f} MB |"
+        )
+    t = found["forward penalty"]
+    whole = float(np.median(t.steps))
+    lines += [
+        "",
+        f"The step with a forward penalty, {t.gflop:.0f} GFLOP on a machine that multiplies at {t.gflops:.0f} GFLOP/s: "
+        f"{t.gflop / t.gflops:.2f} s at least.",
+        "",
+        "| phase | seconds | whose |",
+        "|---|---|---|",
+    ]
+    for name, seconds_list in t.phases.items():
+        seconds = float(np.median(seconds_list))
+        whole -= seconds
+        lines.append(f"| {name} | {seconds:.2f} | ours |")
+    lines.append(f"| loss, gradient, update, logging | {whole:.2f} | TRL's trainer, with our log-prob pass |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="auto", help="as in train.py")
-    parser.add_argument("--steps", type=int, default=16, help="measured steps of each variant")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="measured steps of each process, of two (default: 8)"
+    )
     parser.add_argument("--write", action="store_true", help="write benchmarks/step_time.md")
     args = parser.parse_args()
     choice = resolve_models(args.model)
-    gpu = torch.cuda.is_available()
-    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
-    lines = [
-        f"`python benchmarks/step_time.py`: {choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 "
-        f"completions of at most 40 tokens; median [quartiles] of {args.steps} steps after {WARM_UP}.",
-        "",
-        f"| step | seconds | against bare TRL | peak memory of the {'GPU' if gpu else 'process'} |",
-        "|---|---|---|---|",
-    ]
-    bare = None
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        for variant in ("bare TRL", "no penalty, KL measured", "forward penalty", "LoRA, forward"):
-            (low, seconds, high), peak = processes.submit(time_variant, variant, choice, args.steps).result()
-            bare = bare or seconds
-            lines.append(
-                f"| {variant} | {seconds:.2f} [{low:.2f}, {high:.2f}] | {seconds / bare:.2f} x | {peak:,.0f} MB |"
-            )
-            print(lines[-1], flush=True)
+    text = report(alternate(choice, args.steps, {}), choice, args.steps)
+    print(f"\n{text}")
     if args.write:
-        (ROOT / "benchmarks/step_time.md").write_text("# Step time\n\n" + "\n".join(lines) + "\n")
+        (ROOT / "benchmarks/step_time.md").write_text(f"# Step time\n\n{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from kit.models import head_logits
-from reward_utils import positions
+from reward_utils import positions, scaled_logits
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def rollout(
         alive = torch.arange(len(prompt_ids), device=device)  # the rows that still are computed
         ended = torch.zeros(len(prompt_ids), dtype=torch.bool, device=device)
         for t in range(uniforms.shape[1]):
-            logits = head_logits(lm, hidden) / temperature  # (rows, V)
+            logits = scaled_logits(lm, hidden, temperature)  # (rows, V)
             drawn, log_p = draw(logits, uniforms[alive, t])
             tokens[alive, t], log_probs[alive, t] = drawn, log_p
             ended[alive] |= torch.isin(drawn, stop)
