@@ -65,9 +65,13 @@ class GRPOSettings(RunSettings):
             raise UserError(f"--max_steps {self.max_steps}: give at least 1")
 
 
+def trl_flags() -> set[str]:
+    """The names of TRL's own settings, read from its source."""
+    ours = field_names("trl", "trainer/grpo_config.py", "trainer/base_config.py")
+    return ours | field_names("transformers", "training_args.py")
+
+
 if __name__ == "__main__":  # a typo and --help are answered before torch is imported, which takes seconds
-    trl_flags = field_names("trl", "trainer/grpo_config.py", "trainer/base_config.py")
-    trl_flags |= field_names("transformers", "training_args.py")
     with told_in_one_line():
         KitParser((ExerciseArguments, GRPOSettings), __doc__, trl_flags).check()
 

@@ -35,7 +35,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainerCallback,
+)
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOTrainer
 
@@ -44,6 +52,7 @@ import rewards_solution
 from data import load_prompts
 from kit.memory import keep_freed_memory
 from kit.models import (
+    MINI,
     ModelChoice,
     add_plain_head,
     default_device,
@@ -128,8 +137,10 @@ def work(policy: Any, scorer: Any, prompts: float, completions: float, groups: i
     return (sampling + 2 * one_pass + 6 * one_pass + score) / 1e9
 
 
-def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str, Any]) -> Timing:
-    """Train `steps` steps of one variant."""
+def time_variant(
+    variant: str, choice: ModelChoice, steps: int, flags: dict[str, Any], gigabytes: float | None = None
+) -> Timing:
+    """Train `steps` steps of one variant, with `flags` of TRL's, on a GPU that gives no more than `gigabytes`."""
     timing, device = Timing(), default_device()
     keep_freed_memory()
     bare, lora = variant == "bare TRL", variant.startswith("LoRA")
@@ -151,6 +162,9 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str,
             reward_utils.reference_log_probs, "reference log-probs", timing
         )
     if device.type == "cuda":
+        if gigabytes:
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(gigabytes * 2**30 / whole)
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingSettings(
@@ -185,18 +199,37 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str,
     return timing
 
 
+def random_policy(folder: Path, width: int, layers: int, heads: int, vocabulary: int) -> None:
+    """A GPT-2 with random weights and the bundled tokenizer, to be loaded like any other model."""
+    config = GPT2Config(
+        vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_positions=256,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MINI / "policy").save_pretrained(folder)
+
+
+def random_gpt2(folder: Path) -> ModelChoice:
+    """GPT-2 (124 M) and DistilBERT (66 M) in their real sizes, with random weights: what speed and memory depend on."""
+    random_policy(folder / "policy", width=768, layers=12, heads=12, vocabulary=50257)
+    names = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
+    DistilBertForSequenceClassification(DistilBertConfig(**names)).save_pretrained(folder / "sentiment")
+    AutoTokenizer.from_pretrained(MINI / "sentiment").save_pretrained(folder / "sentiment")
+    return ModelChoice(str(folder / "policy"), str(folder / "sentiment"), "random weights")
+
+
 def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """Costs nothing, and differs within a group: with equal rewards there would be no gradient to compute."""
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def alternate(choice: ModelChoice, steps: int, flags: dict[str, Any]) -> dict[str, Timing]:
+def alternate(choice: ModelChoice, steps: int, gigabytes: float | None) -> dict[str, Timing]:
     """All variants, each in a fresh process, there and back again."""
     found: dict[str, Timing] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         for variant in (*VARIANTS, *reversed(VARIANTS)):
-            timing = processes.submit(time_variant, variant, choice, steps, flags).result()
+            timing = processes.submit(time_variant, variant, choice, steps, {}, gigabytes).result()
             print(f"{variant:<30} {np.median(timing.steps):.2f} s", flush=True)
             if variant not in found:
                 found[variant] = timing
@@ -251,10 +284,15 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=8, help="measured steps of each process, of two (default: 8)"
     )
+    parser.add_argument(
+        "--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights"
+    )
+    parser.add_argument("--gigabytes", type=float, help="of the GPU's memory, and no more")
     parser.add_argument("--write", action="store_true", help="write benchmarks/step_time.md")
     args = parser.parse_args()
-    choice = resolve_models(args.model)
-    text = report(alternate(choice, args.steps, {}), choice, args.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
+        text = report(alternate(choice, args.steps, args.gigabytes), choice, args.steps)
     print(f"\n{text}")
     if args.write:
         (ROOT / "benchmarks/step_time.md").write_text(f"# Step time\n\n{text}\n", encoding="utf-8")

@@ -10,7 +10,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,16 +29,19 @@ class KitParser(HfArgumentParser):
 
     `--config FILE.yaml` holds any flag as a key; flags on the command line win. A YAML key is turned into its
     flag and parsed like one, so types and choices are checked the same way. `--resume RUN` starts from the flags
-    that run was given. `inherited` are flags that a subclass of these dataclasses takes besides, which is parsed
+    that run was given. `inherited` finds the flags that a subclass of these dataclasses takes besides, which is parsed
     once its library is imported: they are known here, and no more.
 
     `argv` holds all flags of the last parse, the file's first: what a run must remember to be resumed.
     """
 
     def __init__(
-        self, dataclass_types: Iterable[type], description: str, inherited: Iterable[str] = ()
+        self,
+        dataclass_types: Iterable[type],
+        description: str,
+        inherited: Callable[[], set[str]] | None = None,
     ) -> None:
-        self.inherited = {f"--{name}" for name in inherited}
+        self.look_up_inherited = inherited
         self.argv: list[str] = []
         super().__init__(
             list(dataclass_types),
@@ -64,7 +68,9 @@ class KitParser(HfArgumentParser):
         self._refuse_unknown(self.argv)
         try:
             outputs = self.parse_args_into_dataclasses(
-                self.argv, look_for_args_file=False, return_remaining_strings=bool(self.inherited)
+                self.argv,
+                look_for_args_file=False,
+                return_remaining_strings=self.look_up_inherited is not None,
             )
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
@@ -92,6 +98,11 @@ class KitParser(HfArgumentParser):
             values = value if isinstance(value, list) else [value]
             flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         return flags
+
+    @cached_property
+    def inherited(self) -> set[str]:
+        """Flags of the library that is not imported yet; looked up only where a flag is none of ours."""
+        return {f"--{name}" for name in self.look_up_inherited()} if self.look_up_inherited else set()
 
     def _knows(self, flag: str) -> bool:
         spelled = "--" + flag[2:].replace("-", "_")  # argparse takes --kl-coef too
