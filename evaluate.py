@@ -45,6 +45,7 @@ from kit import plots, report
 from kit.cli import Parser
 from kit.comparison import (
     Model,
+    captured_by,
     find_frontier,
     load_bench,
     load_measured,
@@ -55,6 +56,7 @@ from kit.comparison import (
 from kit.errors import UserError, run_main
 from kit.measuring import METRICS, Bench, estimates, spread
 from kit.models import MINI, display_name, resolve_models
+from kit.reference import ReferenceSamples, draw_samples, kept_samples
 from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
 
@@ -74,7 +76,12 @@ BARS = (
 
 
 def fill_in(
-    model: Model, bench: Bench, num_samples: int, base: Model | None = None, slope: float = 0.0
+    model: Model,
+    bench: Bench,
+    num_samples: int,
+    base: Model | None = None,
+    slope: float = 0.0,
+    samples: ReferenceSamples | None = None,
 ) -> None:
     """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
 
@@ -88,6 +95,8 @@ def fill_in(
         if base:
             model.signals = signals(model.estimates, base.estimates, zero_std_groups(model), slope)
             model.verdict = verdict(model.signals)
+        if base and samples and "kl_policy_ref" in model.estimates:
+            model.estimates["captured"] = captured_by(model, samples, num_samples)
         if "kl_policy_ref" not in model.estimates:
             model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
     except Exception as error:
@@ -157,7 +166,7 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
 
 def show(models: Sequence[Model]) -> None:
     """The comparison on the screen."""
-    keys = ("reward", "sentiment", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length")
+    keys = ("reward", "sentiment", "captured", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length")
     header = [*(METRICS[k].label for k in keys), "model: verdict"]
     rows = []
     for model in models:
@@ -199,7 +208,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_sampling_flags()
     add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
     add("--frontier_samples", type=int, default=16, metavar="N",
-        help="base samples per prompt for the frontier (default: 16); 0: no frontier")  # fmt: skip
+        help="base samples per prompt for the frontier (default: 16, bundled pair: 64); 0: none")  # fmt: skip
     args = parser.parse_intermixed_args(argv)  # flags may stand between models
     if args.frontier_samples < 0:
         raise UserError(f"--frontier_samples {args.frontier_samples}: needs to be 0 or more")
@@ -252,7 +261,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     base = Model(BASE, choice.policy)
     models = [base, *models]
     checkpoints = {m.name: m.earlier_checkpoints() if args.frontier_samples else [] for m in models}
-    total = len(models) * args.num_samples + sum(map(len, checkpoints.values())) + args.frontier_samples
+    samples = kept_samples(choice, bench)
+    total = len(models) * args.num_samples + sum(map(len, checkpoints.values()))
+    total += 0 if samples else args.frontier_samples
     bench.progress = Progress(total * len(bench.prompts), "sampling", "completions")
     print(
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
@@ -266,11 +277,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if base.error:
         raise UserError(f"the reference model cannot be measured: {base.error}")
     slope = base_slope(base)
+    if args.frontier_samples and samples is None:
+        samples = draw_samples(bench, args.frontier_samples)
     for model in models[1:]:
-        fill_in(model, bench, args.num_samples, base, slope)
+        fill_in(model, bench, args.num_samples, base, slope, samples)
     frontier = None
-    if args.frontier_samples:
-        frontier = find_frontier(bench, models, checkpoints, args.frontier_samples)
+    if args.frontier_samples and samples:
+        frontier = find_frontier(bench, models, checkpoints, samples)
 
     # Write, draw, render
     with samples_file:
@@ -287,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "prompts": args.prompts,
         "num_prompts": len(bench.prompts),
         **{key: getattr(args, key) for key in ("num_samples", "max_new_tokens", "temperature", "seed")},
-        "frontier_samples": args.frontier_samples,
+        "frontier_samples": samples.scores.shape[1] if frontier and samples else 0,
         "judge_slope": slope,
     }
     comparison = {

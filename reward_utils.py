@@ -372,11 +372,14 @@ class RewardFunction:
         alone, so that its length and repetition terms keep their meaning.
         """
         scores = self.score(completions)
-        signed = [1.0 - s for s in scores] if self.negate else scores
-        shaped = checked(
-            self.shape, list(signed), list(completions), list(prompts), expected=len(completions)
-        )
-        return scores, shaped
+        return scores, self.shaped(scores, completions, prompts)
+
+    def shaped(
+        self, scores: Sequence[float], completions: Sequence[str], prompts: Sequence[str]
+    ) -> list[float]:
+        """What the shape makes of N scores, turned into 1 - score first where the reward is negated."""
+        signed = [1.0 - s for s in scores] if self.negate else list(scores)
+        return checked(self.shape, signed, list(completions), list(prompts), expected=len(completions))
 
     def __call__(
         self,

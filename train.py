@@ -190,6 +190,8 @@ def main() -> None:
         policy,
         tokenizer,
         reference,
+        reward,
+        beta=settings.beta or ours.kl_coef,
         training=settings.to_sanitized_dict(),
         tags=["grpo", ours.kl_type],
         plan=(

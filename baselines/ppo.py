@@ -372,6 +372,26 @@ def update(
     return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
 
 
+@torch.no_grad()
+def numbers(rollout: Rollout, scores: list[float], shaped: list[float], kl_coef: float) -> dict[str, float]:
+    """What is logged of one rollout: means over its completions, KLs in nats per completion."""
+    mask = rollout.batch.mask
+    d = (rollout.log_probs - rollout.ref_log_probs) * mask  # log pi/pi_ref, 0 on padding
+    kl_k1 = d.sum(1).mean().item()
+    return {
+        "reward": rollout.rewards.sum(1).mean().item(),  # R - kl_coef * k1
+        "shaped": sum(shaped) / len(shaped),  # R
+        "score": sum(scores) / len(scores),
+        "kl_penalty": kl_coef * kl_k1,
+        "kl_policy_ref": (torch.expm1(-d) + d).sum(1).mean().item(),  # k3, as in train.py
+        "kl_policy_ref_k1": kl_k1,
+        "return": masked_mean(rollout.returns, mask).item(),
+        "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
+        "length_mean": mask.sum(1).mean().item(),
+        "truncated_ratio": sum(c.truncated for c in rollout.completions) / len(rollout.completions),
+    }
+
+
 # ---- checkpoints: what the next step depends on, beside the language model -----------------------------------
 
 
@@ -432,6 +452,8 @@ def main() -> None:
         lm,
         tokenizer,
         reference,
+        reward,
+        beta=settings.kl_coef,
         training=vars(settings),
         tags=["ppo"],
         plan=(
@@ -472,29 +494,14 @@ def main() -> None:
             seed = int(rng.integers(2**31))
             stats = update(model, optimizer, rollout, ours.temperature, settings, accelerator, seed)
 
-            # Numbers
-            mask = rollout.batch.mask
-            d = (rollout.log_probs - rollout.ref_log_probs) * mask  # log pi/pi_ref, 0 on padding
-            kl_k1 = d.sum(1).mean().item()  # nats per completion
-            tokens = int(mask.sum())
-            generated_tokens += tokens
+            generated_tokens += int(rollout.batch.mask.sum())
             seconds = time.monotonic() - started
             metrics = {
-                "reward": rollout.rewards.sum(1).mean().item(),  # R - kl_coef * k1
-                "shaped": sum(shaped) / len(shaped),  # R
-                "score": sum(scores) / len(scores),
-                "kl_penalty": settings.kl_coef * kl_k1,
-                # k3, which is what train.py logs by this name
-                "kl_policy_ref": (torch.expm1(-d) + d).sum(1).mean().item(),
-                "kl_policy_ref_k1": kl_k1,
-                "return": masked_mean(rollout.returns, mask).item(),
-                "explained_variance": explained_variance(rollout.values, rollout.returns, mask),
+                **numbers(rollout, scores, shaped, settings.kl_coef),
                 **stats,
                 "learning_rate": left * settings.learning_rate,
-                "length_mean": tokens / len(completions),
-                "truncated_ratio": sum(c.truncated for c in completions) / len(completions),
                 "generated_tokens": generated_tokens,
-                "tokens_per_second": tokens / seconds,
+                "tokens_per_second": rollout.batch.mask.sum().item() / seconds,
                 "step_time": seconds,
             }
             session.log(step, metrics)

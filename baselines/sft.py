@@ -200,6 +200,8 @@ def main() -> None:
         lm,
         tokenizer,
         reference,
+        reward,
+        beta=0.0,
         training=vars(settings),
         tags=["sft"],
         plan=(

@@ -12,14 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, load_prompts
 from kit.errors import UserError
-from kit.frontier import CurvePoint, curves
-from kit.measuring import Bench, Row
+from kit.frontier import CurvePoint, captured, curves
+from kit.measuring import Bench, Row, column_of
 from kit.metrics import Estimate
 from kit.models import ROOT, ModelChoice, default_device, load_policy
+from kit.reference import ReferenceSamples
 from kit.runs import Run, read_config, read_metrics
 from kit.verdict import Signal
 from sentiment import load_scorer
 
+DEFAULT_BETA = 0.1  # of a run without a KL term
 LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
 
 
@@ -166,8 +168,28 @@ def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list
     ]  # fmt: skip
 
 
+def run_beta(config: dict[str, Any] | None) -> float:
+    """The price of a nat of KL(pi||pi_ref) in a run: its `kl_coef`, or TRL's `beta`, or 0.1 where it has none."""
+    config = config or {}
+    training = config.get("training") or {}
+    return training.get("beta") or config.get("kl_coef") or training.get("kl_coef") or DEFAULT_BETA
+
+
+def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
+    """`captured` of the model's rows at its run's price of KL, in P(positive), or in 1 - it for a negated reward."""
+    negated = bool((model.config or {}).get("negate_reward"))
+    rewards, reference = column_of(model.rows, "sentiment", num_samples), samples.scores
+    if negated:
+        rewards, reference = 1 - rewards, 1 - reference
+    kl = column_of(model.rows, "kl_policy_ref", num_samples)
+    return captured(rewards, kl, reference, run_beta(model.config))
+
+
 def find_frontier(
-    bench: Bench, models: Sequence[Model], runs: dict[str, list[tuple[int, Path]]], num_samples: int
+    bench: Bench,
+    models: Sequence[Model],
+    runs: dict[str, list[tuple[int, Path]]],
+    samples: ReferenceSamples,
 ) -> dict[str, list[Row]]:
     """One point per model, one per earlier checkpoint or validation of a run, and the curves of the base."""
     points = []
@@ -185,11 +207,12 @@ def find_frontier(
             if not runs[model.name]:
                 points += validation_points(model)
         points.append(sample_point(model.name, model.last_step, model.rows))
-    completions = bench.sample(bench.reference, bench.tokenizer, num_samples)
-    sentiment, judge = bench.scores([c.text for c in completions])
-    shape = (len(bench.prompts), num_samples)
-    judged = np.array(judge, dtype=float).reshape(shape) if bench.judge else None
-    best_of_n, tilt = curves(np.reshape(sentiment, shape), judged)
+    judged = None
+    if bench.judge:
+        with bench.phase("scoring"):
+            judge = bench.judge([text for texts in samples.texts for text in texts])
+        judged = np.reshape(judge, samples.scores.shape)
+    best_of_n, tilt = curves(samples.scores, judged)
     return {
         "points": points,
         "best_of_n": curve_rows(best_of_n, "n", bench.judge is not None),

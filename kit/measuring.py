@@ -43,6 +43,8 @@ class Metric(NamedTuple):
 METRICS = {
     "reward": Metric("Reward R", "reward", "sentiment less repetition and wrong length, as in configs/reward.yaml"),
     "sentiment": Metric("Sentiment", "P(positive)", "by the reward model that training used"),
+    "captured": Metric("Captured", "share of J*",
+                       "of what any policy can gain over the base in J = sentiment - β KL(π‖π_ref)"),
     "judge": Metric("Judge", "P(positive)", "by an independent classifier no training saw"),
     "positive_ratio": Metric("Positive", "share", f"completions with sentiment above {POSITIVE}"),
     "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "summed over the vocabulary at every sampled prefix"),
@@ -188,12 +190,12 @@ def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bo
 def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     """The metrics of one model's rows (`num_samples` per prompt, prompt by prompt), by the keys of `METRICS`.
 
-    A metric that no row has (the judge's, or those of a strange tokenizer) is left out.
+    A metric that no row has (the judge's, or those of a strange tokenizer) is left out, and so is `captured`, which
+    needs the reference's samples too (`kit.frontier`).
     """
 
-    def column(key: str) -> np.ndarray:  # (num_prompts, num_samples)
-        values = [math.nan if r[key] is None else float(r[key]) for r in rows]
-        return np.array(values).reshape(-1, num_samples)
+    def column(key: str) -> np.ndarray:
+        return column_of(rows, key, num_samples)
 
     texts = [r["completion"] for r in rows]
     groups = [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
@@ -219,7 +221,13 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     found["compression_ratio"] = corpus_estimate(
         groups, lambda some: compression_ratio([text for group in some for text in group])
     )
-    return {key: found[key] for key in METRICS if not math.isnan(found[key].value)}
+    return {key: found[key] for key in METRICS if key in found and not math.isnan(found[key].value)}
+
+
+def column_of(rows: Sequence[Row], key: str, num_samples: int = 1) -> np.ndarray:
+    """One entry of all rows as numbers, (num_prompts, num_samples); NaN for None."""
+    values = [math.nan if r[key] is None else float(r[key]) for r in rows]
+    return np.array(values).reshape(-1, num_samples)
 
 
 def spread(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

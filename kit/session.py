@@ -34,10 +34,11 @@ from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
 from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
+from kit.reference import kept_samples
 from kit.runs import STATE, Run
 from kit.screen import clock
 from kit.tracking import Tracker
-from kit.validation import VALIDATION_SEED, Validation
+from kit.validation import VALIDATION_SEED, Limit, Validation
 from reward_utils import RewardFunction, Scorer, make_reward_function
 from sentiment import load_scorer, word_count_score
 
@@ -140,12 +141,15 @@ class Session:
         policy: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         reference: PreTrainedModel | None,
+        reward: RewardFunction,
+        beta: float,
         training: dict[str, Any],
         tags: list[str],
         plan: str,
     ) -> None:
         """config.json, tracker and validation, and the first lines on screen.
 
+        `beta` is what a nat of KL(pi||pi_ref) costs the method, 0 if nothing: `captured` is measured at it, or at 0.1.
         `training` are the method's own settings, `plan` says what will be done in one line.
         """
         if not self.is_main:
@@ -177,7 +181,9 @@ class Session:
             seed=VALIDATION_SEED,
         )
         counted = self.score if self.ours.hackable_reward else None
-        self.validation = Validation(bench, self.run, self.tracker, counted)
+        samples = kept_samples(self.choice, bench)
+        limit = Limit.of(reward, samples, HELD_OUT_PROMPTS, beta or 0.1) if samples else None
+        self.validation = Validation(bench, self.run, self.tracker, counted, limit)
         print(self.choice.introduction(policy, self.device))
         print(f"run {self.run.path}, {plan}\n", flush=True)
 

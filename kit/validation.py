@@ -2,16 +2,21 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from kit.measuring import Bench, Row, estimates, spread
+from kit.frontier import captured
+from kit.measuring import Bench, Row, column_of, estimates, spread
+from kit.reference import ReferenceSamples
 from kit.runs import Run
 from kit.screen import table
 from kit.tracking import Tracker
-from reward_utils import Scorer
+from reward_utils import RewardFunction, Scorer
+from sentiment import word_count_score
 
 VALIDATION_SEED = 20_240_229  # its own stream: how often we validate changes nothing in training
 SHOWN_SAMPLES = 4
@@ -40,9 +45,15 @@ class Validation:
     """
 
     def __init__(
-        self, bench: Bench, run: Run, tracker: Tracker | None = None, score: Scorer | None = None
+        self,
+        bench: Bench,
+        run: Run,
+        tracker: Tracker | None = None,
+        score: Scorer | None = None,
+        limit: "Limit | None" = None,
     ) -> None:
         self.bench, self.run_folder, self.tracker, self.score = bench, run, tracker, score
+        self.limit = limit
 
     def run(self, policy: PreTrainedModel | PeftModel, step: int) -> dict[str, float]:
         """Measure `policy`, log the `val/*` metrics and every sample at `step`, print one line and four samples."""
@@ -72,20 +83,55 @@ class Validation:
             "val/sentiment_max": max(sentiment),
             **{name: found[key].value for name, key in NAMES.items()},
         }
+        texts, scores = [row["completion"] for row in rows], sentiment
         if self.score is not None:
-            metrics["val/score_mean"] = statistics.fmean(self.score([row["completion"] for row in rows]))
+            scores = self.score(texts)
+            metrics["val/score_mean"] = statistics.fmean(scores)
+        if self.limit is not None:
+            rewards = np.array(self.limit.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
+            kl = column_of(rows, "kl_policy_ref")
+            share = captured(rewards[:, None], kl, self.limit.reference_rewards, self.limit.beta)
+            low, high = share.interval()
+            metrics |= {
+                "val/captured": share.value,
+                "val/captured_ci_low": low,
+                "val/captured_ci_high": high,
+            }
         return metrics
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What `captured` is measured against: the run's own reward less its penalty, what that gives for the reference's
+    samples (prompts, N), and the price `beta` of a nat of KL(pi||pi_ref)."""
+
+    reward: RewardFunction
+    reference_rewards: np.ndarray
+    beta: float
+
+    @classmethod
+    def of(
+        cls, reward: RewardFunction, samples: ReferenceSamples, prompts: Sequence[str], beta: float
+    ) -> "Limit":
+        """The limit for a reward that scores as the samples are scored, or by counting words."""
+        n = samples.scores.shape[1]
+        texts = [text for group in samples.texts for text in group]
+        counted = reward.score is word_count_score
+        scores = word_count_score(texts) if counted else samples.scores.reshape(-1).tolist()
+        shaped = reward.shaped(scores, texts, [prompt for prompt in prompts for _ in range(n)])
+        return cls(reward, np.reshape(shaped, (-1, n)), beta)
 
 
 def line(step: int, m: dict[str, float]) -> str:
     """The validation on one line."""
+    share = f" | captured {m['val/captured']:.2f}" if "val/captured" in m else ""
     counted = f" | counted {m['val/score_mean']:.3f}" if "val/score_mean" in m else ""
     return (
         f"val  {step:>4} | sentiment {m['val/sentiment_mean']:.3f} "
         f"[{m['val/sentiment_ci_low']:.2f}, {m['val/sentiment_ci_high']:.2f}]{counted} | "
         f"KL {m['val/kl_policy_ref']:.1f} | ref NLL {m['val/ref_nll']:.2f} | "
         f"distinct-2 {m['val/distinct_2']:.2f} | repeated {m['val/repetition']:.2f} | "
-        f"length {m['val/length_mean']:.0f} | empty {m['val/empty_ratio']:.0%}"
+        f"length {m['val/length_mean']:.0f} | empty {m['val/empty_ratio']:.0%}{share}"
     )
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from kit.frontier import best_of_n, curves, tilt
+from kit.frontier import attainable, best_of_n, captured, curves, tilt
 
 
 def test_best_of_n_is_the_mean_over_all_subsets():
@@ -68,3 +68,38 @@ def test_curves_stop_where_the_weights_rest_on_too_few_samples():
     assert len(tilted) > 5
     assert [p.kl for p in tilted] == sorted(p.kl for p in tilted)
     assert best[0].reward == pytest.approx(rewards.mean())
+
+
+# ---- captured ----------------------------------------------------------------------------------------------
+
+
+def test_attainable_by_hand():
+    """Rewards 0 and 1 with probability 1/2, beta 1: J* = log((1 + e) / 2) = 0.620."""
+    assert attainable(np.array([[0.0, 1.0]]), 1.0) == pytest.approx([math.log((1 + math.e) / 2)])
+    # a constant reward leaves nothing to gain
+    assert attainable(np.array([[0.3, 0.3, 0.3]]), 0.1) == pytest.approx([0.3])
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.1, 1.0])
+def test_the_optimal_tilt_captures_all_and_the_reference_nothing(beta):
+    """pi* ~ pi_ref exp(r/beta) by enumeration: its reward and its KL, prompt by prompt."""
+    reference = np.random.default_rng(0).random((5, 12))
+    weights = np.exp(reference / beta) / np.exp(reference / beta).sum(axis=1, keepdims=True)
+    reward = (weights * reference).sum(axis=1, keepdims=True)
+    kl = (weights * np.log(weights * 12)).sum(axis=1, keepdims=True)
+    assert captured(reward, kl, reference, beta).value == pytest.approx(1.0)
+    assert captured(reference, np.zeros_like(reference), reference, beta).value == pytest.approx(0.0)
+    # the same reward for 1 nat more is worth beta less
+    room = (attainable(reference, beta) - reference.mean(axis=1)).mean()
+    dearer = captured(reward, kl + 1.0, reference, beta)
+    assert dearer.value == pytest.approx(1.0 - beta / room)
+
+
+def test_captured_is_paired_by_prompt_and_may_be_negative():
+    reference = np.array([[0.0, 1.0], [0.0, 1.0], [0.2, 0.4]])
+    hacked = captured(np.ones((3, 1)), np.full((3, 1), 150.0), reference, 0.1)
+    room = attainable(reference, 0.1) - reference.mean(axis=1)
+    by_hand = ((1 - 15 - reference.mean(axis=1)).sum()) / room.sum()
+    assert hacked.value == pytest.approx(by_hand) and by_hand < -40
+    low, high = hacked.interval()
+    assert low <= hacked.value <= high
