@@ -14,6 +14,8 @@ from kit.errors import UserError
 
 IMDB_PROMPT_WORDS = (2, 8)  # how many first words of a review make a prompt
 
+# Q1. None of these prompts has a label. What takes the place of one in training, and through which argument
+# of which call does it get there?
 TRAIN_PROMPTS: tuple[str, ...] = (
     "This movie",
     "The film",
@@ -117,6 +119,8 @@ TRAIN_PROMPTS: tuple[str, ...] = (
     "If somebody asked me to describe this movie in one word, I would say",
 )
 
+# Q2. A hack shows on these prompts as plainly as on those above. What do held-out prompts protect from, then,
+# and from what not?
 HELD_OUT_PROMPTS: tuple[str, ...] = (
     "This film",
     "The movie",
@@ -205,6 +209,8 @@ def load_prompts(
     elif source == "imdb" or source.startswith("imdb:"):
         texts, _ = load_imdb(source.partition(":")[2] or None)
         rng = random.Random(0)
+        # Q3. Why not the first 60 words? If the held-out prompts were as long, which two numbers of the val
+        # line would change for the very same policy?
         starts = [" ".join(text.split()[: rng.randint(*IMDB_PROMPT_WORDS)]) for text in texts]
         prompts = list(dict.fromkeys(p for p in starts if p and p not in HELD_OUT_PROMPTS))[: limit or 4096]
     else:

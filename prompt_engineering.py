@@ -89,6 +89,8 @@ def gains(
     def best(scores: Mapping[str, np.ndarray]) -> str:
         return max((p for p in scores if p != NO_PREFIX), key=lambda p: scores[p][::2].mean())
 
+    # Q30. Say that all five prefixes are equally good, and each mean has a standard error of 0.05. How much
+    # better than it is does the best of them look, on the prompts that chose it?
     chosen = {"base": best(base), "trained": best(trained)}
     bare = mean_estimate(base[NO_PREFIX][1::2])
     found = {

@@ -55,6 +55,8 @@ def token_log_probs(
     Raises:
         ValueError: an empty prompt (nothing predicts its first token), or lists of unequal length.
     """
+    # Q6. No gradient is recorded here, nor by the sampler, and yet the penalty made of these numbers changes
+    # the policy. Through which term, in whose code?
     rows: LogProbs = [[] for _ in prompt_ids]
     with evaluating(model):
         for chunk in chunks(prompt_ids, completion_ids, chunk_size):
@@ -165,6 +167,8 @@ def scaled_logits(lm: PreTrainedModel, hidden: torch.Tensor, temperature: float)
 
     bf16 logits are off by 0.1 nat a token.
     """
+    # Q7. A rounding error of 0.1 nat a token has no preferred sign and leaves the mean of log pi - log pi_ref
+    # as it is. Why would it harm the training all the same?
     with torch.autocast(hidden.device.type, enabled=False):
         logits = lm.get_output_embeddings()(hidden.float())
     # dividing 20 million logits by 1, and their gradients, is a thirtieth of a training step
@@ -222,6 +226,7 @@ MAX_LOG_RATIO = 80.0  # exp(80) is 5e34: past any sane model, and still a finite
 
 def kl_policy_ref(log_probs_policy: LogProbs, log_probs_ref: LogProbs) -> list[float]:
     """KL(pi||pi_ref) of each completion in nats: sum_t (w_t - 1 + d_t), the estimator called k3."""
+    # Q8. Same mean as the sum of d, less noise. Why is it not the better answer to exercise 1a?
     return _sum_over_tokens(lambda d: math.expm1(min(-d, MAX_LOG_RATIO)) + d, log_probs_policy, log_probs_ref)
 
 
@@ -232,6 +237,7 @@ def kl_ref_policy(log_probs_policy: LogProbs, log_probs_ref: LogProbs) -> list[f
     KL of whole completions would draw its prefixes from pi_ref.
     """
 
+    # Q9. Describe a policy for which this is a few nats and KL(pi_ref||pi) of whole completions is hundreds.
     def estimate(d: float) -> float:
         log_w = min(-d, MAX_LOG_RATIO)
         return math.exp(log_w) * log_w - math.expm1(log_w)
@@ -320,6 +326,8 @@ def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> 
             raise UserError(
                 f"{name} ({where}): value {i} is {value!r}, a {type(value).__name__}; return plain floats"
             )
+        # Q10. A NaN ends the run. What would the policy learn if such a completion got the reward 0 instead,
+        # while a penalty makes most rewards negative?
         if not math.isfinite(value):
             raise UserError(f"{name} ({where}): value {i} is {value}; every value must be finite")
     return [float(value) for value in values]
@@ -327,6 +335,8 @@ def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> 
 
 def sparse_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
     """1 if P(positive) >= 0.8 else 0. A group in which all agree teaches nothing: its advantages are zero."""
+    # Q11. If a completion passes with probability p, how many groups of 8 are flat? Compute it for 0.1, 0.3
+    # and 0.5, and compare with the first steps of train/zero_std_groups.
     return [1.0 if score >= SPARSE_THRESHOLD else 0.0 for score in scores]
 
 
@@ -412,6 +422,8 @@ class RewardFunction:
                 # copies: what a student's function does to its arguments stays there
                 rows = [list(row) for row in policy_rows], [list(row) for row in ref_rows]
                 penalties = checked(self.penalty, *rows, self.kl_coef, expected=n)
+        # Q12. The scores of a group lie between 0.98 and 1.00, its KLs are spread over 3 nats, kl_coef is
+        # 0.1. What does an advantage consist of? And with scores all over [0, 1]?
         rewards = [s - p for s, p in zip(shaped, penalties, strict=True)]
         series = {"score": scores, "shaped": shaped, "kl_penalty": penalties, **series}
         if log_metric is not None:

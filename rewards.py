@@ -104,8 +104,9 @@ def shaped_reward(
     words and stop?), and make it cost. There is no one right answer. Three things are wrong for certain:
 
     - a reward that is the same for all completions, or in which the score no longer counts;
-    - an affine reward, a * score + b with the same a and b for the whole batch: GRPO subtracts the mean of each
-      group of completions and divides by its standard deviation, so a and b cancel and nothing has changed;
+    - an affine reward, a * score + b with a > 0 and the same a and b for the whole batch: GRPO subtracts the mean
+      of each group of completions and divides by its standard deviation, so without a penalty a and b cancel and
+      nothing has changed;
     - a reward of the score alone, however bent: what fools the classifier best still earns most.
 
     The check measures yours on fixed texts and shows what each earns. One word over and over, a phrase over and

@@ -28,6 +28,8 @@ ENOUGH_POSITIVE_WORDS = 5
 
 def word_count_score(texts: Sequence[str]) -> list[float]:
     """The hackable score in [0, 1]: positive words in the text / 5, at most 1. "not great" counts as great."""
+    # Q4. Seven completions of a group score 1.0 and one 0.8: compute the eight advantages. What if the one
+    # scored 0.0? And if all eight score 1.0?
     counts = [sum(word in POSITIVE_WORDS for word in re.findall(r"[a-z]+", text.lower())) for text in texts]
     return [min(count / ENOUGH_POSITIVE_WORDS, 1.0) for count in counts]
 
@@ -86,6 +88,8 @@ class SentimentScorer:
                 max_length=self.max_length,
                 return_tensors="pt",
             ).to(self.model.device)
+            # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
+            # review at all, and which texts would you add to the classifier's training data?
             probabilities = self.model(**batch).logits.float().softmax(-1)  # (rows, classes)
             for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
                 scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7

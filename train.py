@@ -50,6 +50,7 @@ class GRPOSettings(RunSettings):
         None, "decays linearly from: 3e-4 for mini models, else 2e-5; LoRA: x 5"
     )
     prompts_per_step: int = setting(8, "prompts in one gradient step")
+    # Q13. With 2 generations, which values can an advantage have, whatever the rewards are?
     num_generations: int = setting(8, "completions of each prompt: the group")
     beta: float = setting(0.0, "TRL's own KL(pi||pi_ref) term, in the loss; 0: none")
     # memory is that of one micro-batch; 16 is also faster than 64 on two CPU cores
@@ -115,6 +116,8 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
         GRPOSettings.__post_init__(self)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.gradient_accumulation_steps is None:
+            # Q14. prompts_per_step, num_generations, per_device_train_batch_size: halve each alone. Which one
+            # changes nothing that is learned, and what do the other two do to the advantages?
             completions = self.prompts_per_step * self.num_generations
             if completions % processes:
                 raise UserError(f"{completions} completions a step do not divide among {processes} processes")
@@ -153,6 +156,8 @@ def main() -> None:
 
     # The reward; without a reference model of its own, pi_ref is the LoRA policy less its adapter
     own_reference = not ours.use_peft and settings.beta == 0
+    # Q15. Without a penalty nothing in the reward needs pi_ref. What would you not see without it, and which
+    # curve would mislead you?
     reference = load_reference(session.choice.policy, session.device) if own_reference else None
     reward = make_reward_function(
         session.score,
@@ -168,6 +173,8 @@ def main() -> None:
 
     run = session.open_run(settings.run_name or run_name(ours, settings))
     settings.output_dir, settings.run_name = str(run.path), run.path.name
+    # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
+    # leaves a run that is wrong without a word?
     trainer = GRPOTrainer(
         model=policy,
         reward_funcs=reward,
@@ -256,6 +263,8 @@ METRIC_NAMES = {
     "completions/clipped_ratio": "truncated_ratio",
     "entropy": "entropy",
     "kl": "trl_kl",
+    # Q17. Try --loss_type grpo for three steps: the loss is 0 to the last digits. Why there, and not by
+    # default? And the gradient?
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",

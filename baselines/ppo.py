@@ -127,6 +127,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """(x - mean) / std over the real tokens; 0 on padding. The std is that of the population, 1/n (detail 8)."""
+    # Q26. Say that a batch has eight completions of each prompt. Can all tokens of all eight have a positive
+    # advantage here? And in GRPO?
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask)
     return (x - mean) * (variance + 1e-8).rsqrt() * mask
@@ -148,6 +150,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}; both V and A are 0 after the last
     real token. The returns A_t + V_t are the value function's targets (TD(lambda)).
     """
+    # Q27. Set gamma = lam = 1, V = 0 and one pass over each batch. Which older algorithm is this?
     values = values * mask
     advantages = torch.zeros_like(rewards)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])
@@ -163,6 +166,7 @@ def policy_loss(
 ) -> Tensor:
     """-E[min(rho A, clamp(rho, 1 - clip, 1 + clip) A)] with rho = pi_new/pi_old: a scalar to minimise (detail 9)."""
     ratio = ((log_probs - old_log_probs) * mask).exp()
+    # Q28. clip = 0.2. What is the gradient of a token with ratio 1.5 if its advantage is 1? And if it is -1?
     surrogate = torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return -masked_mean(surrogate, mask)
 

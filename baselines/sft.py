@@ -85,6 +85,8 @@ Example = dict[str, list[int]]  # input_ids and labels, of equal length
 
 def best_of_n(completions: Sequence[Completion], rewards: Sequence[float], n: int) -> list[int]:
     """Index of the best of each group of n consecutive completions; the first of equals."""
+    # Q29. Suppose imitation were perfect. What are four rounds of best-of-8 in one word, and how many nats
+    # from the base do they end?
     groups = np.asarray(rewards).reshape(-1, n)  # (prompts, n)
     return (groups.argmax(1) + n * np.arange(len(groups))).tolist()
 

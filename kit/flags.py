@@ -36,6 +36,9 @@ class TaskArguments:
     eval_every: int = setting(10, "steps between validations; 0: first and last only")
     wandb: bool = setting(False, "log to Weights & Biases too")
     wandb_project: str = setting("rl-sentiment", "the W&B project")
+    predict: str | None = setting(
+        None, "what you expect of this run; kept in its folder, shown in the report"
+    )
     resume: str | None = setting(None, "go on with this run folder, with its flags")
 
     def __post_init__(self) -> None:

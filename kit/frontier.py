@@ -38,6 +38,8 @@ def best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> 
     num_samples = rewards.shape[1]
     if not 1 <= n <= num_samples:
         raise ValueError(f"best of {n} needs at least {n} samples per prompt, not {num_samples}")
+    # Q22. The best of the first n of the N samples has the same expectation. Why all subsets? And how sure is
+    # the point n = N?
     weights = np.array([math.comb(i, n - 1) / math.comb(num_samples, n) for i in range(num_samples)])
     order = np.argsort(rewards, axis=1, kind="stable")
     mean = {
@@ -54,6 +56,9 @@ def tilt(rewards: np.ndarray, beta: float, values: np.ndarray | None = None) -> 
     reward sum_i w_i r_i, KL = log N + sum_i w_i log w_i. For its KL, no policy has a higher reward.
     `effective_samples` is 1 / sum_i w_i^2, averaged over prompts; see `MIN_EFFECTIVE_SAMPLES`.
     """
+    # Q23. beta = 0.1, scores in [0, 1]: how many completions of score 0 weigh as much as one of score 1? If
+    # J*, the most that E[r] - beta KL can be, is 0.77, about what share of the reference's completions score
+    # near 1?
     scaled = rewards / beta
     log_w = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
     w = np.exp(log_w)
@@ -74,6 +79,9 @@ def curves(
     """(best-of-n for n = 1, 2, 4, ... up to N; the tilt for beta from 10 down, while its weights can be trusted)."""
     sizes = [2**k for k in range(rewards.shape[1].bit_length())]
     bon = [best_of_n(rewards, n, values) for n in sizes]
+    # Q24. With J = E[r] - beta KL, a policy has captured (J - J(pi_ref)) / (J* - J(pi_ref)) of what can be
+    # had. How much is that for score 1.0 at 150 nats, beta 0.1, J(pi_ref) = 0.50, J* = 0.77? From which beta
+    # downwards would it be at least 0?
     tilts = [tilt(rewards, beta, values) for beta in np.geomspace(10.0, 0.02, 28)]
     return bon, [point for point in tilts if point.effective_samples >= MIN_EFFECTIVE_SAMPLES]
 

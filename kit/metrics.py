@@ -27,6 +27,8 @@ def words(text: str) -> list[str]:
 
 def repetition(text: str) -> float:
     """1 - unique/total over the blank-separated, lower-cased tokens of one text; 0.0 for an empty one."""
+    # Q20. A policy gives every prompt the same flawless review. Which numbers see it: this one, distinct_n,
+    # self_bleu, compression_ratio, the reference NLL?
     tokens = text.lower().split()
     return 1.0 - len(set(tokens)) / len(tokens) if tokens else 0.0
 
@@ -127,6 +129,8 @@ def mean_estimate(
     w = np.ones_like(v) if weights is None else np.asarray(weights, dtype=float)
     w = np.where(np.isnan(v), 0.0, w)
     top, bottom = (np.where(w > 0, v, 0.0) * w).sum(axis=1), w.sum(axis=1)  # (num_prompts,)
+    # Q21. Draw completions instead of prompts: does the interval get too narrow or too wide? For which model
+    # would it make no difference?
     draws = np.random.default_rng(seed).integers(len(v), size=(num_resamples, len(v)))
     if len(v) < 2:  # one prompt says nothing about the next
         draws = draws[:0]

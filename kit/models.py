@@ -215,6 +215,8 @@ def _adapter_base(adapter_config: Path) -> str:
 
 def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
     """The kit's LoRA adapters: alpha twice the rank, no dropout (with it, KL at step 0 would not be 0)."""
+    # Q25. B starts at 0. Which of A and B gets a gradient in the first step? Why does LoRA bear a learning
+    # rate five times as large?
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,

@@ -48,6 +48,7 @@ def sample(
     `batch_size` nor the order of other calls changes what is drawn. `on_batch` is called with the number of
     completions of each finished batch.
     """
+    # Q18. All models get the same seed. Do two models then write the same text? What is it good for?
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(len(prompts) * num_samples, max_new_tokens, generator=generator)
     prompt_ids = [ids for ids in tokenizer(list(prompts))["input_ids"] for _ in range(num_samples)]
@@ -159,6 +160,8 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     # rounding may lift uniform * total up to total itself, where no token is left
     at = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulated, at, right=True)
+    # Q19. Suppose only the 50 likeliest tokens could be drawn here, and log-probs were taken as they are.
+    # Could the mean of log pi - log pi_ref be negative? Could the exact sum over the vocabulary?
     log_probs = logits.gather(-1, tokens) - top - total.log()
     return tokens.squeeze(-1), log_probs.squeeze(-1)
 

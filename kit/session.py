@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from kit.measuring import Bench
 from kit.metrics import composite_reward
 from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.reference import kept_samples
-from kit.runs import STATE, Run
+from kit.runs import STATE, Run, read_config
 from kit.screen import clock
 from kit.tracking import Tracker
 from kit.validation import VALIDATION_SEED, Limit, Validation
@@ -57,6 +58,18 @@ def reward_without_penalty(
         negate=ours.negate_reward,
         student=SimpleNamespace(shaped_reward=composite_reward),
     )
+
+
+def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] | None:
+    """What config.json keeps of `--predict`: the text, and when it was given, in UTC (ISO 8601).
+
+    A `resumed` run keeps what it has: whatever is said once it has begun is no prediction.
+    """
+    if resumed is not None:
+        return read_config(resumed.path).get("prediction")
+    if text is None or not text.strip():
+        return None
+    return {"text": text.strip(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 class Session:
@@ -154,14 +167,16 @@ class Session:
         """
         if not self.is_main:
             return
+        predicted = prediction(self.ours.predict, self.run if self.checkpoint else None)
         config = {
             "method": self.method,
             "argv": self.argv,
-            **vars(self.ours),
+            **{name: value for name, value in vars(self.ours).items() if name != "predict"},
             "model": self.choice.policy_name,
             "sentiment_model": self.choice.sentiment_name,
             "num_prompts": self.num_prompts,
             "training": training,
+            **({"prediction": predicted} if predicted else {}),
         }
         if self.checkpoint:
             self.run.truncate_after(self.first_step)

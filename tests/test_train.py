@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from safetensors.torch import load_file
 
 from kit.errors import UserError
 from kit.models import MINI
-from kit.runs import read_config, read_metrics, read_samples
+from kit.runs import Run, read_config, read_metrics, read_samples
+from kit.session import prediction
 from reward_utils import load_student
 from tests.conftest import ROOT
 
@@ -211,6 +213,22 @@ def test_resume_goes_on_exactly(train, tmp_path):
     assert series(killed, "val/ref_nll") == series(whole, "val/ref_nll")
     a, b = (load_file(folder / "final/model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_prediction_is_kept_with_its_time_once(train):
+    started = datetime.now(UTC) - timedelta(seconds=1)  # it is kept to the second
+    done, folder = train(
+        "--max_steps", "1", "--eval_every", "0", "--predict", "0.9 by step 30: --kl_coef is 0"
+    )
+    assert done.returncode == 0, done.stderr
+    config = read_config(folder)
+    assert config["prediction"]["text"] == "0.9 by step 30: --kl_coef is 0" and "predict" not in config
+    time = datetime.fromisoformat(config["prediction"]["time"])
+    assert time.utcoffset() == timedelta(0) and started < time <= datetime.now(UTC)
+
+    assert prediction("I knew it", resumed=Run(folder)) == config["prediction"]
+    (folder / "config.json").write_text("{}")
+    assert prediction("I knew it", resumed=Run(folder)) is prediction(None) is prediction(" ") is None
 
 
 def test_wandb_without_login_goes_offline_and_says_so(train, tmp_path):

@@ -1,5 +1,7 @@
-"""The questions in the code, on a small tree made here. `pytest tests/grading/test_questions.py`."""
+"""The questions in the code, on a small tree made here and on the kit. `pytest tests/grading/test_questions.py`."""
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +103,27 @@ def test_no_question_at_all(tmp_path, capsys):
 
 
 def test_the_kit_itself():
-    """Whatever its questions are: their numbers go from 1 up without a gap."""
-    assert questions.faults(questions.questions_in(ROOT)) == []
+    found = questions.questions_in(ROOT)
+    assert len(found) >= 15
+    assert questions.faults(found) == []  # unique, and from 1 up without a gap
+    assert len({question.text for question in found}) == len(found)
+    for one, other in itertools.combinations(found, 2):  # each by itself, with code between
+        assert one.file != other.file or abs(one.line - other.line) > 5, f"{one} and {other}"
+
+
+ANSWERS = ROOT / "docs" / "answers.md"  # the hand-out has none
+HEADING = r"^### Q(\d+)\. `([\w./]+)`: .+\n\n```python\n((?:# .+\n)+)```\n\n(?=[^#\s])"
+
+
+@pytest.mark.skipif(not ANSWERS.exists(), reason="answers are for instructors")
+def test_every_question_has_its_answer():
+    """docs/answers.md has each question once, with its file and its words, and an answer below."""
+    told = []
+    for number, file, comment in re.findall(HEADING, ANSWERS.read_text(encoding="utf-8"), re.M):
+        words = " ".join(line.removeprefix("#").strip() for line in comment.splitlines())
+        told.append((int(number), file, words))
+    asked = questions.questions_in(ROOT)
+    assert told == [(q.number, q.file, f"Q{q.number}. {q.text}") for q in asked]
 
 
 def test_the_command_line(tmp_path):
