@@ -20,6 +20,9 @@ from transformers.hf_argparser import HfArgumentParser
 from kit.errors import UserError
 from kit.runs import read_config
 
+# They let code run that came with a model. A run folder from somebody else may hold them too.
+REFUSED = {"--trust_remote_code", "--model_init_kwargs"}
+
 # ---- dataclasses as flags ----------------------------------------------------------------------------------
 
 
@@ -58,13 +61,16 @@ class KitParser(HfArgumentParser):
         """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
         args = [part for arg in (sys.argv[1:] if args is None else args) for part in _split(arg)]
         config, args = _take(args, "--config")
-        resume = _value_of(args, "--resume")
-        remembered = read_config(resume).get("argv", []) if resume else []
-        self.argv = [*remembered, *(self._flags_of(config) if config else []), *args]
+        resume, args = _take(args, "--resume")
+        given = [*(self._flags_of(config) if config else []), *args]
+        remembered = _remembered(resume) if resume else []
+        self.argv = [*remembered, *given]
         self._refuse_unknown(self.argv)
         try:
             outputs = self.parse_args_into_dataclasses(
-                self.argv, look_for_args_file=False, return_remaining_strings=bool(self.inherited)
+                self.argv + (["--resume", resume] if resume else []),
+                look_for_args_file=False,
+                return_remaining_strings=bool(self.inherited),
             )
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
@@ -94,11 +100,12 @@ class KitParser(HfArgumentParser):
         return flags
 
     def _knows(self, flag: str) -> bool:
-        spelled = "--" + flag[2:].replace("-", "_")  # argparse takes --kl-coef too
-        return spelled in self._option_string_actions or spelled in self.inherited
+        return _spelled(flag) in self._option_string_actions or _spelled(flag) in self.inherited
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         for arg in args:
+            if _spelled(arg) in REFUSED:
+                raise UserError(f"{arg}: code that comes with a model is never run here; leave the flag out")
             if arg.startswith("--") and not self._knows(arg):
                 raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
 
@@ -143,6 +150,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if plain else super()._get_help_string(action)
 
 
+def _spelled(flag: str) -> str:
+    return "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag  # argparse takes --kl-coef too
+
+
 def _split(arg: str) -> list[str]:
     """`--flag=value` -> `--flag`, `value`, for --config too."""
     if arg.startswith("--") and "=" in arg:
@@ -158,6 +169,14 @@ def _value_of(args: Sequence[str], flag: str) -> str | None:
     if at == len(args) or args[at].startswith("--"):
         raise UserError(f"{flag} needs a path")
     return args[at]
+
+
+def _remembered(run: str) -> list[str]:
+    """The flags that the run folder `run` was given, one part at a time. They are input like any other."""
+    argv = read_config(run).get("argv", [])
+    if not isinstance(argv, list) or not all(isinstance(part, str) for part in argv):
+        raise UserError(f"{run}/config.json: argv must be a list of strings")
+    return _take([part for arg in argv for part in _split(arg)], "--resume")[1]
 
 
 def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:

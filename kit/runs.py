@@ -151,9 +151,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
     file = Path(path) / "config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a readable run configuration ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a run configuration (it must be a JSON object)")
+    return config
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
