@@ -18,8 +18,17 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from kit.errors import UserError
-from kit.runs import read_config
+from kit.runs import read_config, refuse_change
 
+# What a resumed run may be given anew. All else makes another experiment; its models the session compares by name.
+MAY_CHANGE = {"max_steps", "rounds", "save_steps", "save_total_limit", "eval_every"}
+MAY_CHANGE |= {"wandb", "wandb_project", "report_to", "merge_lora", "unchecked"}
+COMPARED_ELSEWHERE = {
+    "model",
+    "sentiment_model",
+    "output_dir",
+    "run_name",
+}  # the last two are where the run is
 # They let code run that came with a model. A run folder from somebody else may hold them too.
 REFUSED = {"--trust_remote_code", "--model_init_kwargs"}
 
@@ -66,15 +75,31 @@ class KitParser(HfArgumentParser):
         remembered = _remembered(resume) if resume else []
         self.argv = [*remembered, *given]
         self._refuse_unknown(self.argv)
+        outputs = self._dataclasses(self.argv + (["--resume", resume] if resume else []))
+        if resume:
+            self._refuse_another_experiment(resume, self._dataclasses(remembered), outputs, given)
+        return outputs
+
+    def _dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
         try:
             outputs = self.parse_args_into_dataclasses(
-                self.argv + (["--resume", resume] if resume else []),
-                look_for_args_file=False,
-                return_remaining_strings=bool(self.inherited),
+                argv, look_for_args_file=False, return_remaining_strings=bool(self.inherited)
             )
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
         return outputs[: len(self.dataclass_types)]
+
+    def _refuse_another_experiment(
+        self, run: str, before: tuple[Any, ...], after: tuple[Any, ...], given: list[str]
+    ) -> None:
+        """Of the flags in `given`, only those of MAY_CHANGE may differ from what the run had. Raises `UserError`."""
+        for flag in filter(self._option_string_actions.get, map(_spelled, given)):
+            name = self._option_string_actions[flag].dest
+            if name in MAY_CHANGE | COMPARED_ELSEWHERE:
+                continue
+            was, now = (next(getattr(d, name) for d in ds if hasattr(d, name)) for ds in (before, after))
+            if was != now:
+                refuse_change(run, f"--{name}", was, now)
 
     def _flags_of(self, path: str) -> list[str]:
         """The flags a YAML file stands for; its `env:` block goes to the environment, as in TRL's parser."""
@@ -150,8 +175,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if plain else super()._get_help_string(action)
 
 
-def _spelled(flag: str) -> str:
-    return "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag  # argparse takes --kl-coef too
+def _spelled(arg: str) -> str:
+    """A flag with underscores: argparse takes --kl-coef too."""
+    return "--" + arg[2:].replace("-", "_") if arg.startswith("--") else arg
 
 
 def _split(arg: str) -> list[str]:
