@@ -102,7 +102,7 @@ def load_tokenizer(spec: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: its files are missing. transformers makes an empty one then, and says nothing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(spec)
+    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
     return tokenizer
@@ -116,7 +116,7 @@ def load_scorer(spec: str, device: torch.device | str | None = None, batch_size:
     """
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            spec, dtype=torch.float32, use_safetensors=True
+            spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         tokenizer = load_tokenizer(spec)
     except (OSError, ValueError, KeyError) as error:

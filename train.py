@@ -19,6 +19,7 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -79,6 +80,7 @@ if __name__ == "__main__":  # a typo and --help are answered before torch is imp
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
@@ -144,6 +146,7 @@ def main() -> None:
         refuse_what_is_wrong(student, ours)
     session = Session("grpo", ours, settings, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
+    session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
     settings.learning_rate = session.rate(settings.learning_rate, mini=3e-4, full=2e-5)
 
     # The policy, and prompts for it: shuffled passes over all of them, as many as the run needs
@@ -207,9 +210,14 @@ def main() -> None:
         ),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepCallback(session, policy))
+    trainer.add_callback(StepCallback(session, policy, keep=settings.save_total_limit))
+    settings.save_total_limit = None  # TRL would remove old checkpoints before the new one has its manifest
     with session.training(policy, tokenizer):
-        trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
+        if session.first_step < settings.max_steps:
+            trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
+        else:  # stopped between its last checkpoint and final/; trainer.train() would take one step more
+            trainer._load_from_checkpoint(str(session.checkpoint))
+            session.start(policy)
     if session.is_main:
         print(f"  {what_next(ours)}")
 
@@ -276,11 +284,20 @@ class StepCallback(TrainerCallback):
     """Every logged step: one line of metrics.jsonl and one on screen. Validates before the first step, every
     `--eval_every` steps and at the end; after the step's own line, and before its checkpoint is saved."""
 
-    def __init__(self, session: Session, policy: torch.nn.Module) -> None:
-        self.session, self.policy = session, policy
+    def __init__(self, session: Session, policy: torch.nn.Module, keep: int | None) -> None:
+        self.session, self.policy, self.keep = session, policy, keep
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.session.validate(self.policy, state.global_step)
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any, lr_scheduler: Any, **_: Any
+    ) -> None:
+        # A checkpoint brings its own --save_steps, and the rate that --max_steps of then gave: 0 for a finished run
+        state.compute_steps(args, state.max_steps)
+        if isinstance(lr_scheduler, LambdaLR):
+            for group, base, decay in zip(
+                optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * decay(lr_scheduler.last_epoch)
+        self.session.start(self.policy)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
@@ -307,11 +324,11 @@ class StepCallback(TrainerCallback):
         if not control.should_log:  # else on_log comes next, and its line belongs above ours
             self._validate_if_due(state)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.session.validate(self.policy, state.global_step)
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.session.seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.keep)
 
     def _validate_if_due(self, state: Any) -> None:
-        if self.session.due(state.global_step):
+        if self.session.due(state.global_step) or state.global_step == state.max_steps:
             self.session.validate(self.policy, state.global_step)
 
 

@@ -435,6 +435,7 @@ def main() -> None:
         )
     session = Session("ppo", ours, ours, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
+    session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
     settings.learning_rate = session.rate(settings.learning_rate, mini=5e-5, full=5e-6)
 
     lm, tokenizer, reference = session.load_models()
@@ -465,10 +466,9 @@ def main() -> None:
             f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}"
         ),
     )
-    session.validate(lm, session.first_step)
-
     generated_tokens = session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="ppo"):
+        session.start(lm)
         for step in range(session.first_step + 1, settings.max_steps + 1):
             started = time.monotonic()
             rng = np.random.default_rng([ours.seed, step])  # detail 13

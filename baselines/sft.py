@@ -174,6 +174,7 @@ def fine_tune(
 def main() -> None:
     ours, settings = PARSER.parse()
     session = Session("sft", ours, ours, PARSER.argv)
+    session.refuse_finished(session.state.get("rounds", 0), settings.rounds, "rounds")
     settings.learning_rate = session.rate(settings.learning_rate, mini=7e-5, full=1e-5)
     lm, tokenizer, reference = session.load_models()
     prompts = session.load_prompts(lm, tokenizer)
@@ -211,7 +212,6 @@ def main() -> None:
             f"{settings.learning_rate:g}"
         ),
     )
-    session.validate(lm, session.first_step)
 
     def on_step(step: int, logs: dict[str, float]) -> None:
         session.log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
@@ -222,6 +222,7 @@ def main() -> None:
     # Every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
     step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="sft"):
+        session.start(lm)
         for number in range(session.state.get("rounds", 0), settings.rounds):
             rng = np.random.default_rng([ours.seed, number])
             examples = reviews
@@ -251,7 +252,7 @@ def main() -> None:
                     "kept_shaped": float(np.mean([shaped[i] for i in best])),
                     "generated_tokens": generated_tokens,
                 }
-                session.log(step, sampled)
+                session.log(step + 1, sampled)  # of the step it is for, as in train.py
                 print(
                     f"round {number + 1}/{settings.rounds} | R {sampled['shaped']:.3f}, of those kept "
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",

@@ -19,7 +19,19 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from kit.errors import UserError
-from kit.runs import read_config
+from kit.runs import read_config, refuse_change
+
+# What a resumed run may be given anew. All else makes another experiment; its models the session compares by name.
+MAY_CHANGE = {"max_steps", "rounds", "save_steps", "save_total_limit", "eval_every"}
+MAY_CHANGE |= {"wandb", "wandb_project", "report_to", "merge_lora", "unchecked"}
+COMPARED_ELSEWHERE = {
+    "model",
+    "sentiment_model",
+    "output_dir",
+    "run_name",
+}  # the last two are where the run is
+# They let code run that came with a model. A run folder from somebody else may hold them too.
+REFUSED = {"--trust_remote_code", "--model_init_kwargs"}
 
 # ---- dataclasses as flags ----------------------------------------------------------------------------------
 
@@ -62,19 +74,36 @@ class KitParser(HfArgumentParser):
         """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
         args = [part for arg in (sys.argv[1:] if args is None else args) for part in _split(arg)]
         config, args = _take(args, "--config")
-        resume = _value_of(args, "--resume")
-        remembered = read_config(resume).get("argv", []) if resume else []
-        self.argv = [*remembered, *(self._flags_of(config) if config else []), *args]
+        resume, args = _take(args, "--resume")
+        given = [*(self._flags_of(config) if config else []), *args]
+        remembered = _remembered(resume) if resume else []
+        self.argv = [*remembered, *given]
         self._refuse_unknown(self.argv)
+        outputs = self._dataclasses(self.argv + (["--resume", resume] if resume else []))
+        if resume:
+            self._refuse_another_experiment(resume, self._dataclasses(remembered), outputs, given)
+        return outputs
+
+    def _dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
         try:
             outputs = self.parse_args_into_dataclasses(
-                self.argv,
-                look_for_args_file=False,
-                return_remaining_strings=self.look_up_inherited is not None,
+                argv, look_for_args_file=False, return_remaining_strings=self.look_up_inherited is not None
             )
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
         return outputs[: len(self.dataclass_types)]
+
+    def _refuse_another_experiment(
+        self, run: str, before: tuple[Any, ...], after: tuple[Any, ...], given: list[str]
+    ) -> None:
+        """Of the flags in `given`, only those of MAY_CHANGE may differ from what the run had. Raises `UserError`."""
+        for flag in filter(self._option_string_actions.get, map(_spelled, given)):
+            name = self._option_string_actions[flag].dest
+            if name in MAY_CHANGE | COMPARED_ELSEWHERE:
+                continue
+            was, now = (next(getattr(d, name) for d in ds if hasattr(d, name)) for ds in (before, after))
+            if was != now:
+                refuse_change(run, f"--{name}", was, now)
 
     def _flags_of(self, path: str) -> list[str]:
         """The flags a YAML file stands for; its `env:` block goes to the environment, as in TRL's parser."""
@@ -105,11 +134,12 @@ class KitParser(HfArgumentParser):
         return {f"--{name}" for name in self.look_up_inherited()} if self.look_up_inherited else set()
 
     def _knows(self, flag: str) -> bool:
-        spelled = "--" + flag[2:].replace("-", "_")  # argparse takes --kl-coef too
-        return spelled in self._option_string_actions or spelled in self.inherited
+        return _spelled(flag) in self._option_string_actions or _spelled(flag) in self.inherited
 
     def _refuse_unknown(self, args: Sequence[str]) -> None:
         for arg in args:
+            if _spelled(arg) in REFUSED:
+                raise UserError(f"{arg}: code that comes with a model is never run here; leave the flag out")
             if arg.startswith("--") and not self._knows(arg):
                 raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
 
@@ -154,6 +184,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if plain else super()._get_help_string(action)
 
 
+def _spelled(arg: str) -> str:
+    """A flag with underscores: argparse takes --kl-coef too."""
+    return "--" + arg[2:].replace("-", "_") if arg.startswith("--") else arg
+
+
 def _split(arg: str) -> list[str]:
     """`--flag=value` -> `--flag`, `value`, for --config too."""
     if arg.startswith("--") and "=" in arg:
@@ -169,6 +204,14 @@ def _value_of(args: Sequence[str], flag: str) -> str | None:
     if at == len(args) or args[at].startswith("--"):
         raise UserError(f"{flag} needs a path")
     return args[at]
+
+
+def _remembered(run: str) -> list[str]:
+    """The flags that the run folder `run` was given, one part at a time. They are input like any other."""
+    argv = read_config(run).get("argv", [])
+    if not isinstance(argv, list) or not all(isinstance(part, str) for part in argv):
+        raise UserError(f"{run}/config.json: argv must be a list of strings")
+    return _take([part for arg in argv for part in _split(arg)], "--resume")[1]
 
 
 def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:

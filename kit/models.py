@@ -166,7 +166,10 @@ def load_policy(
     try:
         adapter = folder / "adapter_config.json"
         base = _adapter_base(adapter) if adapter.is_file() else spec
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+        # trust_remote_code=False, said aloud: left out, transformers asks on standard input
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         if adapter.is_file():
             model = PeftModel.from_pretrained(model, spec).merge_and_unload()
         tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base)

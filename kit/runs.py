@@ -1,21 +1,34 @@
-"""The run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint-*/, final/. Scripts write, evaluate reads."""
+"""The run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint-*/, final/. Scripts write, evaluate reads.
 
+A checkpoint is whole if its manifest.json says so, which is written last; any other is never used.
+"""
+
+import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import re
 import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from kit.errors import UserError
 from kit.screen import clock
 
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
 STATE = "trainer_state.json"  # in every checkpoint; TRL calls it so
+MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -83,17 +96,41 @@ class Run:
         folders = [p for p in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
         return sorted((int(p.name.split("-")[1]), p) for p in folders)
 
-    def last_checkpoint(self) -> Path:
-        """The newest whole checkpoint: trainer_state.json is written last. Raises `UserError` if there is none."""
-        whole = [path for _, path in self.checkpoints() if (path / STATE).is_file()]
-        if not whole:
-            raise UserError(f"--resume {self.path}: no checkpoint there to go on from; start it anew")
-        return whole[-1]
+    def last_checkpoint(self) -> tuple[Path, list[str]]:
+        """(the newest whole checkpoint, why each later one was passed over). Raises `UserError` if none is whole."""
+        skipped: list[str] = []
+        for _, folder in reversed(self.checkpoints()):
+            wrong = what_is_missing(folder)
+            if not wrong:
+                return folder, skipped
+            skipped.append(f"{folder.name} is not whole ({wrong})")
+        why = f": {'; '.join(skipped)}" if skipped else ""
+        raise UserError(f"--resume {self.path}: no checkpoint to go on from{why}; start it anew")
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Keep every other process from writing here, until what is returned is left or this process ends.
+
+        Raises:
+            UserError: another process is training this run.
+        """
+        if fcntl is None:
+            return nullcontext()
+        file = (self.path / "lock").open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(
+                f"--resume {self.path}: another process is training this run; wait for it or stop it"
+            ) from None
+        except OSError:  # a network drive that knows no locks
+            pass
+        return file
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Every resolved setting, next to the versions that give it its meaning."""
         text = to_json({**config, "provenance": provenance()}, indent=2)
-        (self.path / "config.json").write_text(text + "\n", encoding="utf-8")
+        _replace(self.path / "config.json", text + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl."""
@@ -109,8 +146,7 @@ class Run:
             path = self.path / name
             if path.exists():
                 kept = [row for row in _read_lines(path) if row["step"] <= step]
-                path.unlink()
-                self._append(name, kept)
+                _replace(path, "".join(to_json(row) + "\n" for row in kept))
 
     def closing(self, seconds: float, name: str) -> str:
         """The last lines on screen: how long it took, where things are, how to compare them under `name`."""
@@ -122,6 +158,58 @@ class Run:
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write("".join(to_json(row) + "\n" for row in rows))
+
+
+def write_manifest(folder: Path) -> None:
+    """manifest.json: size and SHA-256 of every file in the checkpoint `folder`, all of them on disk before it is."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files[path.relative_to(folder).as_posix()] = {"bytes": file.tell(), "sha256": digest}
+    _replace(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+
+
+def what_is_missing(folder: Path) -> str:
+    """Why the checkpoint `folder` is not whole, in a few words; empty if it is."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, expected in files.items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if (size := (folder / name).stat().st_size) != expected["bytes"]:
+                return f"{name} has {size:,} of {expected['bytes']:,} bytes"
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    return f"{name} is not what was written"
+    except FileNotFoundError:
+        return "it was still being written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return "" if STATE in files else f"{STATE} is missing"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside, then rename: at every moment `path` holds the old text or the new one."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    if os.name == "posix":  # the rename itself; Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def refuse_change(run: str | Path, setting: str, was: object, now: object) -> NoReturn:
+    """A resumed run is the same experiment. Raises `UserError`, which names the setting and both values."""
+    raise UserError(
+        f"--resume {run}: this run has {setting} {'unset' if was is None else was}, not {now}: that would be "
+        "another experiment; leave it out, or start a new run"
+    )
 
 
 def provenance() -> dict[str, Any]:
@@ -151,9 +239,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
     file = Path(path) / "config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a readable run configuration ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a run configuration (it must be a JSON object)")
+    return config
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -168,20 +259,21 @@ def read_samples(path: str | Path) -> list[dict[str, Any]]:
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
     try:
-        # not splitlines(): a sampled U+2028 is a line end to it, and plain text to JSON
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        # bytes: a line may be torn within a character. Not splitlines(): U+2028 is plain text to JSON.
+        *lines, rest = file.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); is {file.parent} a run folder?"
         ) from None
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate([*lines, rest], start=1):
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(line.decode("utf-8")))
         except ValueError:
-            raise UserError(
-                f"{file}, line {number}: not JSON; was the run killed while writing? remove the line"
-            ) from None
+            if number > len(lines):  # no line end: the process died while writing it
+                print(f"{file}: the last line is torn and was left out", file=sys.stderr)
+                break
+            raise UserError(f"{file}, line {number}: not JSON; remove the line") from None
     return rows

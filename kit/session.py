@@ -7,8 +7,9 @@ In the order of use:
     policy, tokenizer, reference = session.load_models()   (or a method loads them its own way)
     prompts = session.load_prompts(policy, tokenizer)
     session.open_run("ppo-0.1")                            the run folder, made or resumed
-    session.begin(policy, tokenizer, reference, ...)       config.json, tracker, first lines on screen
+    session.begin(policy, tokenizer, reference, ...)       tracker, first lines on screen
     with session.training(policy):                         stopped: says how to go on; finished: saves final/
+        session.start(policy)                              all is loaded: logs cut to the checkpoint, config.json
         session.validate(policy, step)
         session.log(step, metrics)
         session.show(step, total, "reward 0.5")
@@ -19,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,12 +32,13 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
+from kit.errors import UserError
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
 from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.reference import kept_samples
-from kit.runs import STATE, Run, read_config
+from kit.runs import STATE, Run, read_config, refuse_change, write_manifest
 from kit.screen import clock
 from kit.tracking import Tracker
 from kit.validation import VALIDATION_SEED, Limit, Validation
@@ -81,21 +83,33 @@ class Session:
     """
 
     run: Run
+    lock: AbstractContextManager[Any]
     validation: Validation
 
     def __init__(self, method: str, ours: TaskArguments, settings: RunSettings, argv: list[str]) -> None:
         self.started = time.monotonic()
-        self.method, self.ours, self.settings, self.argv = method, ours, settings, argv
+        self.ours, self.settings = ours, settings
         process = PartialState()  # one process, unless launched by accelerate or torchrun
         self.device, self.is_main = process.device, process.is_main_process
         self.checkpoint: Path | None = None
         self.state: dict[str, Any] = {}
         if ours.resume:
             self.run = Run.open(ours.resume)
-            self.checkpoint = self.run.last_checkpoint()
+            self.lock = self.run.lock() if self.is_main else nullcontext()
+            self.checkpoint, skipped = self.run.last_checkpoint()
+            if skipped and self.is_main:
+                print(f"{'; '.join(skipped)}: going on from {self.checkpoint.name}", file=sys.stderr)
             self.state = json.loads((self.checkpoint / STATE).read_text(encoding="utf-8"))
         self.first_step = int(self.state.get("global_step", 0))
         self.choice = resolve_models(ours.model, ours.sentiment_model)
+        names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
+        flags = {name: value for name, value in vars(ours).items() if name != "predict"}
+        self.config: dict[str, Any] = {"method": method, "argv": argv, **flags, **names}
+        if ours.resume:  # `auto` may mean another model on another machine
+            stored = read_config(ours.resume)
+            for key in ("method", *names):
+                if stored.get(key) != self.config[key]:
+                    refuse_change(ours.resume, key, stored.get(key), self.config[key])
         set_seed(settings.seed)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if ours.hackable_reward else self.scorer
@@ -108,6 +122,14 @@ class Session:
     def steps(self, asked: int) -> int:
         """`--max_steps`, or for -1 what suits the policy."""
         return (50 if self.choice.mini else 200) if asked == -1 else asked
+
+    def refuse_finished(self, done: int, total: int, flag: str) -> None:
+        """Raises `UserError` if a resumed run has nothing left to do; `flag` says how far it is to go."""
+        if self.checkpoint and (done > total or (done == total and self.run.final.is_dir())):
+            raise UserError(
+                f"--resume {self.run.path}: this run is finished, {done} of {total} {flag.removeprefix('max_')} done; "
+                f"to go on, give --{flag} more than {done}"
+            )
 
     def rate(self, asked: float | None, mini: float, full: float) -> float:
         """`--learning_rate`, or what suits the policy: adapters start from nothing and take five times as much."""
@@ -147,6 +169,7 @@ class Session:
         if not self.ours.resume:
             paths = [str(Run.create(self.settings.output_dir, name).path) if self.is_main else None]
             self.run = Run(Path(broadcast_object_list(paths)[0]))
+            self.lock = self.run.lock() if self.is_main else nullcontext()
         return self.run
 
     def begin(
@@ -160,32 +183,21 @@ class Session:
         tags: list[str],
         plan: str,
     ) -> None:
-        """config.json, tracker and validation, and the first lines on screen.
+        """Tracker and validation, a new run's config.json, and the first lines on screen.
 
         `beta` is what a nat of KL(pi||pi_ref) costs the method, 0 if nothing: `captured` is measured at it, or at 0.1.
         `training` are the method's own settings, `plan` says what will be done in one line.
         """
         if not self.is_main:
             return
-        predicted = prediction(self.ours.predict, self.run if self.checkpoint else None)
-        config = {
-            "method": self.method,
-            "argv": self.argv,
-            **{name: value for name, value in vars(self.ours).items() if name != "predict"},
-            "model": self.choice.policy_name,
-            "sentiment_model": self.choice.sentiment_name,
-            "num_prompts": self.num_prompts,
-            "training": training,
-            **({"prediction": predicted} if predicted else {}),
-        }
-        if self.checkpoint:
-            self.run.truncate_after(self.first_step)
-            self.validated = self.first_step  # measured before its checkpoint was saved
-        else:
-            self.run.write_config(config)
+        self.config |= {"num_prompts": self.num_prompts, "training": training}
+        if predicted := prediction(self.ours.predict, self.run if self.checkpoint else None):
+            self.config["prediction"] = predicted
+        if not self.checkpoint:
+            self.run.write_config(self.config)
         if self.ours.wandb:
             name, project = self.run.path.name, self.ours.wandb_project
-            self.tracker = Tracker(project, name, config, self.run.path, tags=tags)
+            self.tracker = Tracker(project, name, self.config, self.run.path, tags=tags)
         bench = Bench(
             prompts=HELD_OUT_PROMPTS,
             scorer=self.scorer,
@@ -202,6 +214,18 @@ class Session:
         print(self.choice.introduction(policy, self.device))
         print(f"run {self.run.path}, {plan}\n", flush=True)
 
+    def start(self, policy: PreTrainedModel | PeftModel) -> None:
+        """Validation of step 0. Of a resumed run, once its checkpoint has loaded: forget what came after that."""
+        if self.checkpoint and self.is_main:
+            self.run.truncate_after(self.first_step)
+            self.run.write_config(self.config)
+            for step, folder in self.run.checkpoints():
+                if step > self.first_step:  # not whole; it will be written again
+                    shutil.rmtree(folder)
+            shutil.rmtree(self.run.final, ignore_errors=True)  # of a run that was shorter
+            self.validated = self.first_step  # measured before its checkpoint was saved
+        self.validate(policy, self.first_step)
+
     @contextmanager
     def training(
         self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
@@ -211,24 +235,28 @@ class Session:
         `name` is what the run is called in the command that compares it.
         """
         self.loop_started, self.last_step = time.monotonic(), self.first_step
-        try:
-            yield
-        except BaseException as error:
+        with self.lock:
+            try:
+                yield
+            except BaseException as error:
+                if self.tracker is not None:
+                    self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
+                if self.is_main and self.run.checkpoints():
+                    print(
+                        f"\nstopped at step {self.last_step}; go on with --resume {self.run.path}",
+                        file=sys.stderr,
+                    )
+                raise
+            if not self.is_main:
+                return
+            beside = self.run.path / "final.part"  # so that a final/ that is there is whole
+            shutil.rmtree(beside, ignore_errors=True)
+            save_policy(policy, tokenizer, beside, merge=self.ours.merge_lora)
+            beside.rename(self.run.final)
+            seconds = time.monotonic() - self.started
             if self.tracker is not None:
-                self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
-            if self.is_main and self.run.checkpoints():
-                print(
-                    f"\nstopped at step {self.last_step}; go on with --resume {self.run.path}",
-                    file=sys.stderr,
-                )
-            raise
-        if not self.is_main:
-            return
-        save_policy(policy, tokenizer, self.run.final, merge=self.ours.merge_lora)
-        seconds = time.monotonic() - self.started
-        if self.tracker is not None:
-            self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
-        print(self.run.closing(seconds, name))
+                self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
+            print(self.run.closing(seconds, name))
 
     def save_checkpoint(
         self,
@@ -246,10 +274,16 @@ class Session:
         folder = self.run.path / f"checkpoint-{step}"
         save_policy(policy, tokenizer, folder)
         more(folder)
-        # last: where it stands, the checkpoint is whole
         (folder / STATE).write_text(json.dumps({"global_step": step, **state}) + "\n", encoding="utf-8")
-        for _, old in self.run.checkpoints()[:-keep]:
-            shutil.rmtree(old)
+        self.seal_checkpoint(folder, keep)
+
+    def seal_checkpoint(self, folder: Path, keep: int | None) -> None:
+        """What every process has written of it makes a whole checkpoint; of all, the `keep` latest stay (or all)."""
+        PartialState().wait_for_everyone()
+        if self.is_main:
+            write_manifest(folder)
+            for _, old in self.run.checkpoints()[:-keep] if keep else []:
+                shutil.rmtree(old)
 
     # ---- at every step
 
