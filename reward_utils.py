@@ -256,7 +256,7 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
 
 
 def load_student(
-    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear", kl_coef: float = 0.1
+    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear"
 ) -> ModuleType | None:
     """rewards.py or rewards_solution.py, or None where none of its functions is used.
 
@@ -268,7 +268,7 @@ def load_student(
     # (name, positional arguments of the trial call)
     needed: list[tuple[str, tuple]] = []
     if kl_type != "none":
-        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]], kl_coef)))
+        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]])))
     if reward_shaping == "shaped":
         needed.append(("shaped_reward", ([0.5], ["a film"], ["This was"])))
     if not needed:

@@ -141,7 +141,7 @@ PARSER = KitParser((ExerciseArguments, TrainingSettings), __doc__)
 def main() -> None:
     ours, settings = parse(sys.argv[1:])
     # Before any model is loaded: are the functions there that the student was to write?
-    student = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping, ours.kl_coef)
+    student = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping)
     if student is not None and not ours.unchecked:
         refuse_what_is_wrong(student, ours)
     session = Session("grpo", ours, settings, PARSER.argv)
