@@ -7,15 +7,21 @@ BIN := .venv/bin
 endif
 ARGS ?=
 
-.PHONY: help train test lint baselines gradescope handout clean
+.PHONY: help train test clean
+# instructors: not in the hand-out
+.PHONY: lint baselines handout gradescope
+# /instructors
 
 help:
 	@echo "make train [ARGS=\"...\"]  set up .venv, then python train.py ARGS (a few minutes on a CPU)"
 	@echo "make test                set up .venv, then run the tests"
+	@echo "make clean               delete .venv, outputs, results and all that was made"
+# instructors: not in the hand-out
 	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds"
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
-	@echo "make lint | make clean"
+	@echo "make lint                ruff and mypy"
+# /instructors
 
 # Stale when the requirements changed: the marker is older than they are.
 .venv/.installed: requirements.txt
@@ -31,10 +37,11 @@ train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
 
 # One thread a worker: two tests that share two cores with two threads each wait for one another. A file stays with
-# one worker: what its tests share is made once, and the grader's hostile samples meet no second copy of themselves.
+# one worker: what its tests share is made once.
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+# instructors: not in the hand-out
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,6 +55,7 @@ handout: .venv/.installed
 
 gradescope: .venv/.installed
 	$(BIN)/python -m grading.gradescope.build $(ARGS)
+# /instructors
 
 clean:
 	rm -rf .venv outputs results dist wandb .pytest_cache .ruff_cache

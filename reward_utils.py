@@ -279,6 +279,10 @@ def load_student(
     except SyntaxError as error:
         raise UserError(f"{name}.py, line {error.lineno}: {error.msg}") from None
     except Exception as error:
+        if use_solution and isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise UserError(
+                f"{name}.py is not part of the hand-out: leave out --use_solution, and your rewards.py is used"
+            ) from None
         theirs = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(f"{name}.py")
         ]

@@ -6,7 +6,7 @@ step on -E[advantage * log pi]. What textbook GRPO has and this default leaves o
 (`--beta` brings TRL's back), no old policy (each batch is used once, so the ratio is 1 and clipping sleeps).
 
     python train.py                                       the hack, on the bundled mini models: minutes on a CPU
-    python train.py --kl_type forward --use_solution      its cure
+    python train.py --kl_type forward                     its cure, once you have written it in rewards.py
     python train.py --config configs/gpt2.yaml            real GPT-2 on a GPU
 """
 
@@ -399,7 +399,7 @@ def what_next(ours: ExerciseArguments) -> str:
         return (
             "Read the last samples: is that what you meant by positive?\n"
             "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
-            "  then train with             python train.py --kl_type forward   (--use_solution shows ours)"
+            "  then train with             python train.py --kl_type forward"
         )
     if ours.kl_type != "none" and ours.reward_shaping == "linear":
         return (

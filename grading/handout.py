@@ -1,6 +1,9 @@
 """Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`, or `make handout VARIANT=3`.
 
-The files are those that git tracks, less the solution, the grader, its tests, and every test that needs one of them.
+The files are those that git tracks, less LEFT_OUT. Of the pages and the Makefile, students get all but the blocks
+between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
+a #), and they alone see the text of `<!-- students: ... -->`. Tests that need the solution or empty stubs carry the
+mark `whole_kit`: they are in the zip, and skip themselves there (`tests/conftest.py`).
 A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers before
 anything is written. The same files and the same variant give the same bytes.
 """
@@ -19,12 +22,24 @@ from grading.variants import PlaceMissing, apply_variant
 ROOT = Path(__file__).resolve().parent.parent
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
-    r"rewards_solution\.py|grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*"
-    r"|tests/(grading|submissions)/.*|\..*/.*"
+    "|".join(
+        (
+            r"rewards_solution\.py|docs/(answers|instructors)\.md",
+            r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
+            r"tests/(grading|submissions)/.*",
+            # They train with the solution.
+            r"benchmarks/.*|baselines/compare\.py|tests/test_compare\.py",
+            # Results; the tables are cut from the pages.
+            r"docs/(frontier|methods|ppo_sweep|baselines_frontier)\.png",
+            r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",
+        )
+    )
 )
-NEEDS_ANSWERS = re.compile(
-    r"rewards_solution|use_solution|grading\.(archive|grade|handout|sandbox|variants|worker)"
+INSTRUCTORS = re.compile(
+    r"^(?:<!--|#) instructors: not in the hand-out(?: -->)?\n.*?^(?:<!--|#) /instructors(?: -->)?\n",
+    re.M | re.S,
 )
+STUDENTS = re.compile(r"<!-- students: (.*?) -->", re.S)
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
 SELF_CHECK = (
@@ -40,7 +55,7 @@ SELF_CHECK = (
 
 
 class Leak(Exception):
-    """A file that students would get holds an answer, or a file they need is missing."""
+    """A file that students would get holds what is not for them, or a file they need is missing."""
 
 
 def tracked(root: Path) -> list[tuple[str, bool]]:
@@ -66,12 +81,22 @@ def collect(root: Path, variant: int = 0) -> dict[str, tuple[bytes, bool]]:
         if LEFT_OUT.fullmatch(name):
             continue
         contents = (root / name).read_bytes()
-        if name.startswith("tests/") and NEEDS_ANSWERS.search(contents.decode("utf-8", "replace")):
-            continue
+        if name.endswith(".md") or name == "Makefile":
+            contents = for_students(name, contents.decode("utf-8")).encode("utf-8")
         files[name] = (contents, executable)
     files = apply_variant(files, variant)
     check(files)
     return files
+
+
+def for_students(name: str, text: str) -> str:
+    """A page, or the Makefile, without the instructors' blocks and with the words for students; raises Leak."""
+    edition = STUDENTS.sub(r"\1", INSTRUCTORS.sub("", text))
+    if re.search(r"(<!--|#) (/?instructors|students:)", edition):
+        raise Leak(
+            f"{name} has an instructors' or a students' block with no end, or an end with no beginning"
+        )
+    return edition if edition == text else edition.rstrip() + "\n"
 
 
 def check(files: dict[str, tuple[bytes, bool]]) -> None:

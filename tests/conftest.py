@@ -18,6 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The students' hand-out has no solution, and its stubs are filled in sooner or later."""
+    if not (ROOT / "rewards_solution.py").exists():
+        for item in items:
+            if item.get_closest_marker("whole_kit"):
+                item.add_marker(pytest.mark.skip(reason="needs rewards_solution.py, or empty stubs"))
+
+
 def system_python() -> str:
     """A Python that any user may run: that of the virtual environment may lie where only its owner can read."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")

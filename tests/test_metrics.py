@@ -46,6 +46,7 @@ def test_composite_reward_by_hand():
     )
 
 
+@pytest.mark.whole_kit
 def test_the_solution_shapes_with_the_weights_of_the_yardstick():
     import rewards_solution
 

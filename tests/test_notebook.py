@@ -1,8 +1,11 @@
-"""The notebook: committed without outputs, and it runs top to bottom on the mini models.
+"""The notebook: committed without outputs, and it runs top to bottom on the mini models, whether or not the penalty of
+exercise 1a is written.
 
 pytest tests/test_notebook.py
 """
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbclient
@@ -37,7 +40,10 @@ def test_it_runs_top_to_bottom(tmp_path, monkeypatch):
     images = [o for o in outputs if o.output_type == "display_data" and "image/png" in o.data]
     assert len(images) == 3
     assert "policy mini/policy, classifier mini/sentiment" in text
-    assert "hacked: " in text and "kl: " in text
+    written = not subprocess.run([sys.executable, "rewards.py", "kl_penalty_forward"], cwd=ROOT).returncode
+    models = {"hacked", "kl"} if written else {"hacked"}
+    assert ("No second model yet" not in text) == written
+    assert all(f"\n{name:>8}: " in text for name in models)
     (work,) = tmp_path.glob("notebook-*")
     assert (work / "results" / "report.html").stat().st_size > 100_000
-    assert {p.name for p in work.iterdir()} == {"hacked", "kl", "results"}
+    assert {p.name for p in work.iterdir()} == {*models, "results"}

@@ -100,6 +100,7 @@ def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_pa
     assert record["conclusion"] in capsys.readouterr().out
 
 
+@pytest.mark.whole_kit
 def test_shaped_reward_is_the_students(tmp_path, monkeypatch, capsys):
     """`rewards.py` is unfilled: one sentence that says so; the solution works."""
     monkeypatch.setattr(prompt_engineering, "PREFIXES", ("Good. ",))

@@ -137,6 +137,7 @@ def test_same_seed_same_numbers_however_often_we_validate(train):
     assert other.returncode == 0 and training_lines(seeded) != training_lines(once)
 
 
+@pytest.mark.whole_kit
 def test_lora_with_the_forward_penalty(train):
     flags = ["--use_peft", "--kl_type", "forward", "--use_solution", "--kl_coef", "0.5", "--merge_lora"]
     done, folder = train(*flags, "--learning_rate", "0.01")
@@ -174,6 +175,7 @@ def test_trls_own_kl_term(train):
     )  # positions and dropout agree on both sides
 
 
+@pytest.mark.whole_kit
 def test_backward_shaped_negated_and_sparse(train):
     flags = ["--kl_type", "backward", "--use_solution", "--negate_reward", "--reward_shaping", "shaped"]
     done, folder = train(*flags)
@@ -270,6 +272,7 @@ def wandb_rows(path: Path) -> list[dict]:
     return rows
 
 
+@pytest.mark.whole_kit
 def test_two_processes_train_one_policy(run_script, tmp_path):
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
     done = run_script(*launch, *TINY, "--kl_type", "forward", "--use_solution", "--output_dir", str(tmp_path))
@@ -286,8 +289,16 @@ def test_two_processes_train_one_policy(run_script, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--kl_type", "forward"], r"kl_penalty_forward \(rewards.py, line \d+\) is not written yet"),
-        (["--reward_shaping", "shaped"], r"shaped_reward \(rewards.py, line \d+\) is not written yet"),
+        pytest.param(
+            ["--kl_type", "forward"],
+            r"kl_penalty_forward \(rewards.py, line \d+\) is not written yet",
+            marks=pytest.mark.whole_kit,
+        ),
+        pytest.param(
+            ["--reward_shaping", "shaped"],
+            r"shaped_reward \(rewards.py, line \d+\) is not written yet",
+            marks=pytest.mark.whole_kit,
+        ),
         (["--kl_typ", "forward"], r"unknown flag --kl_typ; did you mean --kl_type\?"),
         (["--kl_type", "sideways"], r"invalid choice: 'sideways'"),
         (["--kl_coef", "much"], r"invalid float value: 'much'"),
@@ -295,7 +306,7 @@ def test_two_processes_train_one_policy(run_script, tmp_path):
         (["--num_generations", "1"], r"at least 2"),
         (["--top_k", "50"], r"not the log-probs"),
         (["--merge_lora"], r"needs --use_peft"),
-        (["--kl_type", "forward", "--use_solution", "--beta", "0.1"], r"counted twice"),
+        (["--kl_type", "forward", "--beta", "0.1"], r"counted twice"),
         (["--model", "./none"], r"no such model folder"),
         (["--config", "none.yaml"], r"cannot be read as YAML"),
         (["--resume", "none"], r"config.json"),
@@ -349,6 +360,15 @@ def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tm
         load_student(kl_type="forward")
 
 
+def test_the_solution_is_missed_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rewards_solution", None)  # as in the students' hand-out
+    with pytest.raises(
+        UserError, match=r"^rewards_solution\.py is not part of the hand-out: leave out --use_solution"
+    ):
+        load_student(use_solution=True, kl_type="forward")
+
+
+@pytest.mark.whole_kit
 def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
     done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
