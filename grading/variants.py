@@ -130,7 +130,7 @@ def kl_coef(files: Files, rng: random.Random) -> None:
     """The default of the exercise's flag and functions; 0.1 in the kit. The strengths of the exercises stay."""
     default = rng.choice((0.08, 0.09, 0.11, 0.12))
     in_code = r"(kl_coef: float = (?:\w+\(\s*)?(?:default=)?)0\.1\b"
-    for name, times in (("rewards.py", 2), ("reward_utils.py", 2), ("train.py", 1)):
+    for name, times in (("rewards.py", 2), ("reward_utils.py", 1), ("train.py", 1)):
         substitute(files, name, in_code, rf"\g<1>{default}", times)
     substitute(files, "*.md", r"(\| `--kl_coef` \| )0\.1( \|)", rf"\g<1>{default}\g<2>", times=None)
     half = r"[Hh]alf (?:of )?the default strength(?:, 0\.05 per nat)?"
