@@ -184,7 +184,7 @@ def what_is_missing(folder: Path) -> str:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                     return f"{name} is not what was written"
     except FileNotFoundError:
-        return "it was still being written"
+        return f"{MANIFEST}, which is written last, is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return "" if STATE in files else f"{STATE} is missing"

@@ -15,7 +15,7 @@ import train as script
 from baselines import ppo, sft
 from kit.errors import UserError
 from kit.models import MINI, load_policy
-from kit.runs import read_config, read_metrics, what_is_missing
+from kit.runs import Run, read_config, read_metrics, what_is_missing
 from sentiment import load_scorer
 
 # ------------------------------------------------------------------------------------ a stranger's run
@@ -156,6 +156,14 @@ def test_a_finished_run_is_left_alone(copy, monkeypatch):
     assert contents(copy) == before
 
 
+def test_a_run_that_is_being_trained_is_not_resumed(copy, monkeypatch):
+    shutil.rmtree(copy / "final")
+    before = contents(copy)
+    with Run.open(copy).lock(), pytest.raises(UserError, match="another process is training this run"):
+        grpo(monkeypatch, "--resume", str(copy))
+    assert contents(copy) == before
+
+
 def test_stopped_before_final_it_only_finishes(copy, whole, monkeypatch):
     shutil.rmtree(copy / "final")
     (copy / "final.part").mkdir()  # what a killed process left of it
@@ -214,6 +222,8 @@ def test_sft_stopped_in_a_round_writes_its_line_once(tmp_path, monkeypatch):
     run, tune, rounds = tmp_path / "r", sft.fine_tune, []
 
     def killed(*args, **kwargs):
+        with pytest.raises(UserError, match="another process"):  # a run that trains holds its lock
+            Run.open(run).lock()
         rounds.append(1)
         if len(rounds) == 2:
             raise KeyboardInterrupt

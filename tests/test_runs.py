@@ -124,7 +124,7 @@ def test_the_last_whole_checkpoint_is_taken(run):
         ("optimizer.pt", b"", "optimizer.pt has 0 of 10 bytes"),
         ("optimizer.pt", None, "optimizer.pt is missing"),
         (STATE, None, "trainer_state.json is missing"),
-        ("manifest.json", None, "it was still being written"),
+        ("manifest.json", None, "manifest.json, which is written last, is missing"),
         ("manifest.json", b"", "manifest.json cannot be read"),
         ("manifest.json", b"[]", "manifest.json cannot be read"),
         ("manifest.json", b'{"files": {}}', "trainer_state.json is missing"),
