@@ -62,9 +62,10 @@ def finish_run(command: Sequence[str], folder: Path, seed: int) -> None:
         return
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(seed)]
     if folder.exists():
-        if Run(folder).checkpoints():
+        try:
+            Run(folder).last_checkpoint()
             flags = ["--resume", str(folder)]
-        else:  # it was stopped before there was anything to keep
+        except UserError:  # it was stopped before there was anything whole to keep
             shutil.rmtree(folder)
     print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", flush=True)
     start = time.monotonic()

@@ -459,6 +459,7 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
         *TINY,
         "--kl_type",
         "forward",
+        "--unchecked",
         "--save_steps",
         "1",
         "--output_dir",
