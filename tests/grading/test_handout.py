@@ -252,7 +252,8 @@ def test_the_notebook_with_the_students_penalty(filled):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "flags", [("train.py", "--kl_type", "forward"), ("prompt_engineering.py", "--score", "shaped", "mini")]
+    "flags",
+    [("train.py", "--kl_type", "forward"), ("prompt_engineering.py", "--score", "shaped", "mini/policy")],
 )
 def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags):
     done = run(sys.executable, *flags, "--use_solution", cwd=unpacked)
