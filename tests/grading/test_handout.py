@@ -1,5 +1,8 @@
 """The students' zip, built, unpacked and used. `pytest tests/grading/test_handout.py`."""
 
+import ast
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,7 +64,7 @@ def test_three_unfilled_stubs(unpacked):
         "kl_penalty_forward",
         cwd=unpacked,
     )
-    assert done.returncode == 0 and done.stdout.count("s") >= 7, done.stdout
+    assert done.returncode == 0 and re.search(r"^\d+ skipped", done.stdout, re.M), done.stdout
 
 
 def test_the_tests_inside_can_be_collected(unpacked):
@@ -69,12 +72,86 @@ def test_the_tests_inside_can_be_collected(unpacked):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_a_filled_exercise_is_tested(unpacked, tmp_path):
-    copy = tmp_path / "kit"
-    shutil.copytree(unpacked, copy)
-    (copy / "rewards.py").write_text(
-        (ROOT / "rewards_solution.py").read_text(encoding="utf-8"), encoding="utf-8"
+def test_every_link_leads_somewhere(unpacked):
+    for page in unpacked.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_pages_send_nobody_to_what_is_not_there(unpacked):
+    gone = re.compile(
+        r"use_solution|rewards_solution|baselines\.compare|grading\.(grade|handout|gradescope)|benchmarks/"
     )
+    targets = set(re.findall(r"^([a-z]+):", (unpacked / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page in [*unpacked.rglob("*.md"), unpacked / "Makefile", unpacked / "notebooks" / "demo.ipynb"]:
+        text = page.read_text(encoding="utf-8")
+        assert not gone.search(text), page.name
+        named = set(re.findall(r"(?:`|^|\")make ([a-z]+)", text, re.M))
+        assert named <= targets | NOT_YET, f"{page.name}: make {named - targets}"
+
+
+def test_every_target_of_the_makefile_finds_its_program(unpacked):
+    targets = re.findall(r"^([a-z]+):", (unpacked / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {"train", "test"} <= set(targets)
+    for target in targets:
+        done = run("make", "-n", target, "N=3", cwd=unpacked)
+        assert done.returncode == 0, done.stderr
+        for script in re.findall(r"bin/python ([\w/]+\.py)", done.stdout):
+            assert (unpacked / script).exists(), f"make {target}: {script}"
+        for module in re.findall(r"bin/python -m ([\w.]+)", done.stdout):
+            ours = unpacked / module.replace(".", "/")
+            outside = module.partition(".")[0] in ("pip", "pytest")
+            assert outside or ours.with_suffix(".py").exists(), f"make {target}: {module}"
+
+
+def test_what_the_page_of_results_says_now_and_later(unpacked):
+    page = (unpacked / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "after hand-in" in page and "|" not in page  # no table
+    assert "| (base, step 0) |" in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_a_block_without_its_end_is_refused():
+    text = (
+        "a\n<!-- instructors: not in the hand-out -->\nb\n<!-- /instructors -->\nc\n<!-- students: d\ne -->\n"
+    )
+    assert handout.for_students("a.md", text) == "a\nc\nd\ne\n"
+    make = "a:\n# instructors: not in the hand-out\nb:\n# /instructors\n"
+    assert handout.for_students("Makefile", make) == "a:\n"
+    for broken in (text.replace("<!-- /instructors -->\n", ""), text.replace("<!-- instr", "<!-- Instr")):
+        with pytest.raises(handout.Leak, match=r"a\.md has an instructors'"):
+            handout.for_students("a.md", broken)
+
+
+@pytest.fixture(scope="module")
+def filled(unpacked, tmp_path_factory) -> Path:
+    """The kit of a student who has finished: in `rewards.py` each stub has its solution's body."""
+    kit = tmp_path_factory.mktemp("student") / "kit"
+    shutil.copytree(unpacked, kit)
+    stubs = (kit / "rewards.py").read_text(encoding="utf-8")
+    source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+    lines, before = source.splitlines(), []
+    for node in ast.parse(source).body[1:]:
+        if isinstance(node, ast.FunctionDef):
+            body = "\n".join(lines[node.body[1].lineno - 1 : node.end_lineno])
+            (stub,) = re.findall(rf"^    raise NotImplementedError\(.*: {node.name}\"\)$", stubs, re.M)
+            stubs = stubs.replace(stub, body)
+        else:
+            before.append(ast.unparse(node))
+    stubs = stubs.replace("\n\n\ndef ", "\n\n" + "\n".join(before) + "\n\n\ndef ", 1)
+    (kit / "rewards.py").write_text(stubs, encoding="utf-8")
+    return kit
+
+
+def test_right_stubs_are_right(filled):
+    done = run(sys.executable, "rewards.py", cwd=filled)
+    assert done.returncode == 0 and done.stdout.count("| right") == 3, done.stdout
+    done = run(sys.executable, "rewards.py", "kl_penalty_forward", cwd=filled)
+    assert done.returncode == 0 and done.stdout.count("| right") == 1, done.stdout
+
+
+def test_a_filled_exercise_is_tested(filled, tmp_path):
+    copy = tmp_path / "kit"
+    shutil.copytree(filled, copy)
     done = run(sys.executable, "-m", "pytest", "--noconftest", "tests/test_rewards.py", cwd=copy)
     assert done.returncode == 0 and "23 passed" in done.stdout, done.stdout
     mistake = (ROOT / "tests" / "submissions" / "mistakes" / "forward_mean.py").read_text(encoding="utf-8")
@@ -85,12 +162,102 @@ def test_a_filled_exercise_is_tested(unpacked, tmp_path):
     assert "Traceback" not in done.stdout and "raise Mistake" not in done.stdout
 
 
+def sh_lines(page: Path) -> list[str]:
+    """The commands of a page's `sh` blocks, less those marked `# needs ...`."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if "# needs" not in line]
+
+
+# What the pages promise and the kit does not have yet. Take a name out when it comes.
+NOT_YET = {"bug", "--predict", "configs/best.yaml"}
+
+TINY = {
+    "train.py": "--max_steps 1 --eval_every 0 --prompts_per_step 2 --num_generations 2 --max_completion_length 6",
+    "baselines.sft": "--rounds 1 --prompts_per_round 2 --num_generations 2 --max_completion_length 6 --eval_every 0",
+    "baselines.ppo": "--max_steps 1 --batch_size 4 --minibatch_size 4 --max_completion_length 6 --eval_every 0",
+    "evaluate.py": "--num_prompts 4 --num_samples 1 --frontier_samples 2 --max_new_tokens 6",
+    "prompt_engineering.py": "--num_prompts 4 --num_samples 1 --max_new_tokens 6",
+}
+
+# Every command has a process of its own. They are forked from one that has imported the libraries: the imports would
+# take most of the time.
+DRIVER = """
+import os, runpy, shlex, sys
+from kit.screen import quiet
+quiet()
+import matplotlib.pyplot, peft, torch, transformers, trl
+for line in sys.stdin.read().splitlines():
+    command = shlex.split(line)
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        sys.argv = command[2:] if command[1] == "-m" else command[1:]
+        print("$", line, flush=True)
+        if command[1] == "-m":
+            runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(command[1], run_name="__main__")
+        sys.exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        sys.exit(f"status {status}: {line}")
+"""
+
+
 @pytest.mark.slow
-def test_training_works_from_the_zip(unpacked, tmp_path):
-    done = run(sys.executable, "train.py", "--max_steps", 2, "--output_dir", tmp_path, "--run_name", "first",
-               "--sentiment_model", "mini", "--model", "mini", cwd=unpacked)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "first" / "metrics.jsonl").exists()
+def test_every_command_of_the_readme_and_the_exercises(filled):
+    """In the order of the pages, in one folder, each cut to a step or two."""
+    lines = dict.fromkeys(sh_lines(filled / "README.md") + sh_lines(filled / "docs" / "exercises.md"))
+    commands = []
+    for line in lines:
+        if "--predict" in NOT_YET:
+            line = line.replace(' --predict "..."', "")
+        if not line.startswith("python "):
+            assert line.startswith((". .venv/bin/activate", "make ", "grep ")), line
+        elif not any(name in line for name in NOT_YET) and "best=outputs/best" not in line:
+            script = line.split()[2 if line.split()[1] == "-m" else 1]
+            commands.append(f"{line} {TINY.get(script, '')}")
+    assert len(commands) > 20
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": ".",
+    }
+    done = run(sys.executable, "-c", DRIVER, cwd=filled, input="\n".join(commands), env=env)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-2500:]
+    for name in (
+        "vanilla",
+        "forward-0.05",
+        "backward-0.05",
+        "tempting",
+        "shaped",
+        "lora",
+        "ppo",
+        "sft",
+        "grpo",
+    ):
+        assert (filled / "outputs" / name / "metrics.jsonl").exists(), name
+    assert (filled / "results" / "report.html").exists()
+    (grep,) = [line for line in lines if line.startswith("grep ")]
+    assert len(run("sh", "-c", grep, cwd=filled).stdout.splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_the_notebook_with_the_students_penalty(filled):
+    done = run(sys.executable, "-m", "pytest", "tests/test_notebook.py", cwd=filled)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [("train.py", "--kl_type", "forward"), ("prompt_engineering.py", "--score", "shaped", "mini/policy")],
+)
+def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags):
+    done = run(sys.executable, *flags, "--use_solution", cwd=unpacked)
+    assert done.returncode == 2 and re.fullmatch(r"error: rewards_solution\.py is not part .*\n", done.stderr)
 
 
 @pytest.fixture
