@@ -271,6 +271,12 @@ class ActorCritic(nn.Module):
             return logits, self.value_head(hidden).squeeze(-1)
 
 
+def make_optimizer(model: ActorCritic) -> torch.optim.Optimizer:
+    """Adam (detail 11): the trainable weights of the language model, and the value head at a rate of its own."""
+    policy = [p for p in model.lm.parameters() if p.requires_grad]
+    return torch.optim.Adam([{"params": policy}, {"params": model.value_head.parameters()}], eps=1e-5)
+
+
 # ---- one step, in two halves -------------------------------------------------------------------------------
 
 
@@ -440,13 +446,7 @@ def main() -> None:
 
     lm, tokenizer, reference = session.load_models()
     model = ActorCritic(lm).to(session.device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [p for p in lm.parameters() if p.requires_grad]},
-            {"params": model.value_head.parameters()},
-        ],
-        eps=1e-5,
-    )
+    optimizer = make_optimizer(model)
     model, optimizer = accelerator.prepare(model, optimizer)
     if session.checkpoint:
         load_learner(session.checkpoint, model, optimizer)
