@@ -268,7 +268,7 @@ def load_student(
     # (name, positional arguments of the trial call)
     needed: list[tuple[str, tuple]] = []
     if kl_type != "none":
-        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]])))
+        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]], 1.0)))
     if reward_shaping == "shaped":
         needed.append(("shaped_reward", ([0.5], ["a film"], ["This was"])))
     if not needed:

@@ -44,7 +44,7 @@ def test_auto_is_what_the_runs_were_trained_with(tmp_path):
 
 def test_a_broken_run_file_is_a_note(tmp_path):
     run = make_run(tmp_path / "run")
-    (run / "metrics.jsonl").write_text('{"step": 0}\n{"st')
+    (run / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
     model = Model("m", str(run))
     assert "line 2" in model.notes[0]
     assert model.history == []

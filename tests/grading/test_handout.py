@@ -87,7 +87,7 @@ def test_the_pages_send_nobody_to_what_is_not_there(unpacked):
         text = page.read_text(encoding="utf-8")
         assert not gone.search(text), page.name
         named = set(re.findall(r"(?:`|^|\")make ([a-z]+)", text, re.M))
-        assert named <= targets | NOT_YET, f"{page.name}: make {named - targets}"
+        assert named <= targets, f"{page.name}: make {named - targets}"
 
 
 def test_every_target_of_the_makefile_finds_its_program(unpacked):
@@ -168,9 +168,6 @@ def sh_lines(page: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if "# needs" not in line]
 
 
-# What the pages promise and the kit does not have yet. Take a name out when it comes.
-NOT_YET = {"bug", "--predict", "configs/best.yaml"}
-
 TINY = {
     "train.py": "--max_steps 1 --eval_every 0 --prompts_per_step 2 --num_generations 2 --max_completion_length 6",
     "baselines.sft": "--rounds 1 --prompts_per_round 2 --num_generations 2 --max_completion_length 6 --eval_every 0",
@@ -210,11 +207,9 @@ def test_every_command_of_the_readme_and_the_exercises(filled):
     lines = dict.fromkeys(sh_lines(filled / "README.md") + sh_lines(filled / "docs" / "exercises.md"))
     commands = []
     for line in lines:
-        if "--predict" in NOT_YET:
-            line = line.replace(' --predict "..."', "")
         if not line.startswith("python "):
             assert line.startswith((". .venv/bin/activate", "make ", "grep ")), line
-        elif not any(name in line for name in NOT_YET) and "best=outputs/best" not in line:
+        else:
             script = line.split()[2 if line.split()[1] == "-m" else 1]
             commands.append(f"{line} {TINY.get(script, '')}")
     assert len(commands) > 20
