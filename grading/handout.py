@@ -24,7 +24,7 @@ TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
     "|".join(
         (
-            r"rewards_solution\.py|docs/(answers|instructors)\.md",
+            r"rewards_solution\.py|docs/(answers|instructors|speed)\.md|docs/speed\.png",
             r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution.

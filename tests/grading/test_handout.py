@@ -58,7 +58,6 @@ def test_three_unfilled_stubs(unpacked):
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "tests/test_rewards.py",
         "-k",
         "kl_penalty_forward",
