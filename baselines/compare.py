@@ -62,10 +62,10 @@ def finish_run(command: Sequence[str], folder: Path, seed: int) -> None:
         return
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(seed)]
     if folder.exists():
-        try:
-            Run(folder).last_checkpoint()
+        if Run(folder).checkpoints():
+            Run(folder).last_checkpoint()  # if none is whole, its sentence; nothing is thrown away
             flags = ["--resume", str(folder)]
-        except UserError:  # it was stopped before there was anything whole to keep
+        else:  # it was stopped before there was anything to keep
             shutil.rmtree(folder)
     print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", flush=True)
     start = time.monotonic()

@@ -114,6 +114,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
+from reward_utils import scaled_logits
 
 # ---- formulas ----------------------------------------------------------------------------------------------
 # Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and
@@ -235,16 +236,14 @@ def logits_and_hidden(
 ) -> tuple[Tensor, Tensor]:
     """(logits / temperature (B, T, V), last hidden states (B, T, D)) of the states that precede each action.
 
-    The head is applied to completion positions only and in fp32: bf16 logits are off by 0.1 nat a token.
+    The head is applied to completion positions only.
     """
     lm = lm.get_base_model() if isinstance(lm, PeftModel) else lm  # LoRA's layers are inside
     hidden = lm.base_model(
         input_ids=batch.ids, attention_mask=batch.attention, use_cache=False
     ).last_hidden_state
     hidden = hidden.gather(1, batch.where[..., None].expand(-1, -1, hidden.shape[-1]))
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits = lm.get_output_embeddings()(hidden.float()) / temperature
-    return logits, hidden.float()
+    return scaled_logits(lm, hidden, temperature), hidden.float()
 
 
 def action_log_probs(logits: Tensor, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from reward_utils import positions, scaled_logits
+from reward_utils import evaluating, positions, scaled_logits
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def rollout(
     lm = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     device = lm.get_input_embeddings().weight.device
     stop = torch.tensor(sorted(ends), device=device)
-    was_training = policy.training
-    policy.eval()
-    try:
+    with evaluating(policy):
         # Every different prompt once, padded on the left
         groups = [(ids, len(list(same))) for ids, same in groupby(prompt_ids)]
         width = max(len(ids) for ids, _ in groups)
@@ -138,8 +136,6 @@ def rollout(
                 position_ids=mask.sum(1, keepdim=True) - 1,
                 past_key_values=cache,
             ).last_hidden_state[:, -1]
-    finally:
-        policy.train(was_training)
     ids_rows, log_rows = [], []
     for row, values in zip(tokens.tolist(), log_probs.tolist(), strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
