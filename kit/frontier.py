@@ -93,7 +93,7 @@ def attainable(rewards: np.ndarray, beta: float) -> np.ndarray:
     """J* of each prompt: the most that any policy can have of J(pi) = E[r] - beta KL(pi||pi_ref).
 
     J* = beta log E_ref[exp(r/beta)] (Ziegler 2019; DPO eq. 4), from N reference samples' `rewards` (prompts, N). The
-    mean inside the log is unbiased, so J* comes out too low, by about beta var(w) / (2 N mean(w)^2) with w = exp(r/beta).
+    mean inside the log is unbiased, so J* comes out too low, by about beta var(w) / (2 N mean(w)^2), w = exp(r/beta).
     """
     scaled = rewards / beta
     return beta * (np.logaddexp.reduce(scaled, axis=1) - math.log(rewards.shape[1]))
