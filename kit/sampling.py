@@ -153,11 +153,8 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     top = logits.amax(-1, keepdim=True)
     cumulated = (logits - top).exp_().cumsum(-1)  # unnormalised; fp32, summed in double precision on a CPU
     total = cumulated[:, -1:]
-    # rounding may lift uniform * total up to total itself, where no token is left
-    at = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulated, at, right=True)
-    # Q19. Suppose only the 50 likeliest tokens could be drawn here, and log-probs were taken as they are.
-    # Could the mean of log pi - log pi_ref be negative? Could the exact sum over the vocabulary?
+    # The largest float32 below 1 is 1 - 2^-24, and that times total still rounds to less than total
+    tokens = torch.searchsorted(cumulated, uniform[:, None] * total, right=True)
     log_probs = logits.gather(-1, tokens) - top - total.log()
     return tokens.squeeze(-1), log_probs.squeeze(-1)
 

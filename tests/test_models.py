@@ -6,11 +6,13 @@ pytest tests/test_models.py
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoModelForSequenceClassification
+from trl.trainer.utils import add_fused_lm_head
 
 from kit.errors import UserError
-from kit.models import HUB_TIMEOUT_SECONDS, MINI, load_policy, resolve_models
+from kit.models import HUB_TIMEOUT_SECONDS, MINI, add_plain_head, load_policy, resolve_models
 from sentiment import load_scorer
 
 
@@ -74,3 +76,28 @@ def test_half_written_model_is_one_sentence(tmp_path, tiny_gpt2):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="did not finish"):
         load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_the_plain_head_is_trls_in_values_and_gradients(tiny_gpt2, temperature):
+    """Against TRL's own tiles, on a batch padded on both sides; what is no completion's token has 0."""
+    ids = torch.tensor([[0, 0, 3, 4, 5, 6], [1, 2, 3, 4, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    labels = torch.tensor([[-100, -100, -100, -100, 5, 6], [-100, -100, 3, 4, -100, -100]])
+    found = {}
+    for name in ("TRL", "ours"):
+        model = tiny_gpt2(seed=1).eval()
+        add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+        if name == "ours":
+            add_plain_head(model, temperature)
+        output = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        (output.log_probs * torch.arange(10.0).view(2, 5)).sum().backward()
+        found[name] = output.log_probs, [p.grad for p in model.parameters()]
+        scored = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]).bool()
+        assert torch.equal(output.label_mask, scored) and not output.log_probs[~scored].any()
+    (right, right_gradients), (ours, gradients) = found["TRL"], found["ours"]
+    assert torch.allclose(ours, right, atol=1e-5) and right.min() < -1
+    for gradient, expected in zip(gradients, right_gradients, strict=True):
+        assert torch.allclose(gradient, expected, atol=1e-4, rtol=1e-4)
+    # without the flag the model answers as before
+    assert model(input_ids=ids, attention_mask=mask).logits.shape == (2, 6, 11)

@@ -109,6 +109,15 @@ def test_all_mass_on_one_token_of_a_large_vocabulary():
         assert tokens.tolist() == [0, 50_256, 777] and log_probs.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_the_largest_uniform_number_never_passes_the_end():
+    """10,000 totals: a token of probability 0 stands last, and an index past the end would be an error."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(10_000, 9, generator=generator)
+    logits[:, -1] = -math.inf
+    tokens, _ = draw(logits, torch.full((10_000,), 1.0 - 2.0**-24))
+    assert tokens.max() == 7
+
+
 # ---- a rollout ---------------------------------------------------------------------------------------------
 
 PROMPTS = [[3], [4, 5, 6, 7], [4, 5, 6, 7], [1, 2], [8, 9, 10, 1, 2, 3]]
