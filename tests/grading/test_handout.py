@@ -200,7 +200,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-# Five minutes and more: not yet seen to its end, so no part of every run
+# Five minutes of one core: a part of .ci/run, and of `make test` when asked for
 LONG = pytest.mark.skipif("HANDOUT_TESTS" not in os.environ, reason="minutes long: HANDOUT_TESTS=1 make test")
 
 
