@@ -155,6 +155,8 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulated[:, -1:]
     # The largest float32 below 1 is 1 - 2^-24, and that times total still rounds to less than total
     tokens = torch.searchsorted(cumulated, uniform[:, None] * total, right=True)
+    # Q19. Suppose only the 50 likeliest tokens could be drawn here, and log-probs were taken as they are.
+    # Could the mean of log pi - log pi_ref be negative? Could the exact sum over the vocabulary?
     log_probs = logits.gather(-1, tokens) - top - total.log()
     return tokens.squeeze(-1), log_probs.squeeze(-1)
 
