@@ -29,7 +29,7 @@ point is `samples` (drawn here) or `validation` (read from the run's metrics.jso
 # ruff: noqa: E402 - libraries are silenced before they are imported
 from kit.screen import Progress, clock, quiet, table
 
-quiet()
+quiet(__name__)
 
 import argparse
 import datetime

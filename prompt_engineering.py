@@ -13,7 +13,7 @@ Prints a table and a conclusion, and writes both to OUT/prompt_engineering.json.
 # ruff: noqa: E402 - libraries are silenced before they are imported
 from kit.screen import Progress, clock, quiet, table
 
-quiet()
+quiet(__name__)
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

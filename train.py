@@ -13,7 +13,7 @@ step on -E[advantage * log pi]. What textbook GRPO has and this default leaves o
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
 from kit.screen import quiet
 
-quiet()
+quiet(__name__)
 
 import os
 import random
@@ -112,6 +112,7 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
     disable_tqdm: bool | None = setting(True, "our own line a step instead")
     # The prompts come shuffled, in one epoch as long as the run: TRL's sampler would replay the first epoch's order.
     shuffle_dataset: bool = setting(False, "the prompts are shuffled already")
+    logging_nan_inf_filter: bool = setting(False, "a loss that is not finite ends the run")
     ddp_find_unused_parameters: bool | None = setting(False, "every parameter is used")
 
     def __post_init__(self) -> None:
@@ -305,6 +306,7 @@ class StepCallback(TrainerCallback):
         if not logs or "train_runtime" in logs:  # TRL's summary at the end
             return
         m = {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
+        self.session.check(state.global_step, **m)
         self.session.log(state.global_step, m)
         penalty = [f"penalty {m['kl_penalty']:.2f}"] if m.get("kl_penalty") else []
         self.session.show(
@@ -320,9 +322,17 @@ class StepCallback(TrainerCallback):
         )
         self._validate_if_due(state)
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any
+    ) -> None:
+        self.session.check_gradient(state.global_step + 1, model)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.session.check_weights(state.global_step, self.policy)
         if not control.should_log:  # else on_log comes next, and its line belongs above ours
             self._validate_if_due(state)
+        if self.session.stopping():
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.session.seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.keep)

@@ -13,7 +13,7 @@ best-of-8. All maximise the composite R; PPO and GRPO subtract kl_coef * log(pi/
 # ruff: noqa: E402 - libraries are silenced before they are imported
 from kit.screen import clock, quiet
 
-quiet()
+quiet(__name__)
 
 import argparse
 import json

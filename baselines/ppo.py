@@ -45,12 +45,14 @@ KL Divergence".
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
 from kit.screen import quiet
 
-quiet()
+quiet(__name__)
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from kit.cli import KitParser
@@ -333,8 +335,12 @@ def update(
     settings: PPOSettings,
     accelerator: Accelerator,
     seed: int,
+    check: Callable[..., None] = lambda **series: None,
 ) -> dict[str, float]:
-    """Several passes of minibatches over one rollout. Returns the means of the losses and diagnostics."""
+    """Several passes of minibatches over one rollout. Returns the means of the losses and diagnostics.
+
+    `check` is given what must be finite before the optimizer makes weights of it.
+    """
     generator = torch.Generator().manual_seed(seed)
     stats: dict[str, list[float]] = defaultdict(list)
     minibatches = (
@@ -370,6 +376,7 @@ def update(
         optimizer.zero_grad()
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        check(loss=loss.item(), gradient_norm=norm.item())
         optimizer.step()
         stats["loss"].append(loss.item())
         stats["policy_loss"].append(pg_loss.item())
@@ -492,15 +499,19 @@ def main() -> None:
             if step == 1:  # detail 1
                 model.value_head.bias.data.fill_(sum(shaped) / len(shaped))
             rollout = collect(model, reference, completions, shaped, ours.temperature, settings, accelerator)
+            found = numbers(rollout, scores, shaped, settings.kl_coef)
+            finite = partial(session.check, step)
+            finite(reward=found["reward"], KL=found["kl_policy_ref"])
 
             # Learning
             seed = int(rng.integers(2**31))
-            stats = update(model, optimizer, rollout, ours.temperature, settings, accelerator, seed)
+            stats = update(model, optimizer, rollout, ours.temperature, settings, accelerator, seed, finite)
+            session.check_weights(step, model)
 
             generated_tokens += int(rollout.batch.mask.sum())
             seconds = time.monotonic() - started
             metrics = {
-                **numbers(rollout, scores, shaped, settings.kl_coef),
+                **found,
                 **stats,
                 "learning_rate": left * settings.learning_rate,
                 "generated_tokens": generated_tokens,
@@ -518,7 +529,8 @@ def main() -> None:
             last = step == settings.max_steps
             if last or session.due(step):
                 session.validate(lm, step)
-            if last or step % settings.save_steps == 0:
+            stopping = session.stopping()
+            if last or stopping or step % settings.save_steps == 0:
                 session.save_checkpoint(
                     step,
                     lm,
@@ -527,6 +539,8 @@ def main() -> None:
                     keep=settings.save_total_limit,
                     more=lambda folder: save_learner(folder, model, optimizer),
                 )
+            if stopping:
+                break
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Padding is on the right, where GPT-2's default positions 0, 1, 2, ... are right.
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
 from kit.screen import Progress, quiet
 
-quiet()
+quiet(__name__)
 
 import math
 from collections.abc import Callable, Sequence
@@ -120,8 +120,19 @@ def review_examples(
 class RoundCallback(TrainerCallback):
     """Hands every logged gradient step of a round on, counted over all rounds."""
 
-    def __init__(self, steps_before: int, on_step: Callable[[int, dict[str, float]], None]) -> None:
-        self.steps_before, self.on_step = steps_before, on_step
+    def __init__(
+        self, session: Session, steps_before: int, on_step: Callable[[int, dict[str, float]], None]
+    ) -> None:
+        self.session, self.steps_before, self.on_step = session, steps_before, on_step
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any
+    ) -> None:
+        self.session.check_gradient(self.steps_before + state.global_step + 1, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
+        self.session.check_weights(self.steps_before + state.global_step, model)
+        control.should_training_stop |= self.session.stopping()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
@@ -155,6 +166,7 @@ def fine_tune(
             bf16=settings.bf16,
             use_cpu=not torch.cuda.is_available(),
             logging_steps=1,
+            logging_nan_inf_filter=False,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -214,6 +226,7 @@ def main() -> None:
     )
 
     def on_step(step: int, logs: dict[str, float]) -> None:
+        session.check(step, loss=logs["loss"])
         session.log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
         session.show(step, total, f"loss {logs['loss']:.3f}")
         if session.due(step) and step != total:
@@ -258,9 +271,22 @@ def main() -> None:
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
                     flush=True,
                 )
+            if session.stopping():
+                break
             seed = int(rng.integers(2**31))
-            fine_tune(lm, tokenizer, examples, settings, epochs, seed, run.path, RoundCallback(step, on_step))
+            fine_tune(
+                lm,
+                tokenizer,
+                examples,
+                settings,
+                epochs,
+                seed,
+                run.path,
+                RoundCallback(session, step, on_step),
+            )
             step += steps_per_round
+            if session.last_step < step:  # stopped within the round, which a resumed run begins again
+                break
             if step == total:
                 session.validate(lm, step)
             # The next round depends on nothing else

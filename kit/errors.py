@@ -1,8 +1,11 @@
 """What a user can mend is one sentence, not a traceback. A leaf: this module imports nothing of the kit."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 
@@ -10,9 +13,25 @@ class UserError(Exception):
     """Something the user can put right: the message says what was wrong, where, and what to do."""
 
 
+class Diverged(UserError):
+    """A number of the training is not finite. Going on from the last checkpoint would end here again."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: the process ends with status 128 + `signum`, after one line that says `message`."""
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message or f"stopped by {signal_name(signum)}")
+        self.signum = signum
+
+
+def signal_name(signum: int) -> str:
+    return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+
+
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """A `UserError` or Ctrl-C in the block ends the process with one line and a non-zero status.
+    """A `UserError`, Ctrl-C or SIGTERM in the block ends the process with one line and a non-zero status.
 
     Any other exception is our bug and keeps its traceback.
     """
@@ -21,13 +40,31 @@ def told_in_one_line() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\nstopped by Ctrl-C", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        print(f"\n{stop}", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:
     """Run a script's `main` and end the process: with status 0, or as `told_in_one_line`."""
     with told_in_one_line():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, _raise)
         main()
     raise SystemExit(0)
+
+
+def stop_at_once() -> None:
+    """Until `run_main`, Ctrl-C and SIGTERM end the process with one line: libraries are imported, nothing is begun."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        print(f"\n{Stopped(signum)}", file=sys.stderr, flush=True)
+        os._exit(128 + signum)  # an exception might be swallowed by what is being imported
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, end)
+
+
+def _raise(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(signum)

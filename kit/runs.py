@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -106,6 +107,11 @@ class Run:
             skipped.append(f"{folder.name} is not whole ({wrong})")
         why = f": {'; '.join(skipped)}" if skipped else ""
         raise UserError(f"--resume {self.path}: no checkpoint to go on from{why}; start it anew")
+
+    def remove_if_unused(self) -> None:
+        """Remove the folder of a run that ended before anything was measured."""
+        if not (self.path / "metrics.jsonl").exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def lock(self) -> AbstractContextManager[Any]:
         """Keep every other process from writing here, until what is returned is left or this process ends.

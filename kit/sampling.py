@@ -5,6 +5,7 @@
 of its samples. The loop here draws one random number a token and computes a prompt once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -92,6 +93,9 @@ def rollout(
     `uniforms` (N, T) in [0, 1) decide what is drawn, and T how long a completion may be. A prompt that stands several
     times in a row is computed once. A completion keeps the token of `ends` that ended it; its row is then left out
     of the computation. Dropout is off, the head and the softmax are fp32, and the policy's mode is put back.
+
+    Raises:
+        FloatingPointError: a log-prob is NaN or infinite, as of a policy whose weights have blown up.
     """
     lm = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     device = lm.get_input_embeddings().weight.device
@@ -141,6 +145,9 @@ def rollout(
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
         ids_rows.append(row[: end + 1])
         log_rows.append(values[: end + 1])
+    total = sum(map(sum, log_rows))
+    if not math.isfinite(total):
+        raise FloatingPointError(f"the log-prob of a completion is {total}")
     return ids_rows, log_rows
 
 
@@ -155,6 +162,7 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulated[:, -1:]
     # The largest float32 below 1 is 1 - 2^-24, and that times total still rounds to less than total
     tokens = torch.searchsorted(cumulated, uniform[:, None] * total, right=True)
+    tokens.clamp_(max=logits.shape[-1] - 1)  # NaN logits cumulate to nothing; their log-prob is NaN too
     # Q19. Suppose only the 50 likeliest tokens could be drawn here, and log-probs were taken as they are.
     # Could the mean of log pi - log pi_ref be negative? Could the exact sum over the vocabulary?
     log_probs = logits.gather(-1, tokens) - top - total.log()

@@ -8,9 +8,16 @@ import time
 import warnings
 from collections.abc import Sequence
 
+from kit.errors import stop_at_once
 
-def quiet() -> None:
-    """Silence what libraries say to developers, and their telemetry. Call before importing them."""
+
+def quiet(name: str = "") -> None:
+    """Silence what libraries say to developers, and their telemetry. Call before importing them.
+
+    In a script, whose `__name__` is its `name`, Ctrl-C while they are imported is one line too.
+    """
+    if name == "__main__":
+        stop_at_once()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -15,30 +15,35 @@ In the order of use:
         session.show(step, total, "reward 0.5")
 """
 
+import atexit
 import json
+import math
 import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
-from kit.errors import UserError
+from kit.errors import Diverged, Stopped, UserError, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
 from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.reference import kept_samples
-from kit.runs import STATE, Run, read_config, refuse_change, write_manifest
+from kit.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.screen import clock
 from kit.tracking import Tracker
 from kit.validation import VALIDATION_SEED, Limit, Validation
@@ -72,6 +77,13 @@ def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] |
     if text is None or not text.strip():
         return None
     return {"text": text.strip(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def largest(tensors: Iterable[torch.Tensor]) -> float:
+    """The largest absolute value in all of them; NaN if there is one, 0 for none."""
+    norm = torch.nn.utils.get_total_norm(list(tensors), norm_type=float("inf"))
+    norm = getattr(norm, "full_tensor", lambda: norm)()  # of a sharded model
+    return float(norm)
 
 
 class Session:
@@ -116,6 +128,7 @@ class Session:
         self.tracker: Tracker | None = None
         self.num_prompts = 0
         self.validated = -1  # the last step that was
+        self.asked_to_stop: int | None = None  # the signal that asked
 
     # ---- models and prompts
 
@@ -169,6 +182,7 @@ class Session:
         if not self.ours.resume:
             paths = [str(Run.create(self.settings.output_dir, name).path) if self.is_main else None]
             self.run = Run(Path(broadcast_object_list(paths)[0]))
+            atexit.register(self.run.remove_if_unused)
             self.lock = self.run.lock() if self.is_main else nullcontext()
         return self.run
 
@@ -237,15 +251,21 @@ class Session:
         self.loop_started, self.last_step = time.monotonic(), self.first_step
         with self.lock:
             try:
-                yield
+                with self._signals_noted():
+                    yield
+                    self._stop_if_asked()
             except BaseException as error:
                 if self.tracker is not None:
                     self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
-                if self.is_main and self.run.checkpoints():
-                    print(
-                        f"\nstopped at step {self.last_step}; go on with --resume {self.run.path}",
-                        file=sys.stderr,
-                    )
+                if isinstance(error, KeyboardInterrupt):
+                    signum = getattr(error, "signum", signal.SIGINT)
+                    raise Stopped(
+                        signum, f"stopped by {signal_name(signum)} {self._how_to_go_on()}"
+                    ) from None
+                if isinstance(error, FloatingPointError):  # from the sampler
+                    raise self._diverged(f"after step {self.last_step} {error}") from None
+                if self.is_main and not isinstance(error, Diverged) and self._last_good():
+                    print(f"\nstopped {self._how_to_go_on()}", file=sys.stderr)
                 raise
             if not self.is_main:
                 return
@@ -257,6 +277,83 @@ class Session:
             if self.tracker is not None:
                 self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
             print(self.run.closing(seconds, name))
+
+    def _last_good(self) -> Path | None:
+        """The last whole checkpoint, by its manifest alone: this process wrote it, or has read it."""
+        whole = [folder for _, folder in self.run.checkpoints() if (folder / MANIFEST).is_file()]
+        return whole[-1] if whole else None
+
+    def _how_to_go_on(self) -> str:
+        if (good := self._last_good()) is None:
+            return f"at step {self.last_step}, before there was a checkpoint; start it anew"
+        return (
+            f"at step {self.last_step}; --resume {self.run.path} goes on from step {good.name.split('-')[1]}"
+        )
+
+    # ---- Ctrl-C, SIGTERM
+
+    @contextmanager
+    def _signals_noted(self) -> Iterator[None]:
+        """In the block the first Ctrl-C or SIGTERM is noted, for `stopping`; the second raises `Stopped`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, _: object) -> None:
+            if self.asked_to_stop is not None:
+                raise Stopped(signum)
+            self.asked_to_stop = signum
+            if self.is_main:
+                print(
+                    f"\n{signal_name(signum)}: stopping at the end of this step; once more stops at once",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def stopping(self) -> bool:
+        """Has the user asked to stop? At the end of a step, in all processes: they stop at the same one."""
+        if PartialState().num_processes > 1:
+            asked = torch.tensor(float(self.asked_to_stop or 0), device=self.device)
+            self.asked_to_stop = self.asked_to_stop or (signal.SIGTERM if reduce(asked, "sum") > 0 else None)
+        return self.asked_to_stop is not None
+
+    def _stop_if_asked(self) -> None:
+        if self.asked_to_stop is not None:
+            raise Stopped(self.asked_to_stop)
+
+    # ---- nothing that is not finite
+
+    def check(self, step: int, **series: float) -> None:
+        """Raises `Diverged`, which ends the run, for the first number of `step` that is NaN or infinite."""
+        for name, value in series.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"step {step}: {name.replace('_', ' ')} is {value}")
+
+    def _diverged(self, what: str) -> Diverged:
+        good = self._last_good()
+        where = f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
+        return Diverged(
+            f"{what}, so the training ends and saves nothing of it; {where}; start a new run, with a lower "
+            "--learning_rate if that is where it comes from"
+        )
+
+    def check_gradient(self, step: int, model: torch.nn.Module) -> None:
+        """`check` of the gradient, before the optimizer takes it into the weights."""
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        self.check(step, gradient=largest(grads))
+
+    def check_weights(self, step: int, model: torch.nn.Module) -> None:
+        """`check` of the trained weights: what is measured or saved after this is finite."""
+        self.check(step, weights=largest(p for p in model.parameters() if p.requires_grad))
+
+    # ---- checkpoints
 
     def save_checkpoint(
         self,
@@ -271,6 +368,7 @@ class Session:
 
         Of all checkpoints the `keep` latest stay.
         """
+        self.check_weights(step, policy)
         folder = self.run.path / f"checkpoint-{step}"
         save_policy(policy, tokenizer, folder)
         more(folder)

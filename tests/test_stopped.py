@@ -1,0 +1,162 @@
+"""Runs that end before their end: by numbers that are not finite, by Ctrl-C, by SIGTERM.
+
+pytest tests/test_stopped.py
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train as script
+from baselines import ppo, sft
+from kit.errors import Diverged, Stopped
+from kit.runs import read_metrics, what_is_missing
+from kit.session import largest
+from tests.conftest import ROOT
+
+SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
+GRPO = f"{SIZE} --prompts_per_step 2 --num_generations 2 --max_steps 9 --save_steps 1"
+PPO = f"{SIZE} --batch_size 4 --minibatch_size 4 --ppo_epochs 1 --max_steps 9 --save_steps 1"
+SFT = f"{SIZE} --rounds 9 --prompts_per_round 4 --num_generations 2 --epochs 1 --batch_size 2"
+
+
+def run(method, flags: str, folder: Path, monkeypatch, *more: str) -> Path:
+    """A trainer in this process; its run folder."""
+    argv = [*flags.split(), "--output_dir", str(folder), "--run_name", "r", *more]
+    monkeypatch.setattr(sys, "argv", ["script", *argv])
+    method.main()
+    return folder / "r"
+
+
+# ------------------------------------------------------------------------------------ not finite
+
+
+def test_the_largest_of_all_numbers_shows_every_nan():
+    assert largest([torch.tensor([1.0, -3.0]), torch.tensor([[2.0]])]) == 3
+    assert largest([]) == 0
+    assert largest([torch.tensor([1.0]), torch.tensor([float("inf")])]) == float("inf")
+    assert largest([torch.tensor([float("nan"), 1.0]), torch.tensor([7.0])]) != largest([])
+    assert largest([torch.tensor([float("nan"), 1.0]), torch.tensor([7.0])]) != 7
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [(script, GRPO), (script, GRPO + " --use_peft"), (ppo, PPO), (sft, SFT)],
+    ids=["grpo", "lora", "ppo", "sft"],
+)
+def test_weights_that_are_not_finite_are_never_saved(method, flags, tmp_path, monkeypatch):
+    with pytest.raises(
+        Diverged, match=r"^(after )?step \d+:? [\w -]+ is (nan|inf|-inf), .*checkpoint"
+    ) as error:
+        run(method, flags, tmp_path, monkeypatch, "--learning_rate", "1e30")
+    assert "\n" not in str(error.value)
+    for file in tmp_path.rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
+    assert not list(tmp_path.glob("r/final*"))
+    for folder in tmp_path.glob("r/checkpoint-*"):
+        assert what_is_missing(folder) == ""
+    steps = [row["step"] for row in read_metrics(tmp_path / "r")]
+    assert steps[0] == 0 and all(v is not None for row in read_metrics(tmp_path / "r") for v in row.values())
+
+
+@pytest.mark.parametrize(("method", "flags"), [(script, GRPO), (ppo, PPO), (sft, SFT)])
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(
+    method, flags, tmp_path, monkeypatch, capsys
+):
+    """The third backward pass spoils one number; the checkpoints before it stay, and are named."""
+    backward, passes = torch.Tensor.backward, []
+
+    def spoiled(self, *args, **kwargs):
+        passes.append(1)
+        backward(self * float("nan") if len(passes) == 3 else self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", spoiled)
+    with pytest.raises(
+        Diverged, match=r"step 3: (gradient|loss)[a-z ]* is nan.*checkpoint is .*r/checkpoint-2"
+    ):
+        run(method, flags, tmp_path, monkeypatch)
+    assert {p.name for p in tmp_path.glob("r/checkpoint-*")} <= {"checkpoint-1", "checkpoint-2"}
+    assert what_is_missing(tmp_path / "r/checkpoint-2") == ""
+    assert "--resume" not in capsys.readouterr().err  # it would end at the same place
+
+
+# ------------------------------------------------------------------------------------ Ctrl-C, SIGTERM
+
+
+@pytest.mark.parametrize(("method", "flags"), [(script, GRPO), (ppo, PPO)], ids=["grpo", "ppo"])
+def test_stopped_it_saves_the_step_it_was_in(method, flags, tmp_path, monkeypatch, capsys):
+    from kit.session import Session
+
+    show = Session.show
+
+    def stop_in_step_2(session, step, *args):
+        show(session, step, *args)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Session, "show", stop_in_step_2)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as stop:
+        run(method, flags, tmp_path, monkeypatch, "--save_steps", "5")
+    assert stop.value.signum == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    last = re.fullmatch(
+        rf"stopped by SIGTERM at step (\d); --resume {tmp_path}/r goes on from step \1", str(stop.value)
+    )
+    assert last and what_is_missing(tmp_path / f"r/checkpoint-{last[1]}") == ""
+    assert not (tmp_path / "r/final").exists()
+    assert capsys.readouterr().err.count("SIGTERM: stopping at the end of this step") == 1
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    tune = sft.fine_tune
+
+    def twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        tune(*args, **kwargs)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(sft, "fine_tune", twice)
+    with pytest.raises(Stopped, match="stopped by Ctrl-C at step 0, before there was a checkpoint") as stop:
+        run(sft, SFT, tmp_path, monkeypatch)
+    assert stop.value.signum == signal.SIGINT
+
+
+def test_sft_stopped_in_a_round_names_the_round_it_begins_again(tmp_path, monkeypatch):
+    from kit.session import Session
+
+    show = Session.show
+
+    def stop_in_round_2(session, step, *args):
+        show(session, step, *args)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Session, "show", stop_in_round_2)
+    with pytest.raises(Stopped, match=r"Ctrl-C at step [34]; --resume .*/r goes on from step [24]$"):
+        run(sft, SFT, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("signum", "said"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize("seconds", [0.6, 2.5])
+def test_stopped_while_importing_is_one_line_and_leaves_nothing(signum, said, seconds, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *GRPO.split(), "--output_dir", str(tmp_path / "out")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signum and err == f"\nstopped by {said}\n" and out == ""
+    assert not (tmp_path / "out").exists()
