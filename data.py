@@ -237,6 +237,8 @@ def check_prompts(
     for line, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise UserError(f"--prompts {source}, line {line}: the prompt is empty; remove the line")
+        if "\0" in prompt:
+            raise UserError(f"--prompts {source}, line {line}: a NUL byte; is it a text file?")
         if tokenizer is None:
             continue
         length = len(tokenizer(prompt)["input_ids"])

@@ -55,7 +55,7 @@ from kit.comparison import (
 )
 from kit.errors import UserError, run_main
 from kit.measuring import METRICS, Bench, estimates, spread
-from kit.models import MINI, display_name, resolve_models
+from kit.models import MINI, display_name, find_model, resolve_models
 from kit.reference import ReferenceSamples, draw_samples, kept_samples
 from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
@@ -249,7 +249,6 @@ def open_samples(folder: str) -> TextIO:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     models = named_models(args)
-    out, samples_file = Path(args.out), open_samples(args.out)
 
     # Load
     judge = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
@@ -257,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         trained_with(args.model, "model", models),
         trained_with(args.sentiment_model, "sentiment_model", models),
     )
+    for model in models:
+        find_model(model.path)  # now, not after minutes of sampling
+    out, samples_file = Path(args.out), open_samples(args.out)
     bench = load_bench(args, choice, judge)
     base = Model(BASE, choice.policy)
     models = [base, *models]

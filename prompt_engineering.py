@@ -26,7 +26,7 @@ from kit.comparison import Model, load_bench, load_measured, trained_with
 from kit.errors import UserError, run_main
 from kit.measuring import Bench
 from kit.metrics import Estimate, mean_estimate
-from kit.models import display_name, resolve_models
+from kit.models import display_name, find_model, resolve_models
 from kit.runs import to_json
 from reward_utils import checked, load_student
 
@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_sampling_flags()
     args = parser.parse_args(argv)
+    find_model(args.trained)
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

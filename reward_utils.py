@@ -32,6 +32,7 @@ from kit.errors import UserError
 Scorer = Callable[[Sequence[str]], list[float]]
 LogProbs = list[list[float]]  # one row per completion, one natural log-probability per sampled token
 SPARSE_THRESHOLD = 0.8
+MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which ends at 3e38
 
 
 # ---- log-probs ---------------------------------------------------------------------------------------------
@@ -332,9 +333,22 @@ def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> 
             )
         # Q10. A NaN ends the run. What would the policy learn if such a completion got the reward 0 instead,
         # while a penalty makes most rewards negative?
-        if not math.isfinite(value):
+        if not isinstance(value, int) and not math.isfinite(value):
             raise UserError(f"{name} ({where}): value {i} is {value}; every value must be finite")
+        if abs(value) > MAX_VALUE:
+            raise UserError(
+                f"{name} ({where}): value {i} is {_briefly(value)}; beyond {MAX_VALUE:g} the rewards of a group have "
+                "no mean and no standard deviation in float32"
+            )
     return [float(value) for value in values]
+
+
+def _briefly(value: Any) -> str:
+    """A number for a message: an integer may have thousands of digits, and more than a float can hold."""
+    try:
+        return f"{float(value):.3g}"
+    except OverflowError:
+        return "an integer of more than 308 digits"
 
 
 def sparse_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:

@@ -15,6 +15,7 @@ from kit.screen import quiet
 
 quiet(__name__)
 
+import importlib.util
 import os
 import random
 import sys
@@ -25,7 +26,7 @@ from typing import Any, Literal
 
 from kit.cli import KitParser, field_names
 from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import RunSettings, TaskArguments, at_least, setting
+from kit.flags import RunSettings, TaskArguments, above_0, at_least, setting
 
 # ---- flags -------------------------------------------------------------------------------------------------
 
@@ -40,6 +41,15 @@ class ExerciseArguments(TaskArguments):
     kl_coef: float = setting(0.1, "reward per nat of that penalty")
     use_solution: bool = setting(False, "rewards_solution.py instead of rewards.py")
     unchecked: bool = setting(False, "train with your functions even if the self-check says they are wrong")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, self, "kl_coef")
+        if self.kl_type == "none" and self.kl_coef != type(self).kl_coef:
+            raise UserError(
+                f"--kl_coef {self.kl_coef:g} is the strength of your penalty: it needs --kl_type forward or backward "
+                "(TRL's own KL term is --beta)"
+            )
 
 
 @dataclass
@@ -63,6 +73,7 @@ class GRPOSettings(RunSettings):
         at_least(1, self, "prompts_per_step", "per_device_train_batch_size")
         at_least(2, self, "num_generations")  # a group needs something to compare
         at_least(0, self, "beta")
+        above_0(self, "learning_rate")
         if self.max_steps == 0 or self.max_steps < -1:
             raise UserError(f"--max_steps {self.max_steps}: give at least 1")
 
@@ -148,6 +159,7 @@ def main() -> None:
     session = Session("grpo", ours, settings, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
+    name = settings.run_name or run_name(ours, settings)
     settings.learning_rate = session.rate(settings.learning_rate, mini=3e-4, full=2e-5)
 
     # The policy, and prompts for it: shuffled passes over all of them, as many as the run needs
@@ -175,7 +187,7 @@ def main() -> None:
         student=student,
     )
 
-    run = session.open_run(settings.run_name or run_name(ours, settings))
+    run = session.open_run(name)
     settings.output_dir, settings.run_name = str(run.path), run.path.name
     # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
     # leaves a run that is wrong without a word?
@@ -361,6 +373,10 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "keep one"
         )
     refuse_other_distributions(settings)
+    if settings.use_vllm and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "--use_vllm: vLLM is not installed, and it needs a GPU; leave it out, or pip install vllm"
+        )
     if settings.top_entropy_quantile < 1 or settings.entropy_coef:
         raise UserError(
             "top_entropy_quantile and entropy_coef need the entropy of every token, which this kit only estimates "
@@ -400,7 +416,7 @@ def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:
     """A name that says what is unusual about the run: `forward-0.05-shaped`; `vanilla` if nothing is."""
     parts = [f"{ours.kl_type}-{ours.kl_coef:g}"] if ours.kl_type != "none" else []
     parts += [f"beta-{settings.beta:g}"] if settings.beta else []
-    return "-".join(parts + ours.name_parts()) or "vanilla"
+    return "-".join(parts + ours.name_parts(settings.seed, settings.learning_rate)) or "vanilla"
 
 
 def what_next(ours: ExerciseArguments) -> str:

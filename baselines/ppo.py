@@ -57,7 +57,7 @@ from pathlib import Path
 
 from kit.cli import KitParser
 from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import BaselineArguments, at_least, setting
+from kit.flags import BaselineArguments, above_0, at_least, setting
 
 # ---- settings ----------------------------------------------------------------------------------------------
 
@@ -93,6 +93,12 @@ class PPOSettings:
         at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs", "save_steps", "save_total_limit")
         at_least(0, self, "value_learning_rate", "gamma", "lam", "clip_range", "value_clip_range")
         at_least(0, self, "value_coef", "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
+        above_0(self, "learning_rate")
+        if self.minibatch_size > self.batch_size:
+            raise UserError(
+                f"--minibatch_size {self.minibatch_size} is larger than --batch_size {self.batch_size}: an update has "
+                "no more completions than are sampled"
+            )
         if self.max_steps == 0 or self.max_steps < -1:
             raise UserError(f"--max_steps {self.max_steps}: give at least 1")
         if max(self.gamma, self.lam) > 1:
@@ -433,7 +439,9 @@ def load_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimi
 
 def run_name(ours: BaselineArguments, settings: PPOSettings) -> str:
     """`ppo-<kl_coef>` and what is unusual about the run."""
-    return ours.run_name or "-".join([f"ppo-{settings.kl_coef:g}", *ours.name_parts()])
+    return ours.run_name or "-".join(
+        [f"ppo-{settings.kl_coef:g}", *ours.name_parts(ours.seed, settings.learning_rate)]
+    )
 
 
 def main() -> None:
@@ -448,6 +456,7 @@ def main() -> None:
     session = Session("ppo", ours, ours, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
+    name = run_name(ours, settings)
     settings.learning_rate = session.rate(settings.learning_rate, mini=5e-5, full=5e-6)
 
     lm, tokenizer, reference = session.load_models()
@@ -458,7 +467,7 @@ def main() -> None:
         load_learner(session.checkpoint, model, optimizer)
     prompts = session.load_prompts(lm, tokenizer)
     reward = reward_without_penalty(ours, session.score, tokenizer)
-    session.open_run(run_name(ours, settings))
+    session.open_run(name)
     session.begin(
         lm,
         tokenizer,

@@ -32,7 +32,7 @@ from typing import Any
 
 from kit.cli import KitParser
 from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import BaselineArguments, at_least, setting
+from kit.flags import BaselineArguments, above_0, at_least, setting
 
 # ---- settings ----------------------------------------------------------------------------------------------
 
@@ -58,6 +58,7 @@ class SFTSettings:
         at_least(1, self, "rounds", "prompts_per_round", "num_reviews", "epochs", "batch_size")
         at_least(2, self, "num_generations")
         at_least(0, self, "max_length")
+        above_0(self, "learning_rate")
 
 
 PARSER = KitParser((BaselineArguments, SFTSettings), __doc__)
@@ -186,6 +187,7 @@ def fine_tune(
 def main() -> None:
     ours, settings = PARSER.parse()
     session = Session("sft", ours, ours, PARSER.argv)
+    parts = ["sft", Path(settings.data).stem, *ours.name_parts(ours.seed, settings.learning_rate)]
     session.refuse_finished(session.state.get("rounds", 0), settings.rounds, "rounds")
     settings.learning_rate = session.rate(settings.learning_rate, mini=7e-5, full=1e-5)
     lm, tokenizer, reference = session.load_models()
@@ -210,7 +212,7 @@ def main() -> None:
     steps_per_round = math.ceil(kept / settings.batch_size) * epochs
     total = settings.rounds * steps_per_round
 
-    run = session.open_run(ours.run_name or "-".join(["sft", Path(settings.data).stem, *ours.name_parts()]))
+    run = session.open_run(ours.run_name or "-".join(parts))
     session.begin(
         lm,
         tokenizer,

@@ -287,7 +287,11 @@ def digest(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m grading.grade", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m grading.grade",
+        usage="%(prog)s SUBMISSION.py | --all FOLDER  [--flag value ...]",
+        description=__doc__.split("\n\n")[0],
+    )
     parser.add_argument("submission", nargs="?", type=Path, help="the file to grade")
     parser.add_argument("--out", type=Path, help="where to write the results, Gradescope's results.json")
     parser.add_argument(

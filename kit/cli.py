@@ -121,6 +121,12 @@ class KitParser(HfArgumentParser):
             raise UserError(f"--config {path}: env needs a mapping of variable names to values")
         os.environ.update({str(key): str(value) for key, value in env.items()})
         flags: list[str] = []
+        unknown = [str(key) for key in settings if not self._knows(f"--{key}")]
+        if len(unknown) > 1:
+            raise UserError(
+                f"--config {path}: unknown keys {', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)}; was the file "
+                "written for another script?"
+            )
         for key, value in settings.items():
             if not self._knows(f"--{key}"):
                 raise UserError(f"--config {path}: unknown key {key!r}{self._suggest(f'--{key}')}")
@@ -248,7 +254,9 @@ class Parser(argparse.ArgumentParser):
         add("--num_prompts", help="only the first N prompts", **n)
         add("--max_new_tokens", default=40, help="longest completion (default: 40)", **n)
         add("--temperature", type=above_0, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
-        add("--seed", type=int, default=0, help="of the sampler, the same for every model (default: 0)")
+        add(
+            "--seed", type=at_least_0, default=0, help="of the sampler, the same for every model (default: 0)"
+        )
         add("--batch_size", default=128, help="sampled at once (default: 128)", **n)
         add("--model", default="auto",
             help="the reference: auto (what the runs started from), mini, id, or path")  # fmt: skip
@@ -260,6 +268,13 @@ def at_least_1(text: str) -> int:
     """An argparse type: an integer of 1 or more."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def at_least_0(text: str) -> int:
+    """An argparse type: an integer of 0 or more."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return int(text)
 
 

@@ -1,9 +1,12 @@
 """The flags that mean the same for every trainer. Standard library only: --help must not wait for torch."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kit.errors import UserError
+
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
 
 def setting(default: Any, help: str) -> Any:
@@ -12,10 +15,18 @@ def setting(default: Any, help: str) -> Any:
 
 
 def at_least(low: float, settings: object, *names: str) -> None:
-    """Raise `UserError` for the first flag below `low` (or NaN)."""
+    """Raise `UserError` for the first flag that is below `low`, infinite or NaN."""
     for name in names:
-        if not getattr(settings, name) >= low:
-            raise UserError(f"--{name} {getattr(settings, name)}: must be at least {low}")
+        if not low <= getattr(settings, name) < float("inf"):
+            raise UserError(f"--{name} {getattr(settings, name)}: must be at least {low}, and finite")
+
+
+def above_0(settings: object, *names: str) -> None:
+    """Raise `UserError` for the first flag that is given and is 0 or less, infinite or NaN."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} {value}: must be above 0, and finite")
 
 
 @dataclass
@@ -46,13 +57,24 @@ class TaskArguments:
         at_least(0, self, "eval_every")
         if self.merge_lora and not self.use_peft:
             raise UserError("--merge_lora merges LoRA adapters: it needs --use_peft")
+        usual = type(self)  # a field's default is the class's attribute
+        if self.lora_r != usual.lora_r and not self.use_peft:
+            raise UserError(f"--lora_r {self.lora_r} is the rank of LoRA adapters: it needs --use_peft")
+        mode = os.environ.get("WANDB_MODE", "online")
+        if self.wandb and mode not in WANDB_MODES:
+            raise UserError(
+                f"WANDB_MODE={mode}: wandb knows {', '.join(WANDB_MODES)}; unset it or choose one"
+            )
 
-    def name_parts(self) -> list[str]:
-        """What is unusual about the run, for its folder's name."""
-        usual = type(self).reward_shaping  # a field's default is the class's attribute
-        flags = {"hackable": self.hackable_reward, "negate": self.negate_reward, "lora": self.use_peft}
-        shaping = [self.reward_shaping] if self.reward_shaping != usual else []
-        return shaping + [name for name, on in flags.items() if on]
+    def name_parts(self, seed: int, learning_rate: float | None) -> list[str]:
+        """What is unusual about the run, for its folder's name; `learning_rate` as it was asked for, None if not."""
+        usual = type(self)
+        lora = "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}"
+        flags = {"hackable": self.hackable_reward, "negate": self.negate_reward, lora: self.use_peft}
+        parts: list[str] = [self.reward_shaping] if self.reward_shaping != usual.reward_shaping else []
+        parts += [name for name, on in flags.items() if on]
+        parts += [f"lr-{learning_rate:g}"] if learning_rate is not None else []
+        return parts + ([f"seed-{seed}"] if seed else [])
 
 
 @dataclass
@@ -67,9 +89,9 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         at_least(1, self, "max_completion_length")
-        at_least(0, self, "seed")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"--temperature {self.temperature}: must be above 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: must be at least 0 and below 2**32")
+        above_0(self, "temperature")
 
 
 @dataclass

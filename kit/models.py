@@ -18,6 +18,7 @@ from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
 
 from kit.errors import UserError
 from kit.memory import keep_freed_memory
+from kit.runs import read_config
 from reward_utils import positions, scaled_logits
 from sentiment import load_tokenizer
 
@@ -79,7 +80,7 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     """
     # The two go together: a mini policy's prose is best read by the mini classifier
     if model != "auto":
-        full, why = model != "mini" and not _is_bundled(model), "as asked for"
+        full, why = model != "mini" and not _is_bundled(model) and not _read_by_mini(model), "as asked for"
     elif sentiment_model == "mini" or _is_bundled(sentiment_model):
         full, why = False, "as asked for"
     else:
@@ -93,6 +94,14 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
 
 def _is_bundled(spec: str) -> bool:
     return Path(spec).resolve().is_relative_to(MINI) if Path(spec).exists() else False
+
+
+def _read_by_mini(spec: str) -> bool:
+    """Is it a run, or a model out of one, that was trained with the bundled classifier?"""
+    for folder in (Path(spec), Path(spec).parent):
+        if (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file():
+            return read_config(folder).get("sentiment_model") == "mini/sentiment"
+    return False
 
 
 def _full_models_available() -> tuple[bool, str]:
@@ -117,7 +126,15 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
         return str(MINI / kind)
     if Path(spec).is_dir():
         return str(Path(spec).resolve())
+    find_model(spec)
+    return spec
+
+
+def find_model(spec: str) -> None:
+    """Raises `UserError` if there is no folder `spec` here, and no model of that name in the cache or on the Hub."""
     path = Path(spec)
+    if path.is_dir():
+        return
     # outputs/typo looks like a Hub id; asking the Hub for it would take a minute to fail
     local = path.exists() or (path.parent != Path() and path.parent.is_dir())
     if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
@@ -126,7 +143,6 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
         )
     if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
         _ask_the_hub(spec)
-    return spec
 
 
 def _ask_the_hub(spec: str) -> None:

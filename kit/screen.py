@@ -1,5 +1,6 @@
 """What stands on the screen: one line a logged step, a small table of samples, and no chatter of libraries."""
 
+import io
 import logging
 import os
 import shutil
@@ -18,12 +19,22 @@ def quiet(name: str = "") -> None:
     """
     if name == "__main__":
         stop_at_once()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is experimental, and TRL is pinned
+        for stream in (sys.stdout, sys.stderr):
+            # what a model writes need not fit the terminal's encoding
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+    os.environ |= {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "WANDB_SILENT": "true",
+        "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is experimental, and TRL is pinned
+    }
+    if os.environ.get("WANDB_MODE") == "offline":
+        os.environ["WANDB_MODE"] = "dryrun"  # the same to W&B; of "offline" transformers speaks when imported
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"(torch|peft|transformers|trl|accelerate)\b"

@@ -1,8 +1,12 @@
 """Weights & Biases, only when asked for: the lines of metrics.jsonl under the same names, on one step axis."""
 
+import functools
 import netrc
 import os
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -10,6 +14,23 @@ from urllib.parse import urlparse
 from kit.errors import UserError
 
 SAMPLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")
+
+
+def _never_ends_a_run(method: Callable[..., None]) -> Callable[..., None]:
+    """What W&B raises is said once; the run goes on without it, and metrics.jsonl has everything."""
+
+    @functools.wraps(method)
+    def guarded(self: "Tracker", *args: Any, **kwargs: Any) -> None:
+        if self.lost:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # a broken pipe, a service that died, a full disk: all one to the run
+            self.lost = True
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            print(f"W&B: {reason}; going on without it, all is in metrics.jsonl", file=sys.stderr)
+
+    return guarded
 
 
 class Tracker:
@@ -21,10 +42,16 @@ class Tracker:
         import wandb
 
         mode = os.environ.get("WANDB_MODE")
-        if mode is None and not _logged_in(wandb.Settings().base_url) and not sys.stdin.isatty():
+        base_url = wandb.Settings().base_url
+        if mode is None and not _logged_in(base_url) and not sys.stdin.isatty():
             mode = "offline"
             print(
                 f"W&B: no login and no terminal, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
+            )
+        elif mode is None and not _in_reach(base_url):
+            mode = "offline"
+            print(
+                f"W&B: {base_url} is out of reach, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
             )
         try:
             self.wandb_run = wandb.init(
@@ -44,11 +71,14 @@ class Tracker:
         self.wandb_run.define_metric("step")
         self.wandb_run.define_metric("*", step_metric="step")
         self.rows: list[list[Any]] = []
+        self.lost = False  # W&B failed once, and is left alone
 
+    @_never_ends_a_run
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """The metrics of one step."""
         self.wandb_run.log({"step": step, **metrics})
 
+    @_never_ends_a_run
     def log_samples(self, step: int, rows: list[dict[str, Any]], limit: int = 16) -> None:
         """A table of the first `limit` completions of every validation so far."""
         import wandb
@@ -58,10 +88,22 @@ class Tracker:
             {"step": step, "samples": wandb.Table(columns=list(SAMPLE_COLUMNS), data=self.rows)}
         )
 
+    @_never_ends_a_run
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
         """Write the summary and close the run."""
         self.wandb_run.summary.update(summary)
         self.wandb_run.finish(exit_code=exit_code)
+
+
+def _in_reach(base_url: str, seconds: float = 5.0) -> bool:
+    """Does anything answer there? `wandb.init` would wait for a minute and a half, and then end the run."""
+    try:
+        urllib.request.urlopen(base_url, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _logged_in(base_url: str) -> bool:

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (["base=mini"], "base is the reference model"),
         (["<b>=mini"], "give NAME=PATH"),
         (["--modl", "mini"], "unrecognized arguments: --modl"),
+        (["a=./typo"], "typo: no such model folder"),
         (["--out", "README.md/x"], "cannot write there"),
     ],
 )
@@ -45,7 +46,7 @@ def test_bad_flags_are_one_sentence(args, sentence, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """One run over the reference, a copy of it, a model of another tokenizer, and three that cannot work."""
+    """One run over the reference, a copy of it, a model of another tokenizer, and two that cannot work."""
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("evaluate")
@@ -60,7 +61,7 @@ def results(tmp_path_factory) -> Path:
     )
     GPT2LMHeadModel(config).save_pretrained(folder / "foreign")
     make_run(folder / "unfinished")
-    names = ("foreign", "torn", "missing", "unfinished")
+    names = ("foreign", "torn", "unfinished")
     done = subprocess.run(
         [sys.executable, "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
          "--out", str(folder / "out"), "--num_prompts", "4", "--num_samples", "2", "--frontier_samples", "8",
@@ -108,7 +109,6 @@ def test_a_copy_of_the_base_is_the_base(results):
 def test_a_wrong_model_says_why_and_stops_no_other(results):
     models = {m["name"]: m for m in json.loads((results / "comparison.json").read_text())["models"]}
     assert "no complete language model" in models["torn"]["error"]
-    assert "no such folder" in models["missing"]["error"]
     assert "no final/ model" in models["unfinished"]["error"]
     assert models["foreign"]["error"] is None
     assert "its tokenizer is not the reference" in models["foreign"]["notes"][0]
@@ -129,4 +129,4 @@ def test_the_frontier_of_a_run(results):
 def test_page_of_a_real_run(results):
     page = (results / "report.html").read_text()
     assert "<script>alert" not in page
-    assert "no such folder" in page
+    assert "no complete language model" in page

@@ -76,13 +76,13 @@ def test_a_models_own_code_is_never_run_and_nothing_is_asked(load, tmp_path, mon
     [
         (["--kl_coef", "0.3"], "--kl_coef 0.1, not 0.3"),
         (["--kl-coef=0.3"], "--kl_coef 0.1, not 0.3"),
-        (["--kl_type", "forward"], "--kl_type none, not forward"),
+        (["--kl_type", "backward"], "--kl_type forward, not backward"),
         (["--seed", "1"], "--seed 0, not 1"),
         (["--num_generations", "4"], "--num_generations 8, not 4"),
         (["--beta", "0.1"], "--beta 0.0, not 0.1"),
         (["--temperature", "0.7"], "--temperature 1.0, not 0.7"),
         (["--learning_rate", "1e-3"], "--learning_rate 0.0002, not 0.001"),
-        (["--use_peft"], "--use_peft False, not True"),
+        (["--use_peft", "False"], "--use_peft True, not False"),
         (["--lora_r", "8"], "--lora_r 16, not 8"),
         (["--prompts", "imdb"], "--prompts builtin, not imdb"),
         (["--no_disable_dropout"], "--disable_dropout True, not False"),
@@ -91,7 +91,7 @@ def test_a_models_own_code_is_never_run_and_nothing_is_asked(load, tmp_path, mon
     ],
 )
 def test_a_resumed_run_is_the_same_experiment(flags, says, stored, tmp_path):
-    run = stored("--learning_rate", "2e-4")
+    run = stored("--learning_rate", "2e-4", "--kl_type", "forward", "--use_peft")
     with pytest.raises(UserError, match=rf"--resume {run}: this run has {says}: .*new run"):
         script.PARSER.parse(["--resume", run, *flags])
 

@@ -389,7 +389,10 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
     assert settings.learning_rate == 1e-3
     # 8 prompts x 3 completions: micro-batches of 12, twice
     assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 24
-    assert script.run_name(ours, settings) == "backward-0.5" and settings.bf16 is torch.cuda.is_available()
+    assert (
+        script.run_name(ours, settings) == "backward-0.5-lr-0.001"
+        and settings.bf16 is torch.cuda.is_available()
+    )
     for text, says in (
         ("kl_typ: none", "unknown key 'kl_typ'; did you mean --kl_type"),
         ("kl_type: sideways", "invalid choice: 'sideways'"),

@@ -1,0 +1,262 @@
+"""Bad input, from the command line: a status that is not zero, at most two lines, no traceback, nothing left behind.
+
+pytest tests/test_bad_input.py
+
+Each command runs as `__main__` of a forked process that has the libraries imported: seconds less than from the shell.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import runpy
+import shlex
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+import prompt_engineering  # noqa: F401
+import train  # noqa: F401
+from baselines import compare, ppo, sft  # noqa: F401
+from kit.models import MINI
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+SECONDS = 10
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run `train.py --flag ...` in tmp_path/cwd: (status, standard output, standard error, seconds)."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+
+    def run(line: str, **env: str) -> tuple[int, str, str, float]:
+        script, *argv = shlex.split(line)
+        out, err, started = tmp_path / "out", tmp_path / "err", time.monotonic()
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                atexit._clear()
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(4 * SECONDS)
+                os.environ |= env
+                os.chdir(folder)
+                for fd, path in ((1, out), (2, err)):
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+                sys.stdout, sys.stderr = (os.fdopen(fd, "w", encoding="utf-8") for fd in (1, 2))
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                sys.argv = [script, *argv]
+                sys.path.insert(0, str(folder))
+                sys.modules.pop("rewards", None)
+                if script.endswith(".py"):
+                    runpy.run_path(str(ROOT / script), run_name="__main__")
+                else:
+                    runpy.run_module(script, run_name="__main__", alter_sys=True)
+                status = 0
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            with contextlib.suppress(BaseException):
+                atexit._run_exitfuncs()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return status, out.read_text(), err.read_text(), time.monotonic() - started
+
+    return run
+
+
+def prepare(folder: Path) -> None:
+    """The files that the commands below name."""
+    (folder / "empty.txt").write_text("")
+    (folder / "nul.txt").write_bytes(b"This film\nThe \0 actor\n")
+    (folder / "blank.txt").write_text("This film\n\nThe actor\n")
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "long.txt").write_text("very " * 400 + "\n")
+    (folder / "a_file").write_text("a file, no folder")
+    (folder / "empty").mkdir()
+    (folder / "broken.yaml").write_text("a: [")
+    (folder / "list.yaml").write_text("- 1")
+    (folder / "typo.yaml").write_text("kl_typ: forward")
+    (folder / "choice.yaml").write_text("kl_type: sideways")
+    (folder / "remote.yaml").write_text("trust_remote_code: true")
+    (folder / "env.yaml").write_text("env: 3")
+    (folder / "x.parquet").write_text("no parquet")
+    for name, config in {
+        "run": {"method": "grpo", "argv": []},
+        "bad_argv": {"argv": 3},
+        "remote": {"argv": ["--trust_remote_code", "True"]},
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / "torn").mkdir()
+    (folder / "torn/config.json").write_text("{")
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished/metrics.jsonl").write_text("")
+
+
+MINI_PAIR = "--model mini --sentiment_model mini"
+TRAINERS = ("train.py", "baselines.ppo", "baselines.sft")
+CASES = [
+    # numbers, for every trainer
+    *(
+        (f"{script} {flag}", says)
+        for script in TRAINERS
+        for flag, says in [
+            ("--temperature nan", "--temperature nan: must be above 0"),
+            ("--temperature 0", "--temperature 0.0: must be above 0"),
+            ("--temperature -1", "--temperature -1.0: must be above 0"),
+            ("--temperature inf", "--temperature inf: must be above 0"),
+            ("--learning_rate nan", "--learning_rate nan: must be above 0"),
+            ("--learning_rate -1", "--learning_rate -1.0: must be above 0"),
+            ("--learning_rate inf", "--learning_rate inf: must be above 0"),
+            ("--learning_rate quick", "invalid float value: 'quick'"),
+            ("--seed -1", "--seed -1: must be at least 0"),
+            ("--seed 99999999999", "--seed 99999999999: must be at least 0 and below"),
+            ("--seed 1.5", "invalid int value: '1.5'"),
+            ("--max_completion_length 0", "--max_completion_length 0: must be at least 1"),
+            ("--eval_every -1", "--eval_every -1: must be at least 0"),
+            ("--lora_r 0 --use_peft", "--lora_r 0: must be at least 1"),
+            ("--lora_r 4", "it needs --use_peft"),
+            ("--merge_lora", "it needs --use_peft"),
+            ("--model ./none", "./none: no such model folder"),
+            ("--model a/b/c", "a/b/c: no such model folder"),
+            ("--sentiment_model ./none", "./none: no such model folder"),
+            (f"{MINI_PAIR} --prompts none.txt", "none.txt: cannot read it"),
+            (f"{MINI_PAIR} --prompts empty.txt", "the file is empty"),
+            (f"{MINI_PAIR} --prompts nul.txt", "nul.txt, line 2: a NUL byte"),
+            (f"{MINI_PAIR} --prompts blank.txt", "blank.txt, line 2: the prompt is empty"),
+            (f"{MINI_PAIR} --run_name ../x", "use letters, digits"),
+            (f"{MINI_PAIR} --output_dir a_file", "--output_dir a_file: "),
+            ("--resume none", "no"),
+            ("--resume torn", "torn/config.json: not a readable"),
+            ("--resume bad_argv", "argv must be a list of strings"),
+            ("--config none.yaml", "cannot be read as YAML"),
+            ("--config broken.yaml", "cannot be read as YAML"),
+            ("--config list.yaml", "a mapping"),
+            ("--config remote.yaml", "trust_remote_code"),
+            ("--config env.yaml", "env needs a mapping"),
+            ("--no_such_flag 1", "unknown flag --no_such_flag"),
+            ("--trust_remote_code", "is never run here"),
+        ]
+    ),
+    # train.py
+    ("train.py --kl_coef 0.3", "it needs --kl_type forward or backward"),
+    ("train.py --kl_type forward --kl_coef nan", "--kl_coef nan: must be at least 0"),
+    ("train.py --kl_type forward --kl_coef -0.1", "--kl_coef -0.1: must be at least 0"),
+    ("train.py --kl_type forward --kl_coef inf", "--kl_coef inf: must be at least 0"),
+    ("train.py --kl_type sideways", "invalid choice: 'sideways'"),
+    ("train.py --kl_typ forward", "did you mean --kl_type?"),
+    ("train.py --kl_type forward --beta 0.1", "counted twice"),
+    ("train.py --beta -1", "--beta -1.0: must be at least 0"),
+    ("train.py --beta nan", "--beta nan: must be at least 0"),
+    ("train.py --num_generations 1", "--num_generations 1: must be at least 2"),
+    ("train.py --prompts_per_step 0", "--prompts_per_step 0: must be at least 1"),
+    ("train.py --per_device_train_batch_size 0", "must be at least 1"),
+    ("train.py --max_steps 0", "--max_steps 0: give at least 1"),
+    ("train.py --max_steps -5", "--max_steps -5: give at least 1"),
+    ("train.py --top_k 50", "--top_k 50 changes what is sampled"),
+    ("train.py --top_p 0.9", "--top_p 0.9 changes what is sampled"),
+    ("train.py --use_vllm", "vLLM is not installed"),
+    ("train.py --report_to nowhere", "--report_to nowhere"),
+    ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
+    ("train.py --config typo.yaml", "unknown key 'kl_typ'; did you mean --kl_type?"),
+    (f"train.py --config {ROOT}/configs/ppo.yaml", "was the file written for another script?"),
+    ("train.py --resume remote", "is never run here"),
+    (f"train.py {MINI_PAIR} --resume run", "no checkpoint to go on from"),
+    ("train.py --resume run --seed 3", "--seed 0, not 3"),
+    (f"train.py {MINI_PAIR} --prompts latin.txt", "cannot read it as UTF-8"),
+    (f"train.py {MINI_PAIR} --prompts long.txt", "long.txt, line 1: 40"),
+    (f"train.py {MINI_PAIR} --prompts imdb:none.parquet", "no such file: none.parquet"),
+    (f"train.py {MINI_PAIR} --prompts imdb", "cannot read IMDB"),
+    (f"train.py {MINI_PAIR} --max_completion_length 300", "leave room"),
+    ("train.py --model unfinished --sentiment_model mini", "unfinished"),
+    (f"train.py --model mini --sentiment_model {MINI}/policy", "sentiment"),
+    # the baselines
+    ("baselines.ppo --minibatch_size 65", "--minibatch_size 65 is larger than --batch_size 64"),
+    ("baselines.ppo --batch_size 0", "--batch_size 0: must be at least 1"),
+    ("baselines.ppo --kl_coef -0.1", "--kl_coef -0.1: must be at least 0"),
+    ("baselines.ppo --gamma 1.5", "at most 1"),
+    ("baselines.sft --rounds 0", "--rounds 0: must be at least 1"),
+    (f"baselines.sft {MINI_PAIR} --data x.parquet", "cannot read IMDB from x.parquet"),
+    (f"baselines.sft {MINI_PAIR} --data none.parquet", "no such file: none.parquet"),
+    ("baselines.compare --methods dpo", "dpo is none of"),
+    ("baselines.compare --seeds 0", "--seeds: 0 is below 1"),
+    # what measures
+    ("evaluate.py a=./none --model mini", "./none: no such model folder"),
+    ("evaluate.py a=some-name --model mini", "some-name"),
+    ("evaluate.py nonsense", "give NAME=PATH"),
+    ("evaluate.py a=x a=y", "given twice"),
+    ("evaluate.py base=mini", "base is the reference model"),
+    ("evaluate.py --num_samples 0", "--num_samples: 0 is below 1"),
+    ("evaluate.py --temperature nan", "--temperature: nan is not above 0"),
+    ("evaluate.py --frontier_samples -1", "--frontier_samples -1"),
+    ("evaluate.py --model mini --out a_file/x", "cannot write there"),
+    ("evaluate.py --model ./none", "./none: no such model folder"),
+    ("evaluate.py --seed -1", "--seed: -1 is below 0"),
+    ("prompt_engineering.py ./none --model mini", "./none: no such"),
+    ("prompt_engineering.py", "required: PATH"),
+    ("sentiment.py --sentiment_model ./none", "./none cannot be loaded"),
+    # what grades
+    ("grading.grade", "name one submission"),
+    ("grading.grade none.py", "There is no file none.py"),
+    ("grading.grade --all empty", "There is nothing to grade in empty"),
+    ("grading.grade --all none", "none is no folder"),
+    ("grading.grade --all empty --jobs 0", "must be positive"),
+    ("grading.self_check none.py", "There is no file none.py"),
+    ("grading.self_check empty.txt", "kl_penalty_forward"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), CASES, ids=[line for line, _ in CASES])
+def test_bad_input_is_a_sentence_and_leaves_nothing(line, says, command, tmp_path):
+    prepare(tmp_path / "cwd")
+    before = sorted(tmp_path.joinpath("cwd").rglob("*"))
+    status, out, err, seconds = command(line, HF_HUB_OFFLINE="1")
+    said = out + err
+    assert status not in (0, -signal.SIGALRM), said
+    assert says in said and "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 2 or "self_check" in line
+    assert seconds < SECONDS
+    # a run that is there has its lock
+    assert [p for p in sorted(tmp_path.joinpath("cwd").rglob("*")) if p.name != "lock"] == before
+
+
+def test_there_are_at_least_80_of_them():
+    assert len({line for line, _ in CASES}) >= 80
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("1e30", "value 0 is 1e+30; beyond 1e"),
+        ("-1e30", "value 0 is -1e+30; beyond 1e"),
+        ("1e308", "value 0 is 1e+308; beyond 1e"),
+        ("10 ** 400", "value 0 is an integer of more than 308 digits"),
+        ("float('-inf')", "value 0 is -inf; every value must be finite"),
+    ],
+)
+def test_a_penalty_beyond_float32_names_the_function_and_the_line(returned, says, command, tmp_path):
+    (tmp_path / "cwd/rewards.py").write_text(
+        f"\ndef kl_penalty_forward(p, r, c=0.1): return [{returned}] * len(p)\n"
+    )
+    status, _, err, _ = command(f"train.py {MINI_PAIR} --kl_type forward --unchecked")
+    assert status == 2 and err.startswith("error: kl_penalty_forward (rewards.py, line 2): ") and says in err
+
+
+def test_wandb_mode_nonsense(command):
+    assert command("train.py --wandb", WANDB_MODE="nonsense")[2].startswith("error: WANDB_MODE=nonsense: ")
+
+
+def test_an_empty_rewards_file_is_said_by_train(command, tmp_path):
+    (tmp_path / "cwd/rewards.py").write_text("")
+    status, _, err, _ = command("train.py --kl_type forward")
+    assert status == 2 and "rewards.py has no function kl_penalty_forward" in err
