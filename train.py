@@ -191,7 +191,7 @@ def main() -> None:
     settings.output_dir, settings.run_name = str(run.path), run.path.name
     # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
     # leaves a run that is wrong without a word?
-    trainer = GRPOTrainer(
+    trainer = Trainer(
         model=policy,
         reward_funcs=reward,
         args=settings,
@@ -233,6 +233,13 @@ def main() -> None:
             session.start(policy)
     if session.is_main:
         print(f"  {what_next(ours)}")
+
+
+class Trainer(GRPOTrainer):
+    """TRL's, without its README.md beside every checkpoint: "a fine-tuned version of None" misleads."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ quiet(__name__)
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -69,14 +70,23 @@ def finish_run(command: Sequence[str], folder: Path, seed: int) -> None:
             shutil.rmtree(folder)
     print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", flush=True)
     start = time.monotonic()
-    done = subprocess.run([sys.executable, *command, *flags], cwd=ROOT)
-    if done.returncode:
-        raise UserError(
-            f"{folder.name} ended with status {done.returncode}; start the comparison again to go on"
-        )
-    spent = folder / "seconds.json"
-    before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
-    spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
+    with subprocess.Popen([sys.executable, *command, *flags], cwd=ROOT) as training:
+        try:
+            status = training.wait()
+        except (
+            KeyboardInterrupt
+        ) as stop:  # Ctrl-C has reached it too; it saves a checkpoint, and then it ends
+            if getattr(stop, "signum", None) == signal.SIGTERM:
+                training.terminate()
+            training.wait()
+            raise
+        finally:
+            if folder.exists():
+                spent = folder / "seconds.json"
+                before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
+                spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
+    if status:
+        raise UserError(f"{folder.name} ended with status {status}; start the comparison again to go on")
 
 
 def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:

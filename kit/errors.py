@@ -1,10 +1,13 @@
 """What a user can mend is one sentence, not a traceback. A leaf: this module imports nothing of the kit."""
 
+import errno
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -40,10 +43,38 @@ def told_in_one_line() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (said := no_room(error)):
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         print(f"\n{stop}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None
+
+
+def no_room(error: BaseException, folder: Path | None = None) -> str:
+    """What to say of an error that means a full disk, or memory that cannot be had; empty for any other.
+
+    Libraries wrap a full disk in errors of their own, so the disk of `folder` is asked too.
+    """
+    text = str(error)
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if memory or "not enough memory" in text or "allocate memory" in text:
+        return (
+            "there is not enough memory; lower --per_device_train_batch_size (baselines: the batch sizes), then "
+            "--max_completion_length or --prompts_per_step"
+        )
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full |= "No space left" in text or "File too large" in text
+    if folder is not None and isinstance(error, Exception) and not isinstance(error, UserError):
+        full |= shutil.disk_usage(folder).free < 2**20
+    if not full:
+        return ""
+    used = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder else 0
+    where = folder or getattr(error, "filename", None) or "what is written to"
+    return f"the disk of {where} is full (the run holds {used / 1e6:.0f} MB); make room for as much again"
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:

@@ -37,7 +37,7 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
-from kit.errors import Diverged, Stopped, UserError, signal_name
+from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
@@ -254,7 +254,11 @@ class Session:
                 with self._signals_noted():
                     yield
                     self._stop_if_asked()
+                if self.is_main:
+                    self._save_final(policy, tokenizer)
             except BaseException as error:
+                said = no_room(error, self.run.path)  # asked before anything is removed
+                self._remove_torn()
                 if self.tracker is not None:
                     self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
                 if isinstance(error, KeyboardInterrupt):
@@ -262,6 +266,8 @@ class Session:
                     raise Stopped(
                         signum, f"stopped by {signal_name(signum)} {self._how_to_go_on()}"
                     ) from None
+                if said:
+                    raise UserError(f"{said}; {self._where_it_is()}") from None
                 if isinstance(error, FloatingPointError):  # from the sampler
                     raise self._diverged(f"after step {self.last_step} {error}") from None
                 if self.is_main and not isinstance(error, Diverged) and self._last_good():
@@ -269,19 +275,33 @@ class Session:
                 raise
             if not self.is_main:
                 return
-            beside = self.run.path / "final.part"  # so that a final/ that is there is whole
-            shutil.rmtree(beside, ignore_errors=True)
-            save_policy(policy, tokenizer, beside, merge=self.ours.merge_lora)
-            beside.rename(self.run.final)
             seconds = time.monotonic() - self.started
             if self.tracker is not None:
                 self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
             print(self.run.closing(seconds, name))
 
+    def _remove_torn(self) -> None:
+        """What was being saved when the run ended; without it there is room for the next."""
+        if self.is_main and self.validated >= 0:  # else nothing here is this process's
+            later = [folder for step, folder in self.run.checkpoints() if step > self.first_step]
+            torn = [folder for folder in later if not (folder / MANIFEST).is_file()]
+            for folder in [*torn, self.run.path / "final.part"]:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _last_good(self) -> Path | None:
         """The last whole checkpoint, by its manifest alone: this process wrote it, or has read it."""
         whole = [folder for _, folder in self.run.checkpoints() if (folder / MANIFEST).is_file()]
         return whole[-1] if whole else None
+
+    def _save_final(self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        beside = self.run.path / "final.part"  # so that a final/ that is there is whole
+        shutil.rmtree(beside, ignore_errors=True)
+        save_policy(policy, tokenizer, beside, merge=self.ours.merge_lora)
+        beside.rename(self.run.final)
+
+    def _where_it_is(self) -> str:
+        good = self._last_good()
+        return f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
 
     def _how_to_go_on(self) -> str:
         if (good := self._last_good()) is None:
@@ -337,11 +357,9 @@ class Session:
                 raise self._diverged(f"step {step}: {name.replace('_', ' ')} is {value}")
 
     def _diverged(self, what: str) -> Diverged:
-        good = self._last_good()
-        where = f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
         return Diverged(
-            f"{what}, so the training ends and saves nothing of it; {where}; start a new run, with a lower "
-            "--learning_rate if that is where it comes from"
+            f"{what}, so the training ends and saves nothing of it; {self._where_it_is()}; start a new run, with a "
+            "lower --learning_rate if that is where it comes from"
         )
 
     def check_gradient(self, step: int, model: torch.nn.Module) -> None:

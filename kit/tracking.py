@@ -48,7 +48,7 @@ class Tracker:
             print(
                 f"W&B: no login and no terminal, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
             )
-        elif mode is None and not _in_reach(base_url):
+        elif mode is None and not in_reach(base_url):
             mode = "offline"
             print(
                 f"W&B: {base_url} is out of reach, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
@@ -95,7 +95,7 @@ class Tracker:
         self.wandb_run.finish(exit_code=exit_code)
 
 
-def _in_reach(base_url: str, seconds: float = 5.0) -> bool:
+def in_reach(base_url: str, seconds: float = 5.0) -> bool:
     """Does anything answer there? `wandb.init` would wait for a minute and a half, and then end the run."""
     try:
         urllib.request.urlopen(base_url, timeout=seconds).close()

@@ -3,6 +3,7 @@
 pytest tests/test_stopped.py
 """
 
+import json
 import os
 import re
 import signal
@@ -16,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 import train as script
-from baselines import ppo, sft
-from kit.errors import Diverged, Stopped
+from baselines import compare, ppo, sft
+from kit.errors import Diverged, Stopped, no_room
 from kit.runs import read_metrics, what_is_missing
 from kit.session import largest
+from kit.tracking import Tracker, in_reach
 from tests.conftest import ROOT
 
 SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
@@ -160,3 +162,105 @@ def test_stopped_while_importing_is_one_line_and_leaves_nothing(signum, said, se
     out, err = process.communicate(timeout=20)
     assert process.returncode == 128 + signum and err == f"\nstopped by {said}\n" and out == ""
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------ no room
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 150 MB: one checkpoint of the mini policy has 110."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "none", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(small_disk, run_script):
+    done = run_script("train.py", *GRPO.split(), "--output_dir", str(small_disk), "--run_name", "r")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.fullmatch(
+        rf"error: the disk of {small_disk}/r is full \(the run holds \d+ MB\); make room for as much again; the last "
+        rf"good checkpoint is {small_disk}/r/checkpoint-1",
+        done.stderr.strip().splitlines()[-1],
+    )
+    assert what_is_missing(small_disk / "r/checkpoint-1") == ""
+    assert [p.name for p in small_disk.glob("r/checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_what_means_no_memory():
+    assert "not enough memory; lower --per_device" in no_room(
+        RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    )
+    assert "not enough memory" in no_room(MemoryError())
+    assert no_room(RuntimeError("index out of range")) == ""
+
+
+# ------------------------------------------------------------------------------------ a tracker, a comparison
+
+
+def test_a_tracker_that_fails_is_left_alone(capsys):
+    class Gone:
+        def log(self, *_):
+            raise BrokenPipeError("the service is gone")
+
+    tracker = Tracker.__new__(Tracker)
+    tracker.wandb_run, tracker.lost = Gone(), False
+    tracker.log(1, {"x": 1.0})
+    tracker.log(2, {"x": 1.0})
+    tracker.finish({})
+    assert (
+        capsys.readouterr().err == "W&B: the service is gone; going on without it, all is in metrics.jsonl\n"
+    )
+
+
+def test_an_address_that_nothing_answers_at_is_out_of_reach():
+    started = time.monotonic()
+    assert not in_reach("http://127.0.0.1:9") and not in_reach("nonsense")
+    assert time.monotonic() - started < 5
+
+
+def test_an_interrupted_comparison_keeps_the_time_it_took(tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "seconds.json").write_text("100")
+    monkeypatch.setattr(compare.Run, "checkpoints", lambda run: [(1, folder)])
+    monkeypatch.setattr(compare.Run, "last_checkpoint", lambda run: (folder, []))
+    wait, calls = subprocess.Popen.wait, []
+
+    def interrupted(process, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return wait(process, *args, **kwargs)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare.finish_run(["-c", "import time; time.sleep(0.3)"], folder, 0)
+    assert 100.3 <= json.loads((folder / "seconds.json").read_text()) < 130
+
+
+def test_a_hostile_environment_changes_nothing_on_screen(run_script, tmp_path):
+    env = {
+        "WANDB_MODE": "offline",
+        "WANDB_PROJECT": "x",
+        "WANDB_SILENT": "false",
+        "HF_HUB_VERBOSITY": "debug",
+    }
+    env |= {
+        "TRANSFORMERS_VERBOSITY": "debug",
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii",
+        "HF_HOME": "/nowhere",
+    }
+    env |= {"TMPDIR": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
+    done = run_script(
+        "train.py", *GRPO.split(), "--max_steps", "1", "--output_dir", str(tmp_path / "o"), env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("policy mini/policy") and done.stderr == ""
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["vanilla"]
+    assert not list((tmp_path / "o").rglob("README.md"))  # TRL's, of a "fine-tuned version of None"
