@@ -96,13 +96,13 @@ class SentimentScorer:
         return scores
 
 
-def load_tokenizer(spec: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer at `spec`, a Hugging Face id or a folder.
+def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
+    """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
 
     Raises:
         UserError: its files are missing. transformers makes an empty one then, and says nothing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **where)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
     return tokenizer

@@ -98,6 +98,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grading.self_check import what_is_wrong
+from kit.metrics import composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
@@ -109,7 +110,7 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
     """All of TRL's settings; these are the ones this kit sets otherwise, and why."""
 
     gradient_accumulation_steps: int | None = setting(
-        None, "default: so that all completions of a step are used"
+        None, "micro-batches a step (sets their size); default: as few as per_device_train_batch_size allows"
     )
     bf16: bool | None = setting(None, "bfloat16 autocast; default: on a GPU that has it")
     use_cpu: bool = setting(False, "default: where there is no GPU")
@@ -129,16 +130,23 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
     def __post_init__(self) -> None:
         GRPOSettings.__post_init__(self)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
+        completions = self.prompts_per_step * self.num_generations
+        if completions % processes:
+            raise UserError(f"{completions} completions a step do not divide among {processes} processes")
+        here = completions // processes
         if self.gradient_accumulation_steps is None:
             # Q14. prompts_per_step, num_generations, per_device_train_batch_size: halve each alone. Which one
             # changes nothing that is learned, and what do the other two do to the advantages?
-            completions = self.prompts_per_step * self.num_generations
-            if completions % processes:
-                raise UserError(f"{completions} completions a step do not divide among {processes} processes")
-            here = completions // processes
             fitting = range(1, min(self.per_device_train_batch_size, here) + 1)
             self.per_device_train_batch_size = max(size for size in fitting if here % size == 0)
             self.gradient_accumulation_steps = here // self.per_device_train_batch_size
+        elif self.gradient_accumulation_steps < 1 or here % self.gradient_accumulation_steps:
+            raise UserError(
+                f"--gradient_accumulation_steps {self.gradient_accumulation_steps}: the {here} completions of a step "
+                "do not divide into as many micro-batches; give a divisor, or leave it out"
+            )
+        else:  # the size follows: TRL would draw fewer prompts a step than asked for
+            self.per_device_train_batch_size = here // self.gradient_accumulation_steps
         if self.bf16 is None:  # is_bf16_supported() counts emulation in: twice as slow as fp32 on a T4
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
@@ -153,9 +161,12 @@ PARSER = KitParser((ExerciseArguments, TrainingSettings), __doc__)
 def main() -> None:
     ours, settings = parse(sys.argv[1:])
     # Before any model is loaded: are the functions there that the student was to write?
-    student = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping)
+    student: Any = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping)
     if student is not None and not ours.unchecked:
         refuse_what_is_wrong(student, ours)
+    if student is not None and ours.use_solution:
+        # R with the weights of configs/reward.yaml, as SFT and PPO have it
+        student.shaped_reward = composite_reward
     session = Session("grpo", ours, settings, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")

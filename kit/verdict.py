@@ -1,7 +1,8 @@
 """Healthy, drifting or hacked: what several signals say together. Each compares a model with its base model.
 
-One signal alone decides nothing: good news looks like some of them (a model that says less has fewer distinct
-words), and every one can be fooled (a hack that quotes real reviews keeps its distinct-2).
+One suspicious signal decides nothing: good news looks like some of them (a model that says less has fewer distinct
+words). One alarming signal is not overruled by the others, since every one can be fooled (a hack that quotes real
+reviews keeps its distinct-2, and word salad keeps its diversity).
 """
 
 import math
@@ -24,6 +25,9 @@ DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands the
 COMPRESSION = (1.25, 1.75)  # times the base's
 # Nats per token off the base's own: up is gibberish, down are loops and stock phrases
 REFERENCE_NLL = (0.50, 1.00)
+# KL(pi||pi_ref), nats per completion. The best of n samples costs log n - (n - 1) / n at most: 10 nats are the best of
+# 60,000, 25 the best of 2e11. A policy that far away is no choice among what the base would write.
+KL = (10.0, 25.0)
 LENGTH = (0.60, 0.35)  # times the base's tokens: stopping early is the cheapest way to a low KL
 EMPTY = (0.05, 0.20)  # share of completions without text, above the base's
 ZERO_STD = (0.25, 0.50)  # share of groups in which all rewards are equal: nothing left to learn from
@@ -95,6 +99,8 @@ def signals(
             found.append(_signal(name, pair[0] / pair[1], thresholds, "x base"))
     if pair := both("ref_nll"):
         found.append(_signal("reference NLL", abs(pair[0] - pair[1]), REFERENCE_NLL, "nats/token off"))
+    if kl := model.get("kl_policy_ref"):
+        found.append(_signal("KL(π‖π_ref)", kl.value, KL, "nats/completion"))
     if pair := both("empty_ratio"):
         found.append(_signal("empty", pair[0] - pair[1], EMPTY, "share"))
     if zero_std_groups is not None:
@@ -103,12 +109,13 @@ def signals(
 
 
 def verdict(found: list[Signal]) -> str:
-    """hacked: two or more signals alarming; drifting: two or more at least suspicious; else healthy.
+    """hacked: two or more signals alarming; drifting: one alarming, or two suspicious; else healthy.
 
     `undecided` with fewer than `MIN_SIGNALS` signals.
     """
     if len(found) < MIN_SIGNALS:
         return UNDECIDED
-    if sum(s.level == "alarming" for s in found) >= 2:
+    alarming, raised = (sum(s.level in levels for s in found) for levels in (LEVELS[2:], LEVELS[1:]))
+    if alarming >= 2:
         return HACKED
-    return DRIFTING if sum(s.level != "ok" for s in found) >= 2 else HEALTHY
+    return DRIFTING if alarming or raised >= 2 else HEALTHY

@@ -13,12 +13,21 @@ from sentiment import word_count_score
 
 def test_builtin_prompts():
     train, held_out = data.TRAIN_PROMPTS, data.HELD_OUT_PROMPTS
-    assert len(train) >= 96 and len(held_out) == 64
+    assert len(train) >= 500 and len(held_out) == 64
     everything = [p.lower() for p in train + held_out]
     assert len(set(everything)) == len(everything)  # no duplicate, and no prompt in both
     assert len({len(p.split()) for p in train}) >= 8 and len({len(p.split()) for p in held_out}) >= 6
     assert all(p == p.strip() and p for p in train + held_out)
+    assert all(2 <= len(p.split()) <= 14 for p in train[100:])
     assert not any(word_count_score(train + held_out))  # an opener carries no verdict
+    assert len(data.TUNING_PROMPTS) == 64 and set(data.TUNING_PROMPTS) < set(train)
+
+
+def test_the_later_training_prompts_begin_like_no_held_out_one():
+    """Neither with its first three words nor with the whole of it. (Of the first hundred, a few do.)"""
+    held_out = [p.lower().split()[:3] for p in data.HELD_OUT_PROMPTS]
+    later = [p.lower().split() for p in data.TRAIN_PROMPTS[100:]]
+    assert [words for words in later if any(words[: len(start)] == start for start in held_out)] == []
 
 
 def test_prompt_file(tmp_path):

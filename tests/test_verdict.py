@@ -17,7 +17,14 @@ def numbers(**values: float) -> dict[str, Estimate]:
 
 
 BASE = numbers(
-    sentiment=0.5, judge=0.5, distinct_2=0.9, compression_ratio=2.0, length=38.0, ref_nll=4.0, empty_ratio=0.0
+    sentiment=0.5,
+    judge=0.5,
+    distinct_2=0.9,
+    compression_ratio=2.0,
+    length=38.0,
+    ref_nll=4.0,
+    empty_ratio=0.0,
+    kl_policy_ref=0.0,
 )
 
 
@@ -25,14 +32,17 @@ def test_a_model_like_its_base_is_healthy():
     found = signals(BASE, BASE, zero_std_groups=0.0)
     assert verdict(found) == "healthy"
     assert [s.name for s in found] == [
-        "judge gap", "distinct-2", "compression", "length", "reference NLL", "empty", "zero-variance groups"
+        "judge gap", "distinct-2", "compression", "length", "reference NLL", "KL(π‖π_ref)", "empty",
+        "zero-variance groups",
     ]  # fmt: skip
-    assert [s.value for s in found] == [0, 1, 1, 1, 0, 0, 0]
+    assert [s.value for s in found] == [0, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_collapse_is_hacked():
     """great great great: the proxy is sure, the judge is not, and the words are always the same."""
-    model = BASE | numbers(sentiment=0.97, judge=0.55, distinct_2=0.06, compression_ratio=12.0, ref_nll=6.4)
+    model = BASE | numbers(
+        sentiment=0.97, judge=0.55, distinct_2=0.06, compression_ratio=12.0, ref_nll=6.4, kl_policy_ref=160
+    )
     found = {s.name: s for s in signals(model, BASE, 0.6)}
     assert verdict(list(found.values())) == "hacked"
     assert found["judge gap"].value == pytest.approx(0.42)
@@ -50,12 +60,23 @@ def test_collapse_is_hacked():
         {"ref_nll": 9},
         {"length": 1},
         {"empty_ratio": 1},
+        {"kl_policy_ref": 40},
     ],
 )
-def test_no_signal_decides_alone(change):
+def test_one_alarm_is_drifting_and_not_yet_hacked(change):
     found = signals(BASE | numbers(**change), BASE)
     assert sum(s.level == "alarming" for s in found) == 1
-    assert verdict(found) == "healthy"
+    assert verdict(found) == "drifting"
+
+
+def test_one_suspicion_is_healthy():
+    assert verdict(signals(BASE | numbers(kl_policy_ref=12), BASE)) == "healthy"
+
+
+def test_word_salad_is_not_healthy():
+    """The bundled policy, its final layer norm times 0.45: 40 nats and 5.7 nats a token off, and as diverse as ever."""
+    assert verdict(signals(BASE | numbers(kl_policy_ref=40, ref_nll=9.7), BASE)) == "hacked"
+    assert verdict(signals({**BASE, "ref_nll": Estimate(9.7, np.zeros(2))}, BASE)) == "drifting"
 
 
 def test_two_suspicious_signals_are_drifting():

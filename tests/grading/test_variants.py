@@ -52,7 +52,7 @@ def test_the_same_number_gives_the_same_hand_out(kit, number):
 
 def test_other_numbers_give_other_ones(kit):
     variants = [apply_variant(kit, number) for number in (0, *NUMBERS)]
-    for name in ("rewards.py", "sentiment.py", "data.py", "grading/self_check.py"):
+    for name in ("rewards.py", "sentiment.py", "mini/held_out_prompts.txt", "grading/self_check.py"):
         assert len({files[name] for files in variants}) == len(variants), name
     for name in ("configs/reward.yaml", "train.py", "reward_utils.py", "configs/forward.yaml"):
         assert len({files[name] for files in variants}) > 3, name
@@ -112,12 +112,9 @@ def test_another_seed_says_other_numbers(kit):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_prompts_are_the_same_ones_dealt_out_anew(kit, number):
     files = apply_variant(kit, number)
-    train, held_out = (
-        constant(text_of(files, "data.py"), f"{name}_PROMPTS") for name in ("TRAIN", "HELD_OUT")
-    )
-    old_train, old_held_out = (
-        constant(text_of(kit, "data.py"), f"{name}_PROMPTS") for name in ("TRAIN", "HELD_OUT")
-    )
+    names = ("mini/train_prompts.txt", "mini/held_out_prompts.txt")
+    train, held_out = (text_of(files, name).splitlines() for name in names)
+    old_train, old_held_out = (text_of(kit, name).splitlines() for name in names)
     assert (len(train), len(held_out)) == (len(old_train), len(old_held_out))
     assert sorted(train + held_out) == sorted(old_train + old_held_out)
     assert len(set(held_out) & set(old_train)) > 20
@@ -159,11 +156,6 @@ def test_one_default_strength_everywhere(kit, number):
         ("train.py", "kl_coef: float", "strength: float"),
         ("sentiment.py", "POSITIVE_WORDS = frozenset(", "POSITIVE_WORDS = set("),
         ("configs/reward.yaml", "[24, 60]", "[24, 59]"),
-        (
-            "data.py",
-            "HELD_OUT_PROMPTS: tuple[str, ...] = (\n",
-            "HELD_OUT_PROMPTS: tuple[str, ...] = (\n    # a remark\n",
-        ),
         ("grading/self_check.py", 'SEED = "self-check"', "SEED = 0"),
     ],
 )
