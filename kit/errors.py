@@ -1,9 +1,14 @@
 """What a user can mend is one sentence, not a traceback. A leaf: this module imports nothing of the kit."""
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+# With several processes most errors are everybody's: the launcher ends the others once the first has said it.
+SECONDS_FOR_RANK_0 = 5.0
 
 
 class UserError(Exception):
@@ -19,6 +24,8 @@ def told_in_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(SECONDS_FOR_RANK_0)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The flags that mean the same for every trainer. Standard library only: --help must not wait for torch."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,3 +85,8 @@ class BaselineArguments(TaskArguments, RunSettings):
     def __post_init__(self) -> None:
         TaskArguments.__post_init__(self)
         RunSettings.__post_init__(self)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "the baselines run as one process; start them with python -m baselines.ppo or python -m "
+                "baselines.sft, without a launcher"
+            )
