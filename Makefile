@@ -9,7 +9,7 @@ ARGS ?=
 
 .PHONY: help train test clean
 # instructors: not in the hand-out
-.PHONY: lint baselines handout gradescope
+.PHONY: lint soak baselines handout gradescope
 # /instructors
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
 	@echo "make lint                ruff and mypy"
+	@echo "make soak                trainings killed and resumed, hundreds of them: docs/reliability.md"
 # /instructors
 
 # Stale when the requirements changed: the marker is older than they are.
@@ -46,6 +47,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: .venv/.installed-dev
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.soak --write $(ARGS)
 
 baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)

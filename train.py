@@ -15,6 +15,7 @@ from kit.screen import quiet
 
 quiet(__name__)
 
+import copy
 import importlib.util
 import os
 import random
@@ -91,9 +92,12 @@ if __name__ == "__main__":  # a typo and --help are answered before torch is imp
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -211,6 +215,10 @@ def main() -> None:
         peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
         rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
     )
+    # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
+    whole = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        whole = copy.deepcopy(whole)
     for lm in (policy, trainer.ref_model):
         if lm is not None:
             add_plain_head(lm, settings.temperature)
@@ -218,7 +226,7 @@ def main() -> None:
         reference = reward.reference = trainer.ref_model
         follow_mask_positions(trainer.ref_model)
     # What the trainer has made of the model: LoRA's wrapper around it, where there is one
-    reward.policy = policy = trainer.accelerator.unwrap_model(trainer.model)
+    reward.policy = policy = whole
 
     session.begin(
         policy,
@@ -256,6 +264,12 @@ class Trainer(GRPOTrainer):
 # ---- sampling ----------------------------------------------------------------------------------------------
 
 
+def follow(policy: PreTrainedModel | PeftModel, trained: torch.nn.Module) -> None:
+    """Give `policy` the weights of `trained` where that is another model, in FSDP's pieces. All processes at once."""
+    if isinstance(trained, FSDPModule):
+        policy.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))
+
+
 class Rollouts:
     """TRL's `rollout_func`: completions from the policy as it is, with the log-probability of every token drawn.
 
@@ -274,7 +288,7 @@ class Rollouts:
         random_stream = np.random.default_rng([self.settings.seed, step, self.round])
         shape = (n * processes.num_processes, self.settings.max_completion_length)
         uniforms = torch.from_numpy(random_stream.random(shape, dtype=np.float32))[rank * n : (rank + 1) * n]
-        policy = processes.unwrap_model(trainer.model)
+        policy = trainer.reward_funcs[0].policy
         prompt_ids = self.tokenizer(prompts)["input_ids"]
         ends = end_tokens(policy, self.tokenizer)
         completion_ids, log_probs = rollout(policy, prompt_ids, uniforms, ends, self.settings.temperature)
@@ -319,7 +333,7 @@ class StepCallback(TrainerCallback):
         self.session, self.policy, self.keep = session, policy, keep
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, optimizer: Any, lr_scheduler: Any, **_: Any
+        self, args: Any, state: Any, control: Any, optimizer: Any, lr_scheduler: Any, model: Any, **_: Any
     ) -> None:
         # A checkpoint brings its own --save_steps, and the rate that --max_steps of then gave: 0 for a finished run
         state.compute_steps(args, state.max_steps)
@@ -328,6 +342,7 @@ class StepCallback(TrainerCallback):
                 optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True
             ):
                 group["lr"] = base * decay(lr_scheduler.last_epoch)
+        follow(self.policy, model)
         self.session.start(self.policy)
 
     def on_log(
@@ -357,7 +372,8 @@ class StepCallback(TrainerCallback):
     ) -> None:
         self.session.check_gradient(state.global_step + 1, model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        follow(self.policy, model)
         self.session.check_weights(state.global_step, self.policy)
         if not control.should_log:  # else on_log comes next, and its line belongs above ours
             self._validate_if_due(state)
@@ -400,12 +416,27 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "top_entropy_quantile and entropy_coef need the entropy of every token, which this kit only estimates "
             "from the sampled ones; leave them out"
         )
+    refuse_launch(ours, settings)
+    return ours, settings
+
+
+def refuse_launch(ours: ExerciseArguments, settings: TrainingSettings) -> None:
+    """Ways to start several processes that would not do what was meant. Raises `UserError`."""
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
             f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0, or start it "
-            "with accelerate launch train.py ..."
+            f"with torchrun --nproc_per_node {torch.cuda.device_count()} train.py ..."
         )
-    return ours, settings
+    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" or is_deepspeed_zero3_enabled():
+        raise UserError("ZeRO-3 leaves no process the whole weights, which sampling needs here; use FSDP2")
+    if settings.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        if settings.use_cpu:
+            raise UserError("FSDP needs GPUs: on CPUs Accelerate would train without it; leave it out")
+        flags = {"--use_peft": ours.use_peft, "--beta": settings.beta, "--resume": ours.resume}
+        for flag in (name for name, given in flags.items() if given):
+            raise UserError(
+                f"{flag} does not go together with FSDP here; leave it out, or start without FSDP"
+            )
 
 
 def refuse_other_distributions(settings: TrainingSettings) -> None:

@@ -449,10 +449,6 @@ def main() -> None:
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="bf16" if settings.bf16 else "no"
     )
-    if accelerator.num_processes > 1:
-        raise UserError(
-            "baselines.ppo runs as one process; start it with python -m baselines.ppo, without a launcher"
-        )
     session = Session("ppo", ours, ours, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")

@@ -24,11 +24,11 @@ TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
     "|".join(
         (
-            r"rewards_solution\.py|docs/(answers|instructors|speed)\.md|docs/speed\.png",
+            r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability)\.md|docs/speed\.png",
             r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution.
-            r"benchmarks/.*|baselines/compare\.py|tests/test_compare\.py",
+            r"benchmarks/.*|baselines/compare\.py|tests/test_compare\.py|tests/(test_)?soak\.py",
             # Results; the tables are cut from the pages.
             r"docs/(frontier|methods|ppo_sweep|baselines_frontier)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",

@@ -5,11 +5,15 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+# With several processes most errors are everybody's: the launcher ends the others once the first has said it.
+SECONDS_FOR_RANK_0 = 5.0
 
 
 class UserError(Exception):
@@ -41,6 +45,8 @@ def told_in_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(SECONDS_FOR_RANK_0)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError, OSError) as error:

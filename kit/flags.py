@@ -106,3 +106,8 @@ class BaselineArguments(TaskArguments, RunSettings):
     def __post_init__(self) -> None:
         TaskArguments.__post_init__(self)
         RunSettings.__post_init__(self)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "the baselines run as one process; start them with python -m baselines.ppo or python -m "
+                "baselines.sft, without a launcher"
+            )

@@ -117,11 +117,17 @@ class Session:
         names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
         flags = {name: value for name, value in vars(ours).items() if name != "predict"}
         self.config: dict[str, Any] = {"method": method, "argv": argv, **flags, **names}
+        self.config["processes"] = process.num_processes
         if ours.resume:  # `auto` may mean another model on another machine
             stored = read_config(ours.resume)
             for key in ("method", *names):
                 if stored.get(key) != self.config[key]:
                     refuse_change(ours.resume, key, stored.get(key), self.config[key])
+            if (were := stored.get("processes", 1)) != process.num_processes:
+                raise UserError(
+                    f"--resume {ours.resume}: this run was trained by {were} processes, not {process.num_processes}, "
+                    f"and would go on with other numbers; launch {were}, or start a new run"
+                )
         set_seed(settings.seed)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if ours.hackable_reward else self.scorer

@@ -272,17 +272,6 @@ def wandb_rows(path: Path) -> list[dict]:
     return rows
 
 
-@pytest.mark.whole_kit
-def test_two_processes_train_one_policy(run_script, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "train.py"]
-    done = run_script(*launch, *TINY, "--kl_type", "forward", "--use_solution", "--output_dir", str(tmp_path))
-    assert done.returncode == 0, done.stderr[-2000:]
-    folder = tmp_path / "forward-0.1"
-    assert [p.name for p in tmp_path.iterdir()] == ["forward-0.1"]  # one folder, written once
-    assert [row["step"] for row in training_lines(folder)] == [1, 2, 3]
-    assert_starts_at_zero(folder)
-
-
 # ------------------------------------------------------------------------------------ what goes wrong
 
 

@@ -1,0 +1,101 @@
+"""Two processes on two CPU cores: what one would train, errors said once, and what is refused.
+
+pytest tests/test_processes.py
+"""
+
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import train as script
+from baselines import ppo, sft
+from kit.errors import UserError
+from kit.models import MINI
+from kit.runs import read_metrics
+
+TINY = (
+    "--model mini --sentiment_model mini --prompts_per_step 2 --num_generations 2 --max_completion_length 4 "
+)
+TINY += "--max_steps 2 --eval_every 0"
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Runs of one process: all weights, and LoRA."""
+    folder = tmp_path_factory.mktemp("one")
+    for name, flags in (("full", ""), ("lora", "--use_peft")):
+        with pytest.MonkeyPatch.context() as patch:
+            argv = f"train.py {TINY} {flags} --output_dir {folder} --run_name {name}".split()
+            patch.setattr(sys, "argv", argv)
+            script.main()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "flags"),
+    [(["train.py"], "lora", ["--use_peft", "--merge_lora"]), (["-m", "tests.fsdp_on_cpu"], "full", [])],
+    ids=["DDP", "FSDP2"],
+)
+def test_two_processes_train_what_one_would(start, name, flags, one, run_script, tmp_path):
+    done = run_script(*TWO, *start, *TINY.split(), *flags, "--output_dir", str(tmp_path), "--run_name", "two")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [p.name for p in tmp_path.iterdir()] == ["two"]  # one folder, written once
+    alone, together = read_metrics(one / name), read_metrics(tmp_path / "two")
+    assert [row["step"] for row in together] == [0, 1, 2, 2]
+    assert together[0] == alone[0] and abs(together[0]["val/kl_policy_ref"]) < 1e-5
+    for key in ("reward", "score", "length_mean", "kl_policy_ref", "grad_norm", "entropy"):
+        for step in (1, 2):  # step 2 samples from what step 1 has learned
+            a, b = alone[step][f"train/{key}"], together[step][f"train/{key}"]
+            assert math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5), (key, step)
+    assert together[2]["train/grad_norm"] > 0
+    trained, base = (
+        AutoModelForCausalLM.from_pretrained(p) for p in (tmp_path / "two/final", MINI / "policy")
+    )
+    pairs = zip(trained.parameters(), base.parameters(), strict=True)
+    assert not all(torch.equal(a, b.float()) for a, b in pairs)
+
+
+def test_resumed_by_another_number_of_processes(one, tmp_path, monkeypatch):
+    run = shutil.copytree(one / "full", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    assert config["processes"] == 1
+    (run / "config.json").write_text(json.dumps(config | {"processes": 2}))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run), "--max_steps", "3"])
+    with pytest.raises(UserError, match=r"trained by 2 processes, not 1, .*; launch 2, or start a new run"):
+        script.main()
+
+
+def test_an_error_is_said_once(run_script):
+    done = run_script(*TWO, "train.py", "--max_steps", "0")
+    assert done.returncode != 0
+    assert done.stderr.count("error: --max_steps 0: give at least 1") == 1
+
+
+def test_the_baselines_run_as_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for baseline in (ppo, sft):
+        with pytest.raises(UserError, match="the baselines run as one process"):
+            baseline.PARSER.parse([])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "flags", "gpu", "says"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", [], False, "FSDP needs GPUs"),
+        ("ACCELERATE_USE_FSDP", "true", ["--use_peft"], True, "--use_peft does not go together with FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", ["--beta", "0.1"], True, "--beta does not go together with FSDP"),
+        ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", [], False, "ZeRO-3 .*; use FSDP2"),
+    ],
+)
+def test_launches_that_would_not_do_what_was_meant(variable, value, flags, gpu, says, monkeypatch):
+    ours, settings = script.PARSER.parse(flags)
+    settings.use_cpu = not gpu
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=says):
+        script.refuse_launch(ours, settings)
