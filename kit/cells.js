@@ -18,7 +18,10 @@ const token = (event) => event.target.closest?.(".samples .text i");
 document.addEventListener("pointermove", (event) => { if (token(event)) tell(token(event)); });
 document.addEventListener("focusin", (event) => { if (token(event)) tell(token(event)); });
 document.addEventListener("click", (event) => {
-  if (!token(event)) return;
+  if (!token(event)) {
+    document.getElementById("token").textContent = "";
+    return;
+  }
   reach(token(event).closest(".samples"), token(event));
   token(event).focus();
 });
