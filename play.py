@@ -285,8 +285,8 @@ def start(argv: Sequence[str]) -> gr.Blocks:
         footer_links=[],
         # Gradio's own themes take their fonts from Google
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css=asset("css", "cells", "play"),
-        head=f"<script>{asset('js', 'cells')}</script>",
+        # Not as css=: that loses the media query of dark mode
+        head=f"<style>{asset('css', 'cells', 'play')}</style><script>{asset('js', 'cells')}</script>",
     )
     print(f"{about}\n{blocks.local_url}   Ctrl-C ends it", flush=True)
     return blocks
