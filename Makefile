@@ -7,13 +7,14 @@ BIN := .venv/bin
 endif
 ARGS ?=
 
-.PHONY: help train test clean
+.PHONY: help train test play clean
 # instructors: not in the hand-out
 .PHONY: lint soak baselines handout gradescope
 # /instructors
 
 help:
 	@echo "make train [ARGS=\"...\"]  set up .venv, then python train.py ARGS (a few minutes on a CPU)"
+	@echo "make play [ARGS=\"...\"]   set up Gradio too, then python play.py ARGS"
 	@echo "make test                set up .venv, then run the tests"
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
@@ -36,6 +37,13 @@ help:
 
 train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
+
+.venv/.installed-play: requirements-play.txt .venv/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-play.txt
+	touch $@
+
+play: .venv/.installed-play
+	$(BIN)/python play.py $(ARGS)
 
 # One thread a worker: two tests that share two cores with two threads each wait for one another. A file stays with
 # one worker: what its tests share is made once.

@@ -33,7 +33,6 @@ quiet(__name__)
 
 import argparse
 import datetime
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kit import plots, report
-from kit.cli import Parser
+from kit.cli import BASE, Parser, named_paths
 from kit.comparison import (
     Model,
     captured_by,
@@ -61,7 +60,6 @@ from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
 
 SCHEMA = 1
-BASE = "base"
 UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 BARS = (
     "reward",
@@ -216,25 +214,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def named_models(args: argparse.Namespace) -> list[Model]:
-    """The models asked for, base first. Raises `UserError` for a bad or repeated name."""
+    """The models asked for, besides base. Raises `UserError` for a bad or repeated name."""
     short = [f"{name}={getattr(args, name)}" for name in ("sft", "ppo", "grpo") if getattr(args, name)]
-    models: list[Model] = []
-    for pair in [*args.models, *short]:
-        name, _, path = pair.partition("=")
-        if pair == BASE:
-            continue
-        if not path or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
-            raise UserError(
-                f"{pair}: give NAME=PATH, such as kl=outputs/kl; names have letters, digits, . _ + -"
-            )
-        if name == BASE:
-            raise UserError(
-                f"{pair}: base is the reference model; choose it with --model, or take another name"
-            )
-        if name in {m.name for m in models}:
-            raise UserError(f"the name {name} is given twice")
-        models.append(Model(name, path))
-    return models
+    return [Model(name, path) for name, path in named_paths([*args.models, *short]).items()]
 
 
 def open_samples(folder: str) -> TextIO:

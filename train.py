@@ -67,7 +67,6 @@ class GRPOSettings(RunSettings):
     beta: float = setting(0.0, "TRL's own KL(pi||pi_ref) term, in the loss; 0: none")
     # memory is that of one micro-batch; 16 is also faster than 64 on two CPU cores
     per_device_train_batch_size: int = setting(16, "completions in one backward pass")
-    report_to: str = setting("none", "none, wandb, tensorboard, or trackio")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +96,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -154,7 +153,9 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
         if self.bf16 is None:  # is_bf16_supported() counts emulation in: twice as slow as fp32 on a T4
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        report_to = self.report_to
         GRPOConfig.__post_init__(self)
+        self.report_to = report_to  # as a word: it makes a list of it
 
 
 PARSER = KitParser((ExerciseArguments, TrainingSettings), __doc__)
@@ -204,6 +205,7 @@ def main() -> None:
 
     run = session.open_run(name)
     settings.output_dir, settings.run_name = str(run.path), run.path.name
+    settings.report_to = "none"  # the session logs there, under our names; TRL would too, under its own
     # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
     # leaves a run that is wrong without a word?
     trainer = Trainer(
@@ -394,13 +396,6 @@ class StepCallback(TrainerCallback):
 def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
     """The flags, checked; combinations that cannot work are refused in one sentence."""
     ours, settings = PARSER.parse(argv)
-    if "wandb" in settings.report_to:  # the same thing by TRL's name; our tracker logs it, under our names
-        ours.wandb, settings.report_to = True, []
-    try:
-        for callback in get_reporting_integration_callbacks(settings.report_to):
-            callback()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"--report_to {settings.report_to[0]}: {error}") from None
     if ours.kl_type != "none" and settings.beta:
         raise UserError(
             f"--kl_type {ours.kl_type} and --beta {settings.beta:g} both penalise KL: it would be counted twice; "

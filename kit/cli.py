@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from transformers.hf_argparser import HfArgumentParser
 from kit.errors import UserError
 from kit.runs import read_config, refuse_change
 
+BASE = "base"  # how the reference model is called
 # What a resumed run may be given anew. All else makes another experiment; its models the session compares by name.
 MAY_CHANGE = {"max_steps", "rounds", "save_steps", "save_total_limit", "eval_every"}
 MAY_CHANGE |= {"wandb", "wandb_project", "report_to", "merge_lora", "unchecked"}
@@ -262,6 +264,37 @@ class Parser(argparse.ArgumentParser):
             help="the reference: auto (what the runs started from), mini, id, or path")  # fmt: skip
         add("--sentiment_model", default="auto",
             help="the reward model: auto (what the runs used), mini, id, path")  # fmt: skip
+
+
+def named_paths(pairs: Sequence[str]) -> dict[str, str]:
+    """{name: path} of NAME=PATH arguments; `base`, the reference, has no path and is left out.
+
+    Raises:
+        UserError: a name that is none, that is given twice, or that is base's.
+    """
+    paths: dict[str, str] = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if pair == BASE:
+            continue
+        if not path or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
+            raise UserError(
+                f"{pair}: give NAME=PATH, such as kl=outputs/kl; names have letters, digits, . _ + -"
+            )
+        if name == BASE:
+            raise UserError(
+                f"{pair}: base is the reference model; choose it with --model, or take another name"
+            )
+        if name in paths:
+            raise UserError(f"the name {name} is given twice")
+        paths[name] = path
+    return paths
+
+
+def refuse_missing(path: str) -> None:
+    """outputs/typo is no Hub id: do not wait for the network. Raises `UserError`."""
+    if "/" in path and not Path(path).exists() and Path(path).parent.is_dir():
+        raise UserError(f"{path}: no such folder")
 
 
 def at_least_1(text: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, load_prompts
+from kit.cli import refuse_missing
 from kit.errors import UserError
 from kit.frontier import CurvePoint, captured, curves
 from kit.measuring import Bench, Row, column_of
@@ -118,9 +119,7 @@ def load_bench(args: argparse.Namespace, choice: ModelChoice, judge: str | None 
 
 def load_measured(bench: Bench, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model at `path`, in eval mode. Raises `UserError` if there is none."""
-    # outputs/typo is no Hub id: do not wait for the network
-    if "/" in path and not Path(path).exists() and Path(path).parent.is_dir():
-        raise UserError(f"{path}: no such folder")
+    refuse_missing(path)
     with bench.phase("loading"):
         model, tokenizer = load_policy(path, default_device())
     return model.eval(), tokenizer

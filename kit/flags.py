@@ -86,6 +86,9 @@ class RunSettings:
     seed: int = setting(0, "same seed, same machine, CPU: same numbers")
     max_completion_length: int = setting(40, "longest completion, in tokens")
     temperature: float = setting(1.0, "of sampling, and of every log-prob")
+    report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting(
+        "none", "besides metrics.jsonl; trackio and tensorboard need no account"
+    )
 
     def __post_init__(self) -> None:
         at_least(1, self, "max_completion_length")

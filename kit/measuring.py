@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -86,6 +86,7 @@ class Bench:
     batch_size: int = 64
     judge: Scorer | None = None
     progress: Progress | None = None
+    on_text: Callable[[list[str]], None] | None = None  # `kit.sampling.sample` calls it
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
@@ -116,6 +117,7 @@ class Bench:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 on_batch=self.progress.advance if self.progress else None,
+                on_text=self.on_text,
             )
 
     def scores(self, texts: Sequence[str]) -> tuple[list[float], list[float | None]]:

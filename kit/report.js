@@ -1,7 +1,5 @@
-"use strict";
 const list = document.getElementById("samples"), asked = [...list.children];
 const form = document.querySelector(".controls"), field = form.elements;
-const shown = ".sample:not([hidden]) .cell:not([hidden]) .text";
 
 function update() {
   const word = field.find.value.trim().toLowerCase();
@@ -25,35 +23,8 @@ function update() {
   const order = field.order.value ? [...asked].sort((a, b) => Number.isNaN(key(a)) - Number.isNaN(key(b)) || key(a) - key(b)) : asked;
   if (order.some((sample, i) => sample !== list.children[i])) list.append(...order);  // moving them all is slow
   field.count.textContent = `${count} of ${asked.length}`;
-  reach(list.querySelector(`${shown} i`));
+  reach(list, list.querySelector(`${shown} i`));
 }
-
-// One token at a time can be reached with Tab; the arrow keys go on from there.
-function reach(token) {
-  for (const old of list.querySelectorAll("i[tabindex]")) old.removeAttribute("tabindex");
-  if (token) token.tabIndex = 0;
-}
-function tell(token) {
-  const ratio = Number(token.title), times = Math.exp(Math.abs(ratio)).toLocaleString("en", { maximumSignificantDigits: 2 });
-  const model = token.closest(".cell").querySelector("b").textContent;
-  document.getElementById("token").textContent = `${model}: “${token.textContent}” log π/π_ref ${token.title} nats, `
-    + (ratio < 0 ? `1/${times} as likely as under base` : `${times} times as likely as under base`);
-}
-const token = (event) => event.target.closest(".text i");
-// Not pointerover: that comes too when the page scrolls to the focus under a pointer at rest.
-list.addEventListener("pointermove", (event) => { if (token(event)) tell(token(event)); });
-list.addEventListener("focusin", (event) => { if (token(event)) tell(token(event)); });
-list.addEventListener("click", (event) => { if (token(event)) { reach(token(event)); token(event).focus(); } });
-list.addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[event.key];
-  if (!step || !token(event)) return;
-  event.preventDefault();
-  const all = event.key === "ArrowLeft" || event.key === "ArrowRight" ? "i" : "i:first-of-type";  // or the next text
-  const tokens = [...list.querySelectorAll(`${shown} ${all}`)];
-  const here = token(event).matches(all) ? token(event) : token(event).parentElement.querySelector(all);
-  const next = tokens[tokens.indexOf(here) + step];
-  if (next) { reach(next); next.focus(); }
-});
 
 form.hidden = false;
 form.addEventListener("input", update);

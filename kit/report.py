@@ -23,6 +23,7 @@ FIGURES = (  # file name, caption
     ("training", "Training, from each run's metrics.jsonl. Bands: 95 % intervals over prompts."),
     ("metrics", "The metrics side by side. Whiskers: 95 % intervals over prompts."),
 )  # fmt: skip
+HERE = Path(__file__).parent
 SHADES = (
     math.log(2),
     math.log(5),
@@ -112,33 +113,16 @@ def side_by_side(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     ]
 
 
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def asset(kind: str, *names: str) -> str:
+    """The styles or scripts `names`, one after the other, as they lie in this folder."""
+    return "".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in names)
 
 
-def render(
-    comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], figures: Path
-) -> str:
-    """The page for one `comparison.json`.
-
-    `rows`: by model, prompt by prompt, the lines of samples.jsonl, each with `tokens_text` (the decoded tokens,
-    which make up the completion) and `log_ratios` (log pi/pi_ref of each, nats), or both None. `figures`: the
-    folder with the SVG files (one that is not there is left out). Everything from outside is escaped, and the
-    page's own policy lets only its own script and style run: a completion may contain `<script>`.
-    """
-    here = Path(__file__).parent
-    style, script = ((here / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    images = [
-        {
-            "name": name,
-            "caption": caption,
-            "data": base64.b64encode((figures / f"{name}.svg").read_bytes()).decode(),
-        }
-        for name, caption in FIGURES
-        if (figures / f"{name}.svg").is_file()
-    ]
+@functools.cache
+def environment() -> Environment:
+    """Templates of this folder. Whatever they are given is text, and is escaped."""
     env = Environment(
-        loader=FileSystemLoader(here),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         finalize=lambda value: (
             visible(value) if type(value) is str else value
@@ -157,9 +141,52 @@ def render(
         mark=MARKS.get,
         json=functools.partial(json.dumps, indent=1, ensure_ascii=False),
     )
+    return env
+
+
+def articles(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The markup of what `side_by_side` gives, for a page with the style and the script called cells."""
+    module: Any = environment().get_template("cells.html").module
+    # The arrow keys start at the first token. Text cannot be taken for one: its < are escaped
+    return str(module.articles(samples)).replace("<i ", '<i tabindex="0" ', 1)
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def render(
+    comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], figures: Path
+) -> str:
+    """The page for one `comparison.json`.
+
+    `rows`: by model, prompt by prompt, the lines of samples.jsonl, each with `tokens_text` (the decoded tokens,
+    which make up the completion) and `log_ratios` (log pi/pi_ref of each, nats), or both None. `figures`: the
+    folder with the SVG files (one that is not there is left out). Everything from outside is escaped, and the
+    page's own policy lets only its own script and style run: a completion may contain `<script>`.
+    """
+    style, script = asset("css", "cells", "report"), asset("js", "cells", "report")
+    images = [
+        {
+            "name": name,
+            "caption": caption,
+            "data": base64.b64encode((figures / f"{name}.svg").read_bytes()).decode(),
+        }
+        for name, caption in FIGURES
+        if (figures / f"{name}.svg").is_file()
+    ]
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     )
-    return env.get_template("report.html").render(
-        c=comparison, samples=side_by_side(rows), figures=images, style=style, script=script, policy=policy
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            c=comparison,
+            samples=side_by_side(rows),
+            figures=images,
+            style=style,
+            script=script,
+            policy=policy,
+        )
     )

@@ -42,12 +42,13 @@ def sample(
     seed: int = 0,
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
+    on_text: Callable[[list[str]], None] | None = None,
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, prompt by prompt, from softmax(logits / temperature).
 
     The random numbers are a function of `seed` alone: training goes on as if nothing had been sampled, and neither
     `batch_size` nor the order of other calls changes what is drawn. `on_batch` is called with the number of
-    completions of each finished batch.
+    completions of each finished batch, `on_text` at every token with the texts of the batch as far as they are drawn.
     """
     # Q18. All models get the same seed. Do two models then write the same text? What is it good for?
     generator = torch.Generator().manual_seed(seed)
@@ -55,9 +56,16 @@ def sample(
     prompt_ids = [ids for ids in tokenizer(list(prompts))["input_ids"] for _ in range(num_samples)]
     ends = end_tokens(policy, tokenizer)
     completions: list[Completion] = []
+
+    def on_token(rows: list[list[int]]) -> None:
+        if on_text is not None:
+            on_text(tokenizer.batch_decode([until(row, ends) for row in rows], skip_special_tokens=True))
+
     for start in range(0, len(prompt_ids), batch_size):
         rows = slice(start, start + batch_size)
-        drawn = rollout(policy, prompt_ids[rows], uniforms[rows], ends, temperature)
+        drawn = rollout(
+            policy, prompt_ids[rows], uniforms[rows], ends, temperature, on_token if on_text else None
+        )
         for i, (ids, log_probs) in enumerate(zip(*drawn, strict=True), start=start):
             completions.append(
                 Completion(
@@ -74,6 +82,11 @@ def sample(
     return completions
 
 
+def until(row: list[int], ends: set[int]) -> list[int]:
+    """The row up to its first token of `ends`, which is kept."""
+    return row[: next((i for i, token in enumerate(row, start=1) if token in ends), len(row))]
+
+
 def end_tokens(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a completion: the tokenizer's EOS, and those the model's generation config names."""
     eos = policy.generation_config.eos_token_id
@@ -87,12 +100,14 @@ def rollout(
     uniforms: Tensor,
     ends: set[int],
     temperature: float = 1.0,
+    on_token: Callable[[list[list[int]]], None] | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Draw one completion for each of N prompts: (N rows of token ids, N rows of their log-probs in nats).
 
     `uniforms` (N, T) in [0, 1) decide what is drawn, and T how long a completion may be. A prompt that stands several
     times in a row is computed once. A completion keeps the token of `ends` that ended it; its row is then left out
     of the computation. Dropout is off, the head and the softmax are fp32, and the policy's mode is put back.
+    `on_token` is called after every draw with the N rows so far; whatever follows the end of one is not its own.
 
     Raises:
         FloatingPointError: a log-prob is NaN or infinite, as of a policy whose weights have blown up.
@@ -126,6 +141,8 @@ def rollout(
             drawn, log_p = draw(logits, uniforms[alive, t])
             tokens[alive, t], log_probs[alive, t] = drawn, log_p
             ended[alive] |= torch.isin(drawn, stop)
+            if on_token is not None:
+                on_token(tokens[:, : t + 1].tolist())
             going = ~ended[alive]
             if t + 1 == uniforms.shape[1] or not going.any():
                 break
@@ -142,9 +159,8 @@ def rollout(
             ).last_hidden_state[:, -1]
     ids_rows, log_rows = [], []
     for row, values in zip(tokens.tolist(), log_probs.tolist(), strict=True):
-        end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
-        ids_rows.append(row[: end + 1])
-        log_rows.append(values[: end + 1])
+        ids_rows.append(until(row, ends))
+        log_rows.append(values[: len(ids_rows[-1])])
     total = sum(map(sum, log_rows))
     if not math.isfinite(total):
         raise FloatingPointError(f"the log-prob of a completion is {total}")

@@ -37,6 +37,7 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
+from kit.dashboards import Dashboard, open_dashboard, refuse_uninstalled
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
@@ -131,7 +132,11 @@ class Session:
         set_seed(settings.seed)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if ours.hackable_reward else self.scorer
-        self.tracker: Tracker | None = None
+        self.tracker: Tracker | Dashboard | None = None
+        if ours.wandb and settings.report_to not in ("none", "wandb"):
+            raise UserError(f"--wandb and --report_to {settings.report_to}: a run has one of them; keep one")
+        self.report_to = "wandb" if ours.wandb else settings.report_to
+        refuse_uninstalled(self.report_to)
         self.num_prompts = 0
         self.validated = -1  # the last step that was
         self.asked_to_stop: int | None = None  # the signal that asked
@@ -215,9 +220,13 @@ class Session:
             self.config["prediction"] = predicted
         if not self.checkpoint:
             self.run.write_config(self.config)
-        if self.ours.wandb:
-            name, project = self.run.path.name, self.ours.wandb_project
+        name, project = self.run.path.name, self.ours.wandb_project
+        if self.report_to == "wandb":
             self.tracker = Tracker(project, name, self.config, self.run.path, tags=tags)
+        elif self.report_to != "none":
+            self.tracker = open_dashboard(
+                self.report_to, project, self.run.path, self.config, self.first_step
+            )
         bench = Bench(
             prompts=HELD_OUT_PROMPTS,
             scorer=self.scorer,

@@ -26,6 +26,9 @@ class LetterTokenizer:
     def decode(self, ids, skip_special_tokens):
         return "".join(str(i) for i in ids if i)
 
+    def batch_decode(self, rows, skip_special_tokens):
+        return [self.decode(ids, skip_special_tokens) for ids in rows]
+
 
 def test_sampling_has_its_own_random_stream_and_keeps_eos(tiny_gpt2):
     model, tokenizer = tiny_gpt2().train(), LetterTokenizer()
@@ -45,6 +48,20 @@ def test_sampling_has_its_own_random_stream_and_keeps_eos(tiny_gpt2):
     assert all(len(c.completion_ids) == 6 for c in completions if c.truncated)
     again = sample(model, tokenizer, ["12", "3", "4567"], num_samples=20, max_new_tokens=6, batch_size=7)
     assert again == completions
+
+
+def test_texts_are_told_as_they_grow_and_stand_still_once_they_have_ended(tiny_gpt2):
+    told: list[list[str]] = []
+    flags = {"num_samples": 4, "max_new_tokens": 6, "seed": 1}
+    completions = sample(
+        tiny_gpt2(vocab_size=4), LetterTokenizer(), ["12", "3"], on_text=told.append, **flags
+    )
+    assert any(not c.truncated for c in completions)
+    longest = max(len(c.completion_ids) for c in completions)
+    assert len(told) == longest
+    for length, texts in enumerate(told, start=1):
+        assert texts == ["".join(str(i) for i in c.completion_ids[:length] if i) for c in completions]
+    assert completions == sample(tiny_gpt2(vocab_size=4), LetterTokenizer(), ["12", "3"], **flags)
 
 
 def test_samples_follow_the_scored_distribution(tiny_gpt2):

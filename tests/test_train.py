@@ -415,7 +415,7 @@ def test_defaults_of_the_exercise():
         ours.hackable_reward or ours.negate_reward or ours.use_solution or ours.use_peft or ours.wandb
     )
     assert settings.disable_dropout and not settings.gradient_checkpointing and not settings.shuffle_dataset
-    assert settings.generation_batch_size == 64 and settings.report_to == []
+    assert settings.generation_batch_size == 64 and settings.report_to == "none"
     # with and without a KL term alike: a comparison of two runs must be one of the term alone
     assert (
         settings.lr_scheduler_type == "linear" == script.parse(["--kl_type", "forward"])[1].lr_scheduler_type

@@ -1,0 +1,301 @@
+"""Taste it: type a prompt and see what the models make of it, token by token, in a page of your own browser.
+
+    python play.py base hack=outputs/vanilla cure=outputs/forward-0.05
+
+A model is NAME=PATH as in evaluate.py; `base`, the reference model, always takes part. The page is served on 127.0.0.1
+and nowhere else, and asks nothing of any other machine. It needs `pip install -r requirements-play.txt`.
+"""
+
+# ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
+from kit.screen import quiet
+
+quiet()
+
+import argparse
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from kit.cli import BASE, Parser, at_least_1, named_paths, refuse_missing
+from kit.errors import UserError, run_main, told_in_one_line
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The flags, and the models' paths by name. Raises `UserError` for what can be seen to be wrong."""
+    parser = Parser("Play with the models in the browser, on this machine only.")
+    add = parser.add_argument
+    add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
+    parser.add_sampling_flags()
+    add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
+    add("--port", type=at_least_1, metavar="N", help="of 127.0.0.1 (default: the first free one from 7860)")
+    add("--no_browser", action="store_true", help="print the address, and open no browser")
+    args = parser.parse_intermixed_args(argv)
+    paths = named_paths(args.models)
+    for path in paths.values():
+        refuse_missing(path)
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page is made with Gradio: pip install -r requirements-play.txt")
+    return args, paths
+
+
+if __name__ == "__main__":  # a typo is answered before torch and Gradio are imported, which takes seconds
+    with told_in_one_line():
+        parse(sys.argv[1:])
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+
+import gradio as gr
+from markupsafe import Markup
+
+from data import check_prompts
+from kit.comparison import Model, load_bench, load_measured, one_sentence, trained_with
+from kit.frontier import best_of_n
+from kit.measuring import POSITIVE, Bench, Row, column_of
+from kit.models import MINI, display_name, resolve_models
+from kit.report import articles, asset, number, visible
+from kit.runs import read_samples
+from sentiment import word_count_score
+
+Policy = tuple[Any, Any]  # model, tokenizer
+LEGEND = """After a name stand P(positive) by the reward model and by the judge, the reference NLL in nats per token,
+KL(π‖π_ref) in nats, and the length in tokens. A token's colour is log π/π_ref: <span class="p1">at least 2 times</span>
+<span class="p2">5 times</span> <span class="p3">20 times</span> as likely as under base,
+<span class="n1">at most 1/2</span> <span class="n2">1/5</span> <span class="n3">1/20</span>; ∎ ends a text. Point at a
+token, tap it, or go from token to token with the arrow keys, to see its number."""
+
+# ---- what the models say -----------------------------------------------------------------------------------
+
+
+def note(text: object) -> str:
+    """A sentence in place of an answer."""
+    return Markup('<p class="note">{}</p>').format(visible(str(text)))
+
+
+def streamed(bench: Bench, policy: Policy, num_samples: int) -> Iterator[list[Row]]:
+    """`bench.rows`: first what is drawn so far, without numbers, at every token, then the whole rows."""
+    nothing = dict.fromkeys(("sentiment", "judge", "ref_nll", "log_ratios"))
+    drawn: SimpleQueue[list[str] | None] = SimpleQueue()
+    with ThreadPoolExecutor(1) as worker:
+        rows = worker.submit(replace(bench, on_text=drawn.put).rows, *policy, num_samples)
+        rows.add_done_callback(lambda _: drawn.put(None))
+        while (texts := drawn.get()) is not None:
+            if not drawn.empty():  # the page is slower than the model: it shows the latest
+                continue
+            yield [{**nothing, "completion": text or " … ", "truncated": True} for text in texts]
+        yield rows.result()
+
+
+def side_by_side(prompt: str, rows: Mapping[str, Sequence[Row]], num_samples: int) -> str:
+    """The models' samples of one prompt; a model that has fewer stands beside the first ones."""
+    return articles(
+        [
+            {"prompt": prompt, "sample": i, "cells": {name: r[i] for name, r in rows.items() if i < len(r)}}
+            for i in range(num_samples)
+        ]
+    )
+
+
+class Play:
+    """The models on one bench, and what the page asks of them. Every answer is HTML; a bad question is a sentence."""
+
+    def __init__(self, bench: Bench, policies: dict[str, Policy], models: Sequence[Model]) -> None:
+        self.bench, self.policies = bench, policies
+        config = policies[BASE][0].config
+        self.context = getattr(config, "max_position_embeddings", 1024)  # tokens
+        self.runs = {m.name: m.run for m in models if m.run}
+
+    def asked(self, prompt: str, temperature: float, length: int, seed: int) -> Bench:
+        """The bench with this one prompt. Raises `UserError` if it is empty, or leaves no room for `length` tokens."""
+        prompt = visible(prompt or "")
+        if not prompt.strip():
+            raise UserError("type a prompt, such as: The film")
+        room = self.context - int(length)
+        try:
+            check_prompts([prompt], "", self.bench.tokenizer, room)
+        except UserError:
+            raise UserError(
+                f"the prompt is too long: {room} tokens leave room for a completion in the model's context"
+            ) from None
+        return replace(
+            self.bench,
+            prompts=[prompt],
+            temperature=float(temperature),
+            max_new_tokens=int(length),
+            seed=int(seed or 0),
+        )
+
+    def answer(
+        self, prompt: str, temperature: float, length: int, num_samples: int, n: int, seed: int
+    ) -> Iterator[str]:
+        """All models on one prompt and one stream of random numbers, then the best of n of the base."""
+        try:
+            bench = self.asked(prompt, temperature, length, seed)
+            rows: dict[str, Sequence[Row]] = {}
+            for name, policy in self.policies.items():
+                for rows[name] in streamed(bench, policy, num_samples):
+                    yield side_by_side(bench.prompts[0], rows, num_samples)
+            if n > 1:
+                several = bench.rows(*self.policies[BASE], num_samples=int(n))
+                best = max(several, key=lambda row: row["sentiment"])
+                kl = best_of_n(column_of(several, "sentiment", int(n)), int(n)).kl
+                # Of the draw, not of the text: at most log n - (n-1)/n
+                rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl}]
+                yield side_by_side(bench.prompts[0], rows, num_samples)
+        except UserError as error:
+            yield note(error)
+
+    def again(
+        self, prompt: str, temperature: float, length: int, num_samples: int, n: int, seed: int
+    ) -> Iterator[tuple[str, int]]:
+        """The same with the next seed, which comes second."""
+        seed = int(seed or 0) + 1
+        for html in self.answer(prompt, temperature, length, num_samples, n, seed):
+            yield html, seed
+
+    def recorded(self, name: str, prompt: str) -> str:
+        """What a run wrote at its validations to one of their prompts, step by step."""
+        try:
+            samples = [s for s in read_samples(self.runs[name].path) if s["prompt"] == prompt]
+        except UserError as error:
+            return note(error)
+        if not samples:
+            return note("the validations did not ask this; its checkpoints can be asked")
+        more = {"judge": None, "log_ratios": None, "truncated": False}
+        return side_by_side(prompt, {f"step {s['step']}": [{**s, **more}] for s in samples}, 1)
+
+    def checkpoints(
+        self, name: str, prompt: str, temperature: float, length: int, seed: int
+    ) -> Iterator[str]:
+        """What a run's checkpoints make of a prompt, each with the same random numbers; base is step 0."""
+        try:
+            bench = self.asked(prompt, temperature, length, seed)
+            folders = self.runs[name].checkpoints()
+            if not folders:
+                yield note(f"{name} has kept no checkpoint: --save_steps and --save_total_limit say how many")
+                return
+            rows: dict[str, Sequence[Row]] = {}
+            for step, folder in [(0, None), *folders]:
+                policy = load_measured(bench, str(folder)) if folder else self.policies[BASE]
+                for rows[f"step {step}"] in streamed(bench, policy, 1):
+                    yield side_by_side(bench.prompts[0], rows, 1)
+        except UserError as error:
+            yield note(error)
+
+    def fool(self, text: str) -> str:
+        """What reward model, judge and word counter say of a text."""
+        text = visible(text or "")
+        (sentiment,), (judge,) = self.bench.scores([text])
+        scores = {"reward model": sentiment, "judge": judge, "word counter": word_count_score([text])[0]}
+        line = Markup('<tr><th>{0}</th><td><meter value="{1:.3f}"></meter></td><td>{2}</td></tr>')
+        lines = [line.format(who, s, number(s)) for who, s in scores.items() if s is not None]
+        fooled = [who for who, s in scores.items() if s is not None and who != "judge" and s > POSITIVE]
+        end = ""
+        if judge is not None and judge <= POSITIVE and fooled:
+            end = note(f"{' and '.join(fooled)} fooled: positive there, and not for the judge")
+        return Markup('<table class="fool">{}</table>').format(Markup("").join(lines)) + end
+
+
+# ---- the page ----------------------------------------------------------------------------------------------
+
+
+def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
+    """Three tabs: all models on a prompt; a run over its steps; a text of one's own."""
+    longest = play.context // 2
+    prompts = list(play.bench.prompts)
+    with gr.Blocks(title="Taste it", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(Markup("<h1>Taste it</h1><p>{}</p>").format(about))
+        with gr.Tab("Side by side"):
+            prompt = gr.Textbox(prompts[0], label="Prompt", lines=1, max_lines=4, elem_id="prompt")
+            with gr.Row():
+                ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                again = gr.Button("Again, with another seed", elem_id="again")
+            with gr.Accordion("Temperature, length, samples, best of n, seed", open=False), gr.Row():
+                temperature = gr.Slider(0.1, 3, args.temperature, step=0.1, label="Temperature")
+                length = gr.Slider(
+                    1, longest, min(args.max_new_tokens, longest), step=1, label="Longest completion, tokens"
+                )
+                samples = gr.Slider(1, max(8, args.num_samples), 1, step=1, label="Samples of each model")
+                n = gr.Slider(1, 64, 8, step=1, label="Best of n of base (1: none)")
+                seed = gr.Number(args.seed, precision=0, minimum=0, label="Seed")
+            gr.Examples(prompts, prompt, label="Held-out prompts", examples_per_page=8, cache_examples=False)
+            gr.HTML(f"<p>{LEGEND}</p>")
+            answers = gr.HTML(elem_id="answers")
+            question = [prompt, temperature, length, samples, n, seed]
+            gr.on([ask.click, prompt.submit], play.answer, question, answers, show_progress="hidden")
+            again.click(play.again, question, [answers, seed], show_progress="hidden")
+        if play.runs:
+            with gr.Tab("Over the steps"):
+                names = list(play.runs)
+                with gr.Row():
+                    run = gr.Dropdown(names, value=names[0], label="Run")
+                    same = gr.Dropdown(prompts, value=prompts[0], label="Prompt", allow_custom_value=True)
+                gr.HTML("<h2>Its validations, as they were written in training</h2>")
+                recorded = gr.HTML(play.recorded(names[0], prompts[0]), elem_id="recorded")
+                gr.HTML("<h2>Its checkpoints, now</h2>")
+                every = gr.Button("Ask its checkpoints", elem_id="every")
+                over = gr.HTML(elem_id="over")
+                gr.on([run.change, same.change], play.recorded, [run, same], recorded)
+                step_by_step = [run, same, temperature, length, seed]
+                every.click(play.checkpoints, step_by_step, over, show_progress="hidden")
+        with gr.Tab("Can you fool it?"):
+            text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="great great great ...")
+            scores = gr.HTML(play.fool(""), elem_id="scores")
+            text.change(play.fool, text, scores, show_progress="hidden")
+        gr.HTML('<output id="token"></output>')
+    return blocks
+
+
+def start(argv: Sequence[str]) -> gr.Blocks:
+    """Load the models, and serve the page in a thread. Raises `UserError` for whatever cannot be had."""
+    args, paths = parse(argv)
+    models = [Model(name, path) for name, path in paths.items()]
+    judge = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
+    choice = resolve_models(
+        trained_with(args.model, "model", models),
+        trained_with(args.sentiment_model, "sentiment_model", models),
+    )
+    bench = load_bench(args, choice, judge)
+    policies: dict[str, Policy] = {BASE: (bench.reference, bench.tokenizer)}
+    for model in models:
+        try:
+            policies[model.name] = load_measured(bench, model.path)
+        except UserError as error:  # a run that is still going on has checkpoints to look at
+            if not (model.run and model.run.checkpoints()):
+                raise
+            print(f"{model.name}: {one_sentence(error)}", file=sys.stderr)
+    about = (
+        f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
+        f"judge {display_name(judge) if judge else 'none'} ({choice.reason})"
+    )
+    blocks = page(Play(bench, policies, models), args, about)
+    blocks.launch(
+        server_name="127.0.0.1",
+        server_port=args.port,
+        share=False,
+        ssr_mode=False,
+        quiet=True,
+        inbrowser=not args.no_browser,
+        prevent_thread_lock=True,
+        footer_links=[],
+        # Gradio's own themes take their fonts from Google
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        # Not as css=: that loses the media query of dark mode
+        head=f"<style>{asset('css', 'cells', 'play')}</style><script>{asset('js', 'cells')}</script>",
+    )
+    print(f"{about}\n{blocks.local_url}   Ctrl-C ends it", flush=True)
+    return blocks
+
+
+def main() -> None:
+    start(sys.argv[1:])
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run_main(main)
