@@ -212,6 +212,9 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
         )
+        if gguf:  # plain fp32 by now, but marked as quantised, and so neither saved nor trained
+            model.hf_quantizer, model.is_quantized = None, False
+            del model.config.quantization_config
         if adapter.is_file():
             model = PeftModel.from_pretrained(model, spec).merge_and_unload()
         tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base, **gguf)
