@@ -37,7 +37,6 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
-from kit.dashboards import Dashboard, open_dashboard, refuse_uninstalled
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
@@ -46,7 +45,7 @@ from kit.models import load_policy, load_reference, lora_config, resolve_models,
 from kit.reference import kept_samples
 from kit.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.screen import clock
-from kit.tracking import Tracker
+from kit.tracking import Tracker, open_tracker, refuse_uninstalled
 from kit.validation import VALIDATION_SEED, Limit, Validation
 from reward_utils import RewardFunction, Scorer, make_reward_function
 from sentiment import load_scorer, word_count_score
@@ -132,7 +131,7 @@ class Session:
         set_seed(settings.seed)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if ours.hackable_reward else self.scorer
-        self.tracker: Tracker | Dashboard | None = None
+        self.tracker: Tracker | None = None
         if ours.wandb and settings.report_to not in ("none", "wandb"):
             raise UserError(f"--wandb and --report_to {settings.report_to}: a run has one of them; keep one")
         self.report_to = "wandb" if ours.wandb else settings.report_to
@@ -220,13 +219,9 @@ class Session:
             self.config["prediction"] = predicted
         if not self.checkpoint:
             self.run.write_config(self.config)
-        name, project = self.run.path.name, self.ours.wandb_project
-        if self.report_to == "wandb":
-            self.tracker = Tracker(project, name, self.config, self.run.path, tags=tags)
-        elif self.report_to != "none":
-            self.tracker = open_dashboard(
-                self.report_to, project, self.run.path, self.config, self.first_step
-            )
+        self.tracker = open_tracker(
+            self.report_to, self.ours.wandb_project, self.run.path, self.config, tags, self.first_step
+        )
         bench = Bench(
             prompts=HELD_OUT_PROMPTS,
             scorer=self.scorer,

@@ -1,40 +1,65 @@
-"""Weights & Biases, only when asked for: the lines of metrics.jsonl under the same names, on one step axis."""
+"""Weights & Biases, Trackio, TensorBoard, only when asked for: the lines of metrics.jsonl, under the same names.
 
-import functools
+What goes wrong there while a run trains ends the tracking, not the run.
+"""
+
+import importlib.util
 import netrc
 import os
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from kit.errors import UserError
+from kit.runs import to_json
+from kit.screen import one_line
 
+SAMPLES = 16  # of a validation
 SAMPLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")
 
 
-def _never_ends_a_run(method: Callable[..., None]) -> Callable[..., None]:
-    """What W&B raises is said once; the run goes on without it, and metrics.jsonl has everything."""
-
-    @functools.wraps(method)
-    def guarded(self: "Tracker", *args: Any, **kwargs: Any) -> None:
-        if self.lost:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:  # a broken pipe, a service that died, a full disk: all one to the run
-            self.lost = True
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            print(f"W&B: {reason}; going on without it, all is in metrics.jsonl", file=sys.stderr)
-
-    return guarded
-
-
 class Tracker:
-    """One W&B run. Without a login and without a terminal to ask on, it is kept offline, and says so."""
+    """One run on the tracker called `name`. `send` and `close` are what its library does."""
+
+    name: str
+    send: Callable[[int, dict[str, Any]], None] | None
+    close: Callable[[dict[str, Any], int], None]  # of a summary and an exit status
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """The metrics of one step."""
+        self._send(step, metrics)
+
+    def log_samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """The first completions of a validation."""
+        self._send(step, {"samples": rows[:SAMPLES]})
+
+    def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
+        """Close the run."""
+        if self.send is not None:
+            self._guarded(lambda: self.close(summary, exit_code))
+
+    def _send(self, step: int, values: dict[str, Any]) -> None:
+        if (send := self.send) is not None:
+            self._guarded(lambda: send(step, values))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # a full disk, a locked data base, a service that died: all one to the run
+            self.send = None
+            reason = one_line(f"{type(error).__name__}: {error}", 200)
+            print(f"{self.name} logs no more ({reason}); metrics.jsonl goes on", file=sys.stderr)
+
+
+class WandB(Tracker):
+    """A W&B run, on one step axis. Without a login and a terminal to ask on, or out of reach, it is kept offline."""
+
+    name = "W&B"
 
     def __init__(
         self, project: str, name: str, config: dict[str, Any], folder: Path, tags: list[str]
@@ -43,18 +68,17 @@ class Tracker:
 
         mode = os.environ.get("WANDB_MODE")
         base_url = wandb.Settings().base_url
-        if mode is None and not _logged_in(base_url) and not sys.stdin.isatty():
-            mode = "offline"
-            print(
-                f"W&B: no login and no terminal, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
-            )
-        elif mode is None and not in_reach(base_url):
-            mode = "offline"
-            print(
-                f"W&B: {base_url} is out of reach, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*"
-            )
+        if mode is None:
+            why = None
+            if not _logged_in(base_url) and not sys.stdin.isatty():
+                why = "no login and no terminal"
+            elif not in_reach(base_url):
+                why = f"{base_url} is out of reach"
+            if why:
+                mode = "offline"
+                print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
         try:
-            self.wandb_run = wandb.init(
+            run = wandb.init(
                 project=project,
                 name=name,
                 config=config,
@@ -68,31 +92,104 @@ class Tracker:
             raise UserError(
                 f"--wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline"
             ) from None
-        self.wandb_run.define_metric("step")
-        self.wandb_run.define_metric("*", step_metric="step")
-        self.rows: list[list[Any]] = []
-        self.lost = False  # W&B failed once, and is left alone
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        table: list[list[Any]] = []  # a row for each sample of every validation so far
 
-    @_never_ends_a_run
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """The metrics of one step."""
-        self.wandb_run.log({"step": step, **metrics})
+        def send(step: int, values: dict[str, Any]) -> None:
+            if "samples" in values:
+                table.extend([step, *(row[c] for c in SAMPLE_COLUMNS[1:])] for row in values["samples"])
+                values = {"samples": wandb.Table(columns=list(SAMPLE_COLUMNS), data=table)}
+            run.log({"step": step, **values})
 
-    @_never_ends_a_run
-    def log_samples(self, step: int, rows: list[dict[str, Any]], limit: int = 16) -> None:
-        """A table of the first `limit` completions of every validation so far."""
-        import wandb
+        def close(summary: dict[str, Any], exit_code: int) -> None:
+            run.summary.update(summary)
+            run.finish(exit_code=exit_code)
 
-        self.rows += [[step, *(row[c] for c in SAMPLE_COLUMNS[1:])] for row in rows[:limit]]
-        self.wandb_run.log(
-            {"step": step, "samples": wandb.Table(columns=list(SAMPLE_COLUMNS), data=self.rows)}
+        self.send, self.close = send, close
+
+
+class TensorBoard(Tracker):
+    """Event files in the run folder; steps after `first_step` of a resumed run replace what was there."""
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+
+        def send(step: int, values: dict[str, Any]) -> None:
+            for key, value in values.items():
+                if key == "samples":  # indented: Markdown shows it as it is
+                    text = "".join(f"    {to_json(row)}\n" for row in value)
+                    writer.add_text(key, text, step)
+                else:
+                    writer.add_scalar(key, value, step)
+            writer.flush()
+
+        self.send, self.close = send, lambda summary, exit_code: writer.close()
+
+
+class Trackio(Tracker):
+    """A run in Trackio's local data base: `trackio show --project PROJECT` opens the page."""
+
+    name = "Trackio"
+
+    def __init__(self, project: str, name: str, config: dict[str, Any]) -> None:
+        import trackio
+
+        more: dict[str, Any] = {
+            "resume": "allow",
+            "embed": False,
+            "auto_log_gpu": False,
+            "auto_log_cpu": False,
+        }
+        with redirect_stdout(None):  # it says in seven lines what stands below in one
+            run = trackio.init(project=project, name=name, config=config, **more)
+        print(f"Trackio: look at it with: trackio show --project {project}")
+
+        def send(step: int, values: dict[str, Any]) -> None:
+            if "samples" in values:
+                import pandas
+
+                values = {"samples": trackio.Table(dataframe=pandas.DataFrame(values["samples"]))}
+            run.log(values, step=step)
+
+        def close(summary: dict[str, Any], exit_code: int) -> None:
+            with redirect_stdout(None):
+                trackio.finish()
+
+        self.send, self.close = send, close
+
+
+def refuse_uninstalled(report_to: str) -> None:
+    """Raises `UserError` if the library of that tracker is not there."""
+    if report_to in ("trackio", "tensorboard") and importlib.util.find_spec(report_to) is None:
+        raise UserError(f"--report_to {report_to}: it is not installed: pip install -r requirements-play.txt")
+
+
+def open_tracker(
+    report_to: str, project: str, folder: Path, config: dict[str, Any], tags: list[str], first_step: int
+) -> Tracker | None:
+    """The tracker `report_to` of the run in `folder`; None where it is `none`, or, with a line why, cannot be had.
+
+    Raises:
+        UserError: W&B refuses; it was asked for by name, and what to do about it is known.
+    """
+    if report_to == "none":
+        return None
+    if report_to == "wandb":
+        return WandB(project, folder.name, config, folder, tags)
+    try:
+        if report_to == "tensorboard":
+            return TensorBoard(folder, first_step)
+        return Trackio(project, folder.name, config)
+    except Exception as error:  # as in Tracker
+        print(
+            f"--report_to {report_to}: {one_line(str(error), 200)}; the run goes on without", file=sys.stderr
         )
-
-    @_never_ends_a_run
-    def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
-        """Write the summary and close the run."""
-        self.wandb_run.summary.update(summary)
-        self.wandb_run.finish(exit_code=exit_code)
+        return None
 
 
 def in_reach(base_url: str, seconds: float = 5.0) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from kit.dashboards import Dashboard
 from kit.frontier import captured
 from kit.measuring import Bench, Row, column_of, estimates, spread
 from kit.reference import ReferenceSamples
@@ -49,7 +48,7 @@ class Validation:
         self,
         bench: Bench,
         run: Run,
-        tracker: Tracker | Dashboard | None = None,
+        tracker: Tracker | None = None,
         score: Scorer | None = None,
         limit: "Limit | None" = None,
     ) -> None:

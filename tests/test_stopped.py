@@ -21,7 +21,6 @@ from baselines import compare, ppo, sft
 from kit.errors import Diverged, Stopped, no_room
 from kit.runs import read_metrics, what_is_missing
 from kit.session import largest
-from kit.tracking import Tracker, in_reach
 from tests.conftest import ROOT
 
 SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
@@ -199,28 +198,7 @@ def test_what_means_no_memory():
     assert no_room(RuntimeError("index out of range")) == ""
 
 
-# ------------------------------------------------------------------------------------ a tracker, a comparison
-
-
-def test_a_tracker_that_fails_is_left_alone(capsys):
-    class Gone:
-        def log(self, *_):
-            raise BrokenPipeError("the service is gone")
-
-    tracker = Tracker.__new__(Tracker)
-    tracker.wandb_run, tracker.lost = Gone(), False
-    tracker.log(1, {"x": 1.0})
-    tracker.log(2, {"x": 1.0})
-    tracker.finish({})
-    assert (
-        capsys.readouterr().err == "W&B: the service is gone; going on without it, all is in metrics.jsonl\n"
-    )
-
-
-def test_an_address_that_nothing_answers_at_is_out_of_reach():
-    started = time.monotonic()
-    assert not in_reach("http://127.0.0.1:9") and not in_reach("nonsense")
-    assert time.monotonic() - started < 5
+# ----------------------------------------------------------------------------------------------- a comparison
 
 
 def test_an_interrupted_comparison_keeps_the_time_it_took(tmp_path, monkeypatch):
