@@ -7,7 +7,7 @@ BIN := .venv/bin
 endif
 ARGS ?=
 
-.PHONY: help train test play clean
+.PHONY: help train test play bug clean
 # instructors: not in the hand-out
 .PHONY: lint soak baselines handout gradescope
 # /instructors
@@ -16,6 +16,7 @@ help:
 	@echo "make train [ARGS=\"...\"]  set up .venv, then python train.py ARGS (a few minutes on a CPU)"
 	@echo "make play [ARGS=\"...\"]   set up Gradio too, then python play.py ARGS"
 	@echo "make test                set up .venv, then run the tests"
+	@echo "make bug N=3             outputs/bugs/3: a copy of the kit with a silent bug in it, for *spot the bug*"
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
 	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds"
@@ -49,6 +50,9 @@ play: .venv/.installed-play
 # one worker: what its tests share is made once.
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+bug: .venv/.installed
+	$(BIN)/python -m grading.bug $(N)
 
 # instructors: not in the hand-out
 lint: .venv/.installed-dev

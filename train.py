@@ -101,10 +101,13 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grading.self_check import what_is_wrong
-from kit.metrics import composite_reward
+from kit.metrics import Estimate, composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
+from kit.runs import read_metrics
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
+from kit.validation import NAMES
+from kit.verdict import HACKED, signals, verdict
 from reward_utils import load_student, make_reward_function
 
 
@@ -253,7 +256,8 @@ def main() -> None:
             trainer._load_from_checkpoint(str(session.checkpoint))
             session.start(policy)
     if session.is_main:
-        print(f"  {what_next(ours)}")
+        validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
+        print(f"  {what_next(ours, validated[0], validated[-1])}")
 
 
 class Trainer(GRPOTrainer):
@@ -463,20 +467,46 @@ def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:
     return "-".join(parts + ours.name_parts(settings.seed, settings.learning_rate)) or "vanilla"
 
 
-def what_next(ours: ExerciseArguments) -> str:
-    """The last words on screen: what to look at, and what to try."""
-    if ours.kl_type == "none" and ours.reward_shaping == "linear" and not ours.hackable_reward:
+SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
+FAR = 1.0  # nats from the base that a score should have been bought with
+
+
+def what_next(ours: ExerciseArguments, first: dict[str, float], last: dict[str, float]) -> str:
+    """The last words on screen: at most three lines on what the run's first and last validation say together."""
+    model, base = (
+        {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
+    )
+    found = signals(model, base)
+    odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok")
+    score = "val/score_mean" if ours.hackable_reward else "val/sentiment_mean"
+    gain = (last[score] - first[score]) * (-1 if ours.negate_reward else 1)
+    kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
+    if kl > FAR and gain <= 0:
         return (
-            "Read the last samples: is that what you meant by positive?\n"
+            f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): something drives the wrong way.\n"
+            "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
+        )
+    if verdict(found) == HACKED and ours.kl_type == "none":
+        return (
+            f"Hacked ({odd}): is that what you meant by positive?\n"
             "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
             "  then train with             python train.py --kl_type forward"
         )
-    if ours.kl_type != "none" and ours.reward_shaping == "linear":
-        return (
-            "Watch the length in the val lines: a short completion pays little KL.\n"
-            f"  Next: python train.py --kl_type {ours.kl_type} --kl_coef {ours.kl_coef:g} --reward_shaping shaped"
+    if verdict(found) == HACKED:
+        return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger --kl_coef."
+    if length < SHORT:
+        flags = f" --kl_type {ours.kl_type} --kl_coef {ours.kl_coef:g}" if ours.kl_type != "none" else ""
+        return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
+            "Your shaped reward still pays for it:  python rewards.py shaped_reward"
+            if ours.reward_shaping == "shaped"
+            else f"Next: python train.py{flags} --reward_shaping shaped"
         )
-    return "Change one flag at a time, and compare."
+    share = f", captured {last['val/captured']:.2f}" if "val/captured" in last else ""
+    look = f"Look at {odd}. " if odd else ""
+    return (
+        f"The score moved by {gain:+.2f} for {kl:.1f} nats{share}; the length limit cuts off "
+        f"{last['val/truncated_ratio']:.0%} of the texts.\n  {look}Change one flag at a time, and compare."
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A variant is a number, and everything in it follows from that number: the examples to check by hand, the default
 `kl_coef`, the word list of the hackable counter, the target words of the composite reward, which prompts are held out,
-and the instances of the self-check. Variant 0 is the kit as it stands. The exercises, their answers and the grader are
-the same in all of them.
+which of the bugs are there to be spotted, and the instances of the self-check. Variant 0 is the kit as it stands. The
+other exercises, their answers and the grader are the same in all of them.
 
 Plain text substitution in named places. A place that is not found as often as it must be is an error: whoever changes
 the kit must not lose a place unawares.
@@ -27,7 +27,7 @@ def apply_variant(files: Files, number: int) -> Files:
         return files
     rng = random.Random(f"variant {number}")
     files = dict(files)
-    for change in (examples, kl_coef, word_list, target_words, prompts_split):
+    for change in (examples, kl_coef, word_list, target_words, prompts_split, bugs):
         change(files, rng)
     # Other instances, and so other numbers in what the self-check says.
     literally(files, "grading/self_check.py", 'SEED = "self-check"', f'SEED = "self-check {number}"')
@@ -171,3 +171,26 @@ def prompts_split(files: Files, rng: random.Random) -> None:
         dealt, openers = openers[: len(half)], openers[len(half) :]
         dealt.sort(key=lambda opener: (len(opener.split()), opener))
         files[name] = (("\n".join(dealt) + "\n").encode("utf-8"), files[name][1])
+
+
+NUMBER_OF_BUGS = 4
+
+
+def bugs(files: Files, rng: random.Random) -> None:
+    """Some of *spot the bug*: the others' patches, figures and words are left out, and the numbers stay."""
+    numbers = sorted(
+        int(found[1]) for name in files if (found := re.fullmatch(r"grading/bugs/(\d+)\.patch", name))
+    )
+    kept = sorted(rng.sample(numbers, NUMBER_OF_BUGS))
+    for number in set(numbers) - set(kept):
+        about = rf"^\*\*Bug {number}\.\*\*(?s:.*?)(?=^\*\*Bug|\Z)"
+        substitute(files, "docs/exercises.md", about, "")
+        del files[f"grading/bugs/{number}.patch"]
+        files.pop(f"docs/bugs/{number}.png", None)
+    substitute(
+        files,
+        "*.md",
+        r"(make bug N=|grading\.bug |with bug |outputs/bugs/)3\b",
+        rf"\g<1>{kept[0]}",
+        times=None,
+    )

@@ -305,6 +305,28 @@ def test_kl_is_zero_while_policy_and_reference_agree(tiny_gpt2):
     assert logged["kl_ref_policy"] == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("sampled_with_log_probs", [True, False])
+def test_the_penalty_gets_the_sampled_tokens_at_the_sampling_temperature(tiny_gpt2, sampled_with_log_probs):
+    """Traps: the text encoded again (here three tokens for one), and log-probs that know nothing of the temperature."""
+    seen = []
+
+    class Spy:
+        @staticmethod
+        def kl_penalty_forward(policy, ref, kl_coef=0.1):
+            seen.extend((policy, ref))
+            return [0.0] * len(policy)
+
+    reward = make_reward_function(
+        score, WordTokenizer(), kl_type="forward", temperature=1.5, reference=tiny_gpt2(seed=1), student=Spy
+    )
+    reward.policy = tiny_gpt2()
+    own, ref = (oracle(tiny_gpt2(seed=seed), [4, 5], [6, 0], temperature=1.5) for seed in (0, 1))
+    reward(
+        ["the film"], ["bad bad bad"], [[6, 0]], policy_log_probs=[own] if sampled_with_log_probs else None
+    )
+    assert seen == [[pytest.approx(own, rel=1e-4)], [pytest.approx(ref, rel=1e-4)]]
+
+
 def test_sparse_is_one_from_the_threshold_on():
     assert sparse_reward([0.79, 0.8, 0.81, 0.0], [""] * 4) == [0.0, 1.0, 1.0, 0.0]
     assert reward_utils.SPARSE_THRESHOLD == 0.8

@@ -422,6 +422,52 @@ def test_defaults_of_the_exercise():
     )
 
 
+BASE = {
+    "sentiment_mean": 0.5, "positive_ratio": 0.5, "composite_reward": 0.4, "distinct_1": 0.5, "distinct_2": 0.8,
+    "repetition": 0.1, "ref_nll": 4.0, "kl_policy_ref": 0.0, "kl_ref_policy": 0.0, "length_mean": 40.0,
+    "empty_ratio": 0.0, "truncated_ratio": 0.9, "captured": 0.0,
+}  # fmt: skip
+FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "says"),
+    [
+        # distinct-2 at 0.08 / 0.8 of the base's and NLL 2 nats off are alarming both
+        ([], {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
+         r"Hacked \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*rewards\.py.*\n.*forward$"),
+        (FORWARD, {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
+         r"Hacked in spite of the penalty \(.*\), 150 nats away:\n  try a larger --kl_coef\.$"),
+        (FORWARD, {"sentiment_mean": 0.45, "kl_policy_ref": 137.0, "distinct_2": 0.08, "ref_nll": 6.0},
+         r"The KL has grown to 137\.0 nats, and the score has not \(-0\.05\).*\n.*sign of the penalty"),
+        (["--negate_reward"], {"sentiment_mean": 0.9, "kl_policy_ref": 5.0}, r"the score has not \(-0\.40\)"),
+        (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 5.0, "length_mean": 30.0},
+         r"length fell to 75% .*\n  Next: python train\.py --kl_type forward --kl_coef 0\.05 --reward_shaping shaped"),
+        (["--reward_shaping", "shaped"], {"sentiment_mean": 0.8, "kl_policy_ref": 5.0, "length_mean": 8.0},
+         r"The length fell to 20% .*\n  Your shaped reward still pays for it"),
+        (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 3.0, "captured": 0.4},
+         r"The score moved by \+0\.30 for 3\.0 nats, captured 0\.40; .* cuts off 90% of .*\n  Change one flag"),
+        (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 3.0, "ref_nll": 4.6}, r"\n  Look at reference NLL 0\.60"),
+    ],
+)  # fmt: skip
+def test_the_closing_words_look_at_the_numbers(flags, changes, says):
+    import train as script
+
+    first, last = ({f"val/{name}": value for name, value in m.items()} for m in (BASE, BASE | changes))
+    words = script.what_next(script.parse(flags)[0], first, last)
+    assert re.search(says, words), words
+    assert words.count("\n") <= 2 and max(map(len, words.split("\n"))) <= 118
+
+
+def test_a_word_counter_is_judged_by_its_own_count():
+    import train as script
+
+    ours = script.parse(["--hackable_reward"])[0]
+    first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
+    last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
+    assert script.what_next(ours, first, last).startswith("The score moved by +1.00 for 9.0 nats")
+
+
 def test_help_fits_two_screens(run_script):
     done = run_script("train.py", "--help")
     lines = done.stdout.splitlines()

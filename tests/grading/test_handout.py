@@ -109,6 +109,18 @@ def test_what_the_page_of_results_says_now_and_later(unpacked):
     assert "| (base, step 0) |" in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
+def test_a_copy_with_a_bug_is_made_beside_the_students_files(unpacked, tmp_path):
+    done = run(sys.executable, "-m", "grading.bug", "3", "--out", tmp_path, cwd=unpacked)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "3" / "rewards.py").read_bytes() == (unpacked / "rewards.py").read_bytes()
+    differ = [
+        str(path.relative_to(unpacked))
+        for path in unpacked.rglob("*.py")
+        if path.read_bytes() != (tmp_path / "3" / path.relative_to(unpacked)).read_bytes()
+    ]
+    assert differ == ["reward_utils.py"]
+
+
 def test_a_block_without_its_end_is_refused():
     text = (
         "a\n<!-- instructors: not in the hand-out -->\nb\n<!-- /instructors -->\nc\n<!-- students: d\ne -->\n"

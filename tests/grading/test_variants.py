@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import rewards_solution
-from grading import handout
+from grading import bug, handout
 from grading.checks import run_checks
 from grading.submission import FUNCTIONS
 from grading.variants import PlaceMissing, apply_variant
@@ -47,7 +47,30 @@ def test_the_same_number_gives_the_same_hand_out(kit, number):
     once, again = apply_variant(kit, number), apply_variant(kit, number)
     assert once == again
     handout.check(once)
-    assert sorted(once) == sorted(kit)
+    gone = set(kit) - set(once)
+    assert set(once) <= set(kit) and all("/bugs/" in name for name in gone)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_four_bugs_are_left_and_they_apply(kit, number, tmp_path):
+    files = apply_variant(kit, number)
+    page = text_of(files, "docs/exercises.md")
+    told = re.findall(r"^\*\*Bug (\d)\.\*\*", page, re.M)
+    shown = re.findall(r"^!\[.*\]\(bugs/(\d)\.png\)", page, re.M)
+    assert set(shown) <= set(told) and len(told) == 4 and page.count("\n\n\n") == 0
+    patches = [f"grading/bugs/{n}.patch" for n in told]
+    assert sorted(name for name in files if name.startswith("grading/bugs/")) == patches
+    assert f"make bug N={told[0]}\n" in page and f"`outputs/bugs/{told[0]}/`" in page
+    for patch in patches:
+        for name in re.findall(r"^--- a/(.*)", text_of(files, patch), re.M):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(files[name][0])
+        bug.apply(text_of(files, patch), tmp_path)
+
+
+def test_every_bug_is_somebodys(kit):
+    left = [frozenset(n for n in apply_variant(kit, v) if n.startswith("grading/bugs/")) for v in NUMBERS]
+    assert len(set(left)) > 6 and len(frozenset.union(*left)) == 8
 
 
 def test_other_numbers_give_other_ones(kit):

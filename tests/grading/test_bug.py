@@ -1,0 +1,89 @@
+"""Spot the bug: every patch applies, and each is caught by the test named here. `pytest tests/grading/test_bug.py`."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from grading import bug
+from tests.conftest import ROOT
+
+# The test that goes red with each bug; docs/answers.md names the same
+RED = {
+    1: "tests/test_reward_utils.py::test_score_then_negate_then_shape_then_minus_penalty",
+    2: "tests/test_reward_utils.py::test_dropout_is_off_and_the_mode_is_put_back",
+    3: "tests/test_reward_utils.py::test_the_penalty_gets_the_sampled_tokens_at_the_sampling_temperature",
+    4: "tests/test_reward_utils.py::test_the_penalty_gets_the_sampled_tokens_at_the_sampling_temperature",
+    5: "tests/test_ppo.py::test_kl_as_a_reward_has_the_gradient_of_the_kl",
+    6: "tests/test_ppo.py::test_kl_as_a_reward_has_the_gradient_of_the_kl",
+    7: "tests/test_sft.py::test_sorted_imdb_gives_the_wanted_reviews_shuffled",
+    8: "tests/test_reward_utils.py::test_the_score_sees_the_completion_alone",
+}
+
+# A process for each copy, forked from one that has imported the libraries: the imports would take most of the time
+DRIVER = """
+import os, sys
+import peft, pytest, torch, transformers, trl, trl.trainer.grpo_trainer, trl.trainer.sft_trainer
+for line in sys.stdin.read().splitlines():
+    copy, test = line.split()
+    print("$", line, flush=True)
+    if not (child := os.fork()):
+        os.chdir(copy)
+        os._exit(pytest.main(["-p", "no:xdist", test]))
+    print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.whole_kit
+def test_each_bug_is_caught_by_its_test(tmp_path):
+    assert sorted(RED) == sorted(int(path.stem) for path in bug.PATCHES.glob("*.patch"))
+    before = {path: path.read_bytes() for path in ROOT.glob("*.py")}
+    for number in RED:
+        assert bug.main([str(number), "--out", str(tmp_path)]) == 0
+    assert before == {path: path.read_bytes() for path in ROOT.glob("*.py")}  # the kit itself is as it was
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        cwd=tmp_path,
+        input="\n".join(f"{tmp_path / str(number)} {test}" for number, test in RED.items()),
+        capture_output=True,
+        text=True,
+    )
+    reports = done.stdout.split("$ ")[1:]
+    assert len(reports) == len(RED), done.stderr[-2000:]
+    for (number, test), report in zip(RED.items(), reports, strict=True):
+        assert "status 1" in report and re.search(r"^\d failed", report, re.M), (
+            f"bug {number}: {report[-2000:]}"
+        )
+        assert "AssertionError" in report or "assert " in report, f"bug {number} is red for another reason"
+        assert f"{test.partition('::')[2]}" in report
+
+
+@pytest.mark.whole_kit
+def test_the_answers_name_these_tests():
+    answers = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
+    page = answers.split("## Spot the bug")[1].split("\n## ")[0]
+    for number, test in RED.items():
+        (row,) = re.findall(rf"^\| {number} \|.*", page, re.M)
+        assert f"`{test.partition('::')[2]}`" in row
+
+
+def test_a_patch_that_no_longer_fits_changes_nothing(tmp_path):
+    (tmp_path / "a.py").write_text("one\ntwo\n")
+    (tmp_path / "b.py").write_text("one\none\n")
+    good = "--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n one\n-two\n+three\n"
+    for bad in ("-four\n+five\n", "-one\n+two\n"):  # not there; there twice
+        with pytest.raises(bug.DoesNotApply, match=r"b\.py no longer has these lines, or has them twice"):
+            bug.apply(good + "--- a/b.py\n+++ b/b.py\n@@ -1 +1 @@\n" + bad, tmp_path)
+    with pytest.raises(bug.DoesNotApply, match="no change"):
+        bug.apply("", tmp_path)
+    assert (tmp_path / "a.py").read_text() == "one\ntwo\n"
+    bug.apply(good, tmp_path)
+    assert (tmp_path / "a.py").read_text() == "one\nthree\n"
+
+
+def test_a_copy_is_never_written_over(tmp_path, capsys):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(SystemExit):
+        bug.main(["1", "--out", str(tmp_path)])
+    assert "is there already" in capsys.readouterr().err and not any((tmp_path / "1").iterdir())
