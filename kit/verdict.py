@@ -14,12 +14,14 @@ import numpy as np
 from kit.metrics import Estimate
 
 # (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models, 50 steps:
-#                        judge gap  distinct-2  compression  NLL   length  empty
-#   no penalty              0.13       0.06        11.23     0.76   1.04    0.00   "stunning stunning stunning ..."
-#   kl_coef 0.05            0.00       0.99         1.06     0.14   0.66    0.00   short: "is excellent."
-#   the same, shaped        0.00       0.93         1.07     0.05   1.00    0.00   positive prose
-# The limits lie between. Not so for the judge gap: the bundled judge likes repeated praise too, as its card says, and
-# a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal.
+#                        distinct-2  compression  NLL   length  empty
+#   no penalty              0.06        11.23     0.76   1.04    0.00   "stunning stunning stunning ..."
+#   kl_coef 0.05            0.99         1.06     0.14   0.66    0.00   short: "is excellent."
+#   the same, shaped        0.93         1.07     0.05   1.00    0.00   positive prose
+# The limits lie between. The judge gap's were not set by these runs: a gap that the judge's noise alone could make (0.1
+# with 128 completions) must not raise a signal. The bundled judge gives 0.02 to "stunning" forty times, less than the
+# 0.34 of the base's texts, so it confirms nothing of that hack's gain. It likes "is excellent." (0.72): the length
+# shows that one.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
@@ -62,7 +64,7 @@ def judge_slope(sentiment: Sequence[float], judge: Sequence[float]) -> float:
 
     The least-squares slope: 1 for two classifiers that agree, about 0 for a judge that cannot tell such texts
     apart. A judge of smaller swings cannot confirm a gain in full, so a gain it shows is divided by this: the
-    best of 8 base samples gain 0.37 by the bundled reward model, 0.18 by the bundled judge (slope 0.58).
+    best of 8 base samples gain 0.41 by the bundled reward model, 0.24 by the bundled judge (slope 0.51).
     """
     x, y = np.asarray(sentiment, dtype=float), np.asarray(judge, dtype=float)
     variance = float(((x - x.mean()) ** 2).mean())

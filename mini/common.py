@@ -117,12 +117,39 @@ class Schedule:
         return f"{self.elapsed / 60:.1f} min, eta {left / 60:.1f} min"
 
 
-def muon(weights: list[torch.Tensor], lr: float, weight_decay: float) -> torch.optim.Muon:
+class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised steps, for the hidden matrices. Steps are scaled by 0.2 sqrt(longer side), which
-    makes a learning rate mean what it means for AdamW (Liu et al. 2025, arXiv 2502.16982)."""
-    return torch.optim.Muon(
-        weights, lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    makes a learning rate mean what it means for AdamW (Liu et al. 2025, arXiv 2502.16982).
+
+    torch.optim.Muon does the same in bf16, which a CPU without bf16 only emulates: most of a small model's step.
+    """
+
+    def __init__(self, weights: list[torch.Tensor], lr: float, weight_decay: float):
+        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                momentum = state.setdefault("momentum_buffer", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 0.05)
+                step = orthogonal(p.grad.lerp(momentum, 0.95))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(step, alpha=-0.2 * math.sqrt(max(p.shape)) * group["lr"])
+
+
+def orthogonal(g: torch.Tensor) -> torch.Tensor:
+    """About U V^T of g = U S V^T, by five Newton-Schulz steps: the singular values come to 0.7 to 1.2."""
+    x = g.to(torch.bfloat16 if g.is_cuda else torch.float32)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / x.norm().clamp_min(1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
 
 
 def add_machine_flags(p: argparse.ArgumentParser) -> None:
@@ -195,12 +222,15 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.n
     return rows
 
 
-def ppmi_vectors(rows: list[np.ndarray], vocab: int, width: int, reach: int = 5) -> torch.Tensor:
+def ppmi_vectors(
+    rows: list[np.ndarray], vocab: int, width: int, reach: int = 5, directed: bool = False
+) -> torch.Tensor:
     """Word vectors by factoring co-occurrence counts: what GloVe does, in half a minute and without training.
 
     PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b))), counts within `reach` tokens weighted 1/distance, context
     probabilities smoothed by ^0.75 (Levy et al. 2015); vectors are U sqrt(S) of its truncated SVD, rows scaled to
-    a root mean square of 0.05.
+    a root mean square of 0.05. Directed, counts tell before from after: half of a vector says what follows the word
+    (U sqrt(S)), half what it follows (V sqrt(S)), and the product of the one's with the other's how well two words fit.
     """
     gap = np.full(reach, -1)
     stream = np.concatenate([part for row in rows for part in (row, gap)]) if rows else gap
@@ -211,13 +241,16 @@ def ppmi_vectors(rows: list[np.ndarray], vocab: int, width: int, reach: int = 5)
             keep = (a >= 0) & (b >= 0)
             counts += np.bincount(a[keep] * vocab + b[keep], minlength=vocab * vocab).astype(np.float32) / d
     joint = torch.from_numpy(counts).view(vocab, vocab)
-    joint = joint + joint.T
+    if not directed:
+        joint = joint + joint.T
     context = joint.sum(0) ** 0.75
     expected = joint.sum(1, keepdim=True) * (context / context.sum())
     ppmi = torch.log(joint / expected.clamp_min(1e-9) + 1e-9).clamp_min(0)
-    u, s, _ = torch.svd_lowrank(ppmi, q=min(width, vocab), niter=3)
+    u, s, v = torch.svd_lowrank(ppmi, q=min(width // 2 if directed else width, vocab), niter=3)
     vectors = torch.zeros(vocab, width)
     vectors[:, : len(s)] = u * s.sqrt()
+    if directed:
+        vectors[:, width // 2 : width // 2 + len(s)] = v * s.sqrt()
     return 0.05 * vectors / vectors.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
@@ -287,16 +320,25 @@ def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: floa
     return p
 
 
-def fit_classifier(model, tokenizer, pool, schedule: Schedule, args, dtype, device, watch) -> None:
+def polarity_loss(model, ids: torch.Tensor, mask: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of the model's two classes to (1 - p, p), summed over the texts of a batch."""
+    logp = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
+    return -(p * logp[:, 1] + (1 - p) * logp[:, 0]).sum()
+
+
+def fit_classifier(
+    model, tokenizer, pool, schedule: Schedule, args, dtype, device, watch, loss_of=polarity_loss
+) -> None:
     """Train with Muon on the hidden matrices and AdamW on the rest.
 
-    `pool(rng)` gives some thousands of fresh texts and their targets P(positive) in [0, 1]; the loss is the
-    cross-entropy to (1 - p, p). A batch counts by the number of its texts, so texts count alike whatever their length.
+    `pool(rng)` gives some thousands of fresh texts and their targets P(positive) in [0, 1]; `loss_of(model, ids, mask,
+    p)` the sum of a batch's losses. A batch counts by the number of its texts, so texts count alike whatever their
+    length.
     """
     positions = model.config.max_position_embeddings
     named = dict(model.named_parameters())
     hidden = [n for n, p in named.items() if p.ndim == 2 and "embeddings." not in n and p.shape[0] > 2]
-    matrices = muon([named[n] for n in hidden], args.lr, args.weight_decay)
+    matrices = Muon([named[n] for n in hidden], args.lr, args.weight_decay)
     adam = torch.optim.AdamW(
         [p for n, p in named.items() if n not in hidden], args.lr_rest, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -312,11 +354,9 @@ def fit_classifier(model, tokenizer, pool, schedule: Schedule, args, dtype, devi
             for opt in (matrices, adam):
                 for g in opt.param_groups:
                     g["lr"] = peak[id(g)] * factor
-            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                logits = run(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
             p = (p * (1 - args.smoothing) + args.smoothing / 2).to(device)
-            logp = torch.log_softmax(logits.float(), -1)
-            loss = -(p * logp[:, 1] + (1 - p) * logp[:, 0]).sum()
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                loss = loss_of(run, ids.to(device), mask.to(device), p)
             (loss / 64).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             matrices.step()

@@ -5,10 +5,15 @@
 
 A score that is trained against stops measuring. So the judge shares nothing with the reward model but the task: another
 architecture, another tokenizer, and other data, the reviews of IMDB's *test* split (the reward model has the train
-split). One training text in five is broken on purpose, with the target 0.5: words shuffled, one word or phrase
-repeated, one sentence repeated. Trained long enough it may
-learn that such text says nothing, which is what a reader would say; the card's table tells whether it did.
-SST-2 is only read to measure.
+split). One training text in three is broken on purpose, with the target 0: shuffled, said over and over, or spliced
+from several reviews. So its "positive" means honest and positive.
+
+To see that a text is broken a model must see the order of words, which tiny ones learn late. Three things are meant to
+bring it forward (none was measured alone): word vectors that tell what stands before a word from what stands after it;
+heads of the first layer that look at the neighbours from the start; and a first stage that only asks which words are
+out of place (ELECTRA's own objective, with other words of the text in the place of a generator's). That stage needs
+more than 300 steps: after those its loss was still what knowing the share of changed words alone gives, 0.486.
+SST-2 is only read, its training sentences to watch the run, its validation set to measure.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import (
     Schedule,
     accuracy,
@@ -38,9 +44,10 @@ from common import (
     train_wordpiece,
     window,
 )
-from transformers import AutoTokenizer, ElectraConfig, ElectraForSequenceClassification
+from transformers import ElectraConfig, ElectraForPreTraining, ElectraForSequenceClassification
 
-LAYERS, WIDTH, EMBEDDING, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 64, 4, 512, 256, 6144
+LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 4, 512, 256, 8192
+PLACE = WIDTH // HEADS  # dimensions of an embedding that say where a token stands, one head's width
 
 
 # Broken text --------------------------------------------------------------------------------------------------
@@ -73,6 +80,53 @@ def salad(words: list[str], rng: np.random.Generator) -> str:
         pieces.append(words[i : i + step])
         i += step
     return " ".join(word for k in rng.permutation(len(pieces)) for word in pieces[k])
+
+
+def spliced(reviews: list[list[str]], rng: np.random.Generator) -> str:
+    """Stretches of 2 to 6 words, each from another review."""
+    return " ".join(
+        window(reviews[i], 2, 6, rng) for i in rng.integers(len(reviews), size=rng.integers(3, 15))
+    )
+
+
+# Order ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def look_at_neighbours(model: ElectraForSequenceClassification, vectors: torch.Tensor) -> None:
+    """First embeddings: `vectors` (vocab, WIDTH - PLACE) for words, waves in the last PLACE dimensions for places.
+
+    Three heads of the first layer start out attending to the token before, the one after, and the one before that.
+    A wave's sine and cosine at place t + 1 are those at t turned by its frequency: a head's query is the turned place,
+    its key the place.
+    """
+    embeddings, attention = model.electra.embeddings, model.electra.encoder.layer[0].attention.self
+    for part in embeddings.children():
+        if isinstance(part, torch.nn.Embedding):
+            part.weight.zero_()
+    embeddings.word_embeddings.weight[:, :-PLACE] = vectors
+    frequency = 0.1 + 2.9 * torch.rand(PLACE // 2)  # uneven, or the waves would meet again further on
+    angle = torch.arange(POSITIONS)[:, None] * frequency
+    embeddings.position_embeddings.weight[:, -PLACE:] = 0.07 * torch.cat([angle.cos(), angle.sin()], dim=1)
+    for head, offset in enumerate((-1, 1, -2)):
+        cos, sin = torch.diag((offset * frequency).cos()), torch.diag((offset * frequency).sin())
+        rows = slice(head * PLACE, (head + 1) * PLACE)
+        for projection in (attention.query, attention.key):
+            projection.weight[rows] = 0
+        attention.query.weight[rows, -PLACE:] = 1.5 * torch.cat(
+            [torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)]
+        )
+        attention.key.weight[rows, -PLACE:] = 1.5 * torch.eye(PLACE)
+
+
+def out_of_place_loss(model, ids: torch.Tensor, mask: torch.Tensor, _) -> torch.Tensor:
+    """One token in five makes room for another token of its text; the loss is the cross-entropy of telling which."""
+    place, length = torch.arange(ids.shape[1], device=ids.device), mask.sum(1, keepdim=True)
+    inner = (place > 0) & (place < length - 1)  # between [CLS] and [SEP]
+    other = ids.gather(1, 1 + (torch.rand(ids.shape, device=ids.device) * (length - 2)).long())
+    changed = torch.where(inner & (torch.rand(ids.shape, device=ids.device) < 0.2), other, ids)
+    logits = model(input_ids=changed, attention_mask=mask).logits
+    return len(ids) * F.binary_cross_entropy_with_logits(logits[inner], (changed != ids)[inner].float())
 
 
 # What the card shows: honest short reviews and broken ones, all of them written for this purpose. None is trained on.
@@ -115,10 +169,11 @@ PROBES = {
 
 def make_parser() -> argparse.ArgumentParser:
     p = classifier_parser(__doc__, Path(__file__).parent / "judge", budget=2048, lr=2e-3, lr_rest=1e-3)
+    p.set_defaults(dropout=0.0)
+    p.add_argument("--broken", type=float, default=1 / 3, help="share of broken texts in training")
     p.add_argument(
-        "--init", help="model folder to continue from, weights and tokenizer (default: from nothing)"
+        "--order_steps", type=int, default=600, help="steps of the first stage: which words are out of place?"
     )
-    p.add_argument("--broken", type=float, default=0.2, help="share of broken texts in training")
     p.add_argument(
         "--train_sample", type=int, default=0, help="IMDB train reviews to measure on (0: all 25,000)"
     )
@@ -141,66 +196,79 @@ def main() -> None:
     if args.train_sample:
         measured = measured.sample(n=args.train_sample, random_state=0)
 
-    if args.init:
-        tokenizer = AutoTokenizer.from_pretrained(args.init)
-    else:
-        tokenizer = train_wordpiece(reviews.text, VOCAB, POSITIONS)
-        rows = token_ids(tokenizer, reviews.text.tolist())
-        vectors = ppmi_vectors(rows, len(tokenizer), EMBEDDING)
-        # one dimension says which way a word leans: it saves the first thousand steps
-        vectors[:, 0] = 0.1 * polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
-        print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
+    tokenizer = train_wordpiece(reviews.text, VOCAB, POSITIONS)
+    rows = token_ids(tokenizer, reviews.text.tolist())
+    vectors = ppmi_vectors(rows, len(tokenizer), WIDTH - PLACE, directed=True)
+    # one dimension says which way a word leans: it saves the first thousand steps
+    vectors[:, 0] = 0.1 * polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
+    print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
     words, target = [text.split() for text in reviews.text], reviews.label.to_numpy().astype(float)
     sentences = [
-        s for text in reviews.text for s in re.split(r"(?<=[.!?]) ", text) if 3 <= s.count(" ") <= 20
+        (s, y)
+        for text, y in zip(reviews.text, target, strict=True)
+        for s in re.split(r"(?<=[.!?]) ", text)
+        if 3 <= s.count(" ") <= 25
     ]
 
-    def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
-        """2,048 texts: windows of reviews carrying their review's label, the share `--broken` of them broken.
+    def honest(rng: np.random.Generator) -> tuple[str, float]:
+        """A window or a sentence of a review, and its review's label: half of them as short as a completion."""
+        kind = rng.choice(4, p=[0.1, 0.4, 0.35, 0.15])
+        if kind == 1:
+            return sentences[rng.integers(len(sentences))]
+        i = rng.integers(len(words))
+        return window(words[i], *((1, 11), (), (12, 90), (91, 190))[kind], rng), target[i]
 
-        Lengths as for the reward model: 1 in 10 shorter than 12 words, 1 in 10 longer than 90.
-        """
-        texts, targets = [], []
-        for i in rng.integers(len(words), size=2048):
-            low, high = ((1, 11), (12, 90), (91, 190))[rng.choice(3, p=[0.1, 0.8, 0.1])]
-            if rng.random() >= args.broken:
-                texts.append(window(words[i], low, high, rng))
-                targets.append(target[i])
-                continue
-            part = window(words[i], 8, 90, rng).split()
-            kind = rng.integers(5)
-            if kind == 0:
-                texts.append(shuffled(part, rng))
-            elif kind == 1:
-                texts.append(salad(part, rng))
-            elif kind == 2:
-                texts.append(repeated_word(part, rng))
-            elif kind == 3:
-                texts.append(repeated_phrase(part, rng))
-            else:
-                texts.append(" ".join([sentences[rng.integers(len(sentences))]] * int(rng.integers(3, 9))))
-            targets.append(0.5)
-        return [*texts, ""], np.array([*targets, 0.5])
+    def broken(rng: np.random.Generator) -> str:
+        part = window(words[rng.integers(len(words))], 8, 90, rng).split()
+        kind = rng.integers(6)
+        if kind == 4:
+            return " ".join([sentences[rng.integers(len(sentences))][0]] * int(rng.integers(3, 9)))
+        if kind == 5:
+            return spliced(words, rng)
+        return (shuffled, salad, repeated_word, repeated_phrase)[kind](part, rng)
+
+    def pool(rng: np.random.Generator, share: float = args.broken) -> tuple[list[str], np.ndarray]:
+        """2,048 texts, this share of them broken."""
+        pairs = [(broken(rng), 0.0) if rng.random() < share else honest(rng) for _ in range(2048)]
+        return [text for text, _ in pairs], np.array([y for _, y in pairs])
 
     config = ElectraConfig(
-        vocab_size=len(tokenizer), embedding_size=EMBEDDING, hidden_size=WIDTH, num_hidden_layers=LAYERS,
+        vocab_size=len(tokenizer), embedding_size=WIDTH, hidden_size=WIDTH, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, intermediate_size=FFN, max_position_embeddings=POSITIONS, type_vocab_size=1,
         hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout, pad_token_id=0,
         id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}, attn_implementation="eager",
     )  # fmt: skip
-    if args.init:
-        model = ElectraForSequenceClassification.from_pretrained(
-            args.init, config=config, dtype=torch.float32
-        )
-    else:
-        model = ElectraForSequenceClassification(config)
-        with torch.no_grad():
-            model.electra.embeddings.word_embeddings.weight.copy_(vectors)
+    model = ElectraForSequenceClassification(config)
+    look_at_neighbours(model, vectors)
+    if args.order_steps:
+        finder = ElectraForPreTraining(config)
+        finder.electra = model.electra
+        first = Schedule(args.order_steps, 0, args.warmup)
+        fit_classifier(
+            finder.to(device), tokenizer, lambda rng: pool(rng, 0.0), first, args, dtype, device, lambda _: "",
+            out_of_place_loss,
+        )  # fmt: skip
     model = model.to(device)
     schedule = Schedule(args.steps, args.minutes, args.warmup)
 
+    # The development slice: reviews kept out of training, as they are and broken, and training sentences of SST-2
+    watch_rng = np.random.default_rng(1)
+    glad = [text.split() for text in dev[dev.label == 1].text[:100]]
+    slices = {
+        "honest": [window(w, 8, 40, watch_rng) for w in glad],
+        "shuffled": [shuffled(window(w, 8, 40, watch_rng).split(), watch_rng) for w in glad],
+        "repeated": [repeated_word(w, watch_rng) for w in glad],
+    }
+    short = sst2[(sst2.split == "train") & (sst2.text.str.len() > 60)]
+    short = short.sample(n=min(500, len(short)), random_state=args.seed)
+
     def watch(model) -> str:
-        return f"development slice: IMDB {accuracy(model, tokenizer, dev[:500]):.4f}"
+        save_model(model, tokenizer, args.out, "not measured yet\n", {})
+        means = [f"{kind} {positive(model, tokenizer, texts).mean():.2f}" for kind, texts in slices.items()]
+        return (
+            f"development slice: IMDB {accuracy(model, tokenizer, dev[:300]):.4f}, SST-2 "
+            f"{accuracy(model, tokenizer, short):.4f}; P(positive) of happy reviews: {', '.join(means)}"
+        )
 
     fit_classifier(model, tokenizer, pool, schedule, args, dtype, device, watch)
     minutes = (time.monotonic() - begin) / 60
@@ -215,7 +283,9 @@ def main() -> None:
         "sst2_validation": round(accuracy(model, tokenizer, sst2_validation), 4),
         "sst2_validation_n": len(sst2_validation),
         "development_imdb": round(accuracy(model, tokenizer, dev), 4),
+        "development_sst2": round(accuracy(model, tokenizer, short), 4),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "order_steps": args.order_steps,
         "steps": schedule.step,
         "texts": schedule.seen,
         "minutes": round(minutes, 1),
@@ -231,18 +301,21 @@ def main() -> None:
 
 def card(m: dict) -> str:
     rows = [
-        ("architecture", f"ELECTRA: {LAYERS} layers x {WIDTH}, embeddings of {EMBEDDING}, {HEADS} heads, FFN {FFN}, "
+        ("architecture", f"ELECTRA: {LAYERS} layers x {WIDTH}, {HEADS} heads, FFN {FFN}, "
                          f"{POSITIONS} positions, {m['parameters'] / 1e6:.2f} M parameters; "
                          "labels NEGATIVE (0), POSITIVE (1)"),
         ("tokenizer", f"WordPiece of {VOCAB:,}, lower-cased, its own"),
         ("IMDB train", f"**{m['imdb_train']:.1%}** of {m['imdb_train_n']:,} reviews cut at {POSITIONS} tokens"),
         ("SST-2 validation", f"**{m['sst2_validation']:.1%}** of {m['sst2_validation_n']:,} sentences; it never "
                              "trained on SST-2"),
-        ("development slice", f"{m['development_imdb']:.1%} of IMDB test reviews kept out of training"),
-        ("data", "windows of IMDB *test* reviews, the label of their review (10 % of 1-11 words, 80 % of 12-90, "
-                 "10 % of 91-190); one text in five broken on purpose, target 0.5: words shuffled, short stretches "
-                 "shuffled, one to three words repeated, a phrase repeated, a sentence repeated"),
-        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
+        ("development slice", f"{m['development_imdb']:.1%} of IMDB test reviews kept out of training, "
+                              f"{m['development_sst2']:.1%} of 500 training sentences of SST-2, for choosing settings"),
+        ("data", "parts of IMDB *test* reviews with the label of their review (40 % single sentences, 10 % windows of "
+                 "1-11 words, 35 % of 12-90, 15 % of 91-190); one text in three broken on purpose, target 0: words "
+                 "shuffled, short stretches shuffled, one to three words repeated, a phrase repeated, a sentence "
+                 "repeated, stretches of several reviews spliced"),
+        ("training", f"{m['order_steps']:,} steps of finding words out of place, then {m['steps']:,} steps, "
+                     f"{m['texts']:,} texts, {m['minutes']:.0f} minutes on "
                      f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
         ("command", f"`{m['command']}`"),
     ]  # fmt: skip
@@ -251,8 +324,8 @@ def card(m: dict) -> str:
     return f"""# mini judge
 
 A second opinion on sentiment that no policy is trained against. It shares with the reward model neither architecture
-nor tokenizer nor data, and part of its training text was spam with the target 0.5. How much of that it learned is in
-the second table: look before you rely on it.
+nor tokenizer nor data. A third of its training text was broken on purpose, with the target 0: its P(positive) is that
+of a text being honest *and* positive. A low score says "negative" or "no text", not which.
 
 {table(rows)}
 {note}

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import (
+    Muon,
     Schedule,
     add_machine_flags,
     command_line,
     held_out_reviews,
-    muon,
     read_imdb,
     save_model,
     start_run,
@@ -299,7 +299,7 @@ def main() -> None:
     for w in weights.values():
         w.requires_grad_()
     hidden = [n for n, w in weights.items() if n.startswith("h.") and w.ndim == 2]
-    matrices = muon([weights[n] for n in hidden], args.lr, args.weight_decay)
+    matrices = Muon([weights[n] for n in hidden], args.lr, args.weight_decay)
     rest = [w for n, w in weights.items() if n not in hidden]
     adam = torch.optim.AdamW(rest, args.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
