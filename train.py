@@ -91,23 +91,19 @@ if __name__ == "__main__":  # a typo and --help are answered before torch is imp
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grading.self_check import what_is_wrong
-from kit.metrics import Estimate, composite_reward
+from kit.closing import what_next
+from kit.metrics import composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
+from kit.processes import follow, refuse_launch
 from kit.runs import read_metrics
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
-from kit.validation import NAMES
-from kit.verdict import HACKED, signals, verdict
 from reward_utils import load_student, make_reward_function
 
 
@@ -257,7 +253,7 @@ def main() -> None:
             session.start(policy)
     if session.is_main:
         validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
-        print(f"  {what_next(ours, validated[0], validated[-1])}")
+        print(f"  {what_next(ours, ours.kl_type, ours.kl_coef, validated[0], validated[-1])}")
 
 
 class Trainer(GRPOTrainer):
@@ -268,12 +264,6 @@ class Trainer(GRPOTrainer):
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------
-
-
-def follow(policy: PreTrainedModel | PeftModel, trained: torch.nn.Module) -> None:
-    """Give `policy` the weights of `trained` where that is another model, in FSDP's pieces. All processes at once."""
-    if isinstance(trained, FSDPModule):
-        policy.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))
 
 
 class Rollouts:
@@ -394,7 +384,7 @@ class StepCallback(TrainerCallback):
             self.session.validate(self.policy, state.global_step)
 
 
-# ---- flags that do not go together, and words --------------------------------------------------------------
+# ---- flags that do not go together, and a name ---------------------------------------------------------------
 
 
 def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
@@ -417,25 +407,6 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
         )
     refuse_launch(ours, settings)
     return ours, settings
-
-
-def refuse_launch(ours: ExerciseArguments, settings: TrainingSettings) -> None:
-    """Ways to start several processes that would not do what was meant. Raises `UserError`."""
-    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-        raise UserError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0, or start it "
-            f"with torchrun --nproc_per_node {torch.cuda.device_count()} train.py ..."
-        )
-    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" or is_deepspeed_zero3_enabled():
-        raise UserError("ZeRO-3 leaves no process the whole weights, which sampling needs here; use FSDP2")
-    if settings.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        if settings.use_cpu:
-            raise UserError("FSDP needs GPUs: on CPUs Accelerate would train without it; leave it out")
-        flags = {"--use_peft": ours.use_peft, "--beta": settings.beta, "--resume": ours.resume}
-        for flag in (name for name, given in flags.items() if given):
-            raise UserError(
-                f"{flag} does not go together with FSDP here; leave it out, or start without FSDP"
-            )
 
 
 def refuse_other_distributions(settings: TrainingSettings) -> None:
@@ -465,48 +436,6 @@ def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:
     parts = [f"{ours.kl_type}-{ours.kl_coef:g}"] if ours.kl_type != "none" else []
     parts += [f"beta-{settings.beta:g}"] if settings.beta else []
     return "-".join(parts + ours.name_parts(settings.seed, settings.learning_rate)) or "vanilla"
-
-
-SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
-FAR = 1.0  # nats from the base that a score should have been bought with
-
-
-def what_next(ours: ExerciseArguments, first: dict[str, float], last: dict[str, float]) -> str:
-    """The last words on screen: at most three lines on what the run's first and last validation say together."""
-    model, base = (
-        {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
-    )
-    found = signals(model, base)
-    odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok")
-    score = "val/score_mean" if ours.hackable_reward else "val/sentiment_mean"
-    gain = (last[score] - first[score]) * (-1 if ours.negate_reward else 1)
-    kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
-    if kl > FAR and gain <= 0:
-        return (
-            f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): something drives the wrong way.\n"
-            "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
-        )
-    if verdict(found) == HACKED and ours.kl_type == "none":
-        return (
-            f"Hacked ({odd}): is that what you meant by positive?\n"
-            "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
-            "  then train with             python train.py --kl_type forward"
-        )
-    if verdict(found) == HACKED:
-        return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger --kl_coef."
-    if length < SHORT:
-        flags = f" --kl_type {ours.kl_type} --kl_coef {ours.kl_coef:g}" if ours.kl_type != "none" else ""
-        return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
-            "Your shaped reward still pays for it:  python rewards.py shaped_reward"
-            if ours.reward_shaping == "shaped"
-            else f"Next: python train.py{flags} --reward_shaping shaped"
-        )
-    share = f", captured {last['val/captured']:.2f}" if "val/captured" in last else ""
-    look = f"Look at {odd}. " if odd else ""
-    return (
-        f"The score moved by {gain:+.2f} for {kl:.1f} nats{share}; the length limit cuts off "
-        f"{last['val/truncated_ratio']:.0%} of the texts.\n  {look}Change one flag at a time, and compare."
-    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import train as script
 from baselines import ppo, sft
 from kit.errors import UserError
 from kit.models import MINI
+from kit.processes import refuse_launch
 from kit.runs import read_metrics
 
 TINY = (
@@ -98,4 +99,4 @@ def test_launches_that_would_not_do_what_was_meant(variable, value, flags, gpu, 
     settings.use_cpu = not gpu
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=says):
-        script.refuse_launch(ours, settings)
+        refuse_launch(ours, settings)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kit.closing import what_next
 from kit.errors import UserError
 from kit.models import MINI
 from kit.runs import Run, read_config, read_metrics, read_samples
@@ -454,7 +455,8 @@ def test_the_closing_words_look_at_the_numbers(flags, changes, says):
     import train as script
 
     first, last = ({f"val/{name}": value for name, value in m.items()} for m in (BASE, BASE | changes))
-    words = script.what_next(script.parse(flags)[0], first, last)
+    ours = script.parse(flags)[0]
+    words = what_next(ours, ours.kl_type, ours.kl_coef, first, last)
     assert re.search(says, words), words
     assert words.count("\n") <= 2 and max(map(len, words.split("\n"))) <= 118
 
@@ -465,7 +467,7 @@ def test_a_word_counter_is_judged_by_its_own_count():
     ours = script.parse(["--hackable_reward"])[0]
     first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
     last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
-    assert script.what_next(ours, first, last).startswith("The score moved by +1.00 for 9.0 nats")
+    assert what_next(ours, ours.kl_type, ours.kl_coef, first, last).startswith("The score moved by +1.00 for 9.0 nats")
 
 
 def test_help_fits_two_screens(run_script):

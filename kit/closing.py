@@ -1,0 +1,51 @@
+"""The last words of a training run on screen: what its numbers say, and what to try."""
+
+import numpy as np
+
+from kit.flags import TaskArguments
+from kit.metrics import Estimate
+from kit.validation import NAMES
+from kit.verdict import HACKED, signals, verdict
+
+SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
+FAR = 1.0  # nats from the base that a score should have been bought with
+
+
+def what_next(
+    ours: TaskArguments, kl_type: str, kl_coef: float, first: dict[str, float], last: dict[str, float]
+) -> str:
+    """The last words on screen: at most three lines on what the run's first and last validation say together."""
+    model, base = (
+        {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
+    )
+    found = signals(model, base)
+    odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok")
+    score = "val/score_mean" if ours.hackable_reward else "val/sentiment_mean"
+    gain = (last[score] - first[score]) * (-1 if ours.negate_reward else 1)
+    kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
+    if kl > FAR and gain <= 0:
+        return (
+            f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): something drives the wrong way.\n"
+            "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
+        )
+    if verdict(found) == HACKED and kl_type == "none":
+        return (
+            f"Hacked ({odd}): is that what you meant by positive?\n"
+            "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
+            "  then train with             python train.py --kl_type forward"
+        )
+    if verdict(found) == HACKED:
+        return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger --kl_coef."
+    if length < SHORT:
+        flags = f" --kl_type {kl_type} --kl_coef {kl_coef:g}" if kl_type != "none" else ""
+        return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
+            "Your shaped reward still pays for it:  python rewards.py shaped_reward"
+            if ours.reward_shaping == "shaped"
+            else f"Next: python train.py{flags} --reward_shaping shaped"
+        )
+    share = f", captured {last['val/captured']:.2f}" if "val/captured" in last else ""
+    look = f"Look at {odd}. " if odd else ""
+    return (
+        f"The score moved by {gain:+.2f} for {kl:.1f} nats{share}; the length limit cuts off "
+        f"{last['val/truncated_ratio']:.0%} of the texts.\n  {look}Change one flag at a time, and compare."
+    )
