@@ -467,7 +467,9 @@ def test_a_word_counter_is_judged_by_its_own_count():
     ours = script.parse(["--hackable_reward"])[0]
     first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
     last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
-    assert what_next(ours, ours.kl_type, ours.kl_coef, first, last).startswith("The score moved by +1.00 for 9.0 nats")
+    assert what_next(ours, ours.kl_type, ours.kl_coef, first, last).startswith(
+        "The score moved by +1.00 for 9.0 nats"
+    )
 
 
 def test_help_fits_two_screens(run_script):
