@@ -436,7 +436,7 @@ FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
     [
         # distinct-2 at 0.08 / 0.8 of the base's and NLL 2 nats off are alarming both
         ([], {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
-         r"Hacked, 150 nats away \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*rewards\.py.*\n.*forward$"),
+         r"Hacked, 150 nats away \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*\n.*forward$"),
         (FORWARD, {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
          r"Hacked in spite of the penalty \(.*\), 150 nats away:\n  try a larger --kl_coef\.$"),
         (FORWARD, {"sentiment_mean": 0.45, "kl_policy_ref": 137.0, "distinct_2": 0.08, "ref_nll": 6.0},
