@@ -57,7 +57,8 @@ def told_in_one_line() -> Iterator[None]:
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
-        print(f"\n{stop}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # all processes stop at the same step, and one says so
+            print(f"\n{stop}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None
 
 
