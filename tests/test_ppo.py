@@ -418,6 +418,7 @@ def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
     training = [line for line in read_metrics(run) if "train/loss" in line]
     assert training[0]["train/kl_policy_ref"] == 0  # the reference is the policy less its adapter
     assert training[-1]["train/kl_policy_ref"] > 0
+    assert not list(run.rglob("README.md"))  # PEFT's, an empty form
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
     AutoModelForCausalLM.from_pretrained(run / "final")

@@ -160,7 +160,8 @@ def test_unmerged_adapter_is_loaded_with_its_base(train):
 
     done, folder = train("--use_peft", "--learning_rate", "0.01", "--max_steps", "2")
     assert done.returncode == 0, done.stderr
-    assert (folder / "final/adapter_config.json").is_file()
+    assert (folder / "final/adapter_config.json").is_file() and list(folder.glob("checkpoint-2/adapter*"))
+    assert not list(folder.rglob("README.md"))  # PEFT's, an empty form
     adapted, base = load_policy(str(folder))[0], load_policy(str(MINI / "policy"))[0]
     changed = [n for n, p in adapted.named_parameters() if not torch.equal(p, base.get_parameter(n))]
     assert changed and all("c_attn" in name for name in changed)
