@@ -166,7 +166,7 @@ CASES = [
     ("train.py --top_k 50", "--top_k 50 changes what is sampled"),
     ("train.py --top_p 0.9", "--top_p 0.9 changes what is sampled"),
     ("train.py --use_vllm", "vLLM is not installed"),
-    ("train.py --report_to nowhere", "--report_to nowhere"),
+    ("train.py --report_to nowhere", "--report_to/--report-to: invalid choice: 'nowhere'"),
     ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
     ("train.py --config typo.yaml", "unknown key 'kl_typ'; did you mean --kl_type?"),
     (f"train.py --config {ROOT}/configs/ppo.yaml", "was the file written for another script?"),

@@ -222,7 +222,7 @@ def test_dropout_is_off_so_the_ratio_is_one_before_the_first_update(cpu):
     assert lm.config.resid_pdrop == 0.1
     model = ActorCritic(lm)
     model.train()
-    settings = PPOSettings(minibatch_size=2, ppo_epochs=1, learning_rate=0.0)
+    settings = PPOSettings(minibatch_size=2, ppo_epochs=1)
     rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
     stats = ppo.update(
         model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
