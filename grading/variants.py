@@ -186,7 +186,7 @@ def bugs(files: Files, rng: random.Random) -> None:
         about = rf"^\*\*Bug {number}\.\*\*(?s:.*?)(?=^\*\*Bug|\Z)"
         substitute(files, "docs/exercises.md", about, "")
         del files[f"grading/bugs/{number}.patch"]
-        files.pop(f"docs/bugs/{number}.png", None)
+        del files[f"docs/bugs/{number}.png"]
     substitute(
         files,
         "*.md",

@@ -57,7 +57,7 @@ def test_four_bugs_are_left_and_they_apply(kit, number, tmp_path):
     page = text_of(files, "docs/exercises.md")
     told = re.findall(r"^\*\*Bug (\d)\.\*\*", page, re.M)
     shown = re.findall(r"^!\[.*\]\(bugs/(\d)\.png\)", page, re.M)
-    assert set(shown) <= set(told) and len(told) == 4 and page.count("\n\n\n") == 0
+    assert shown == told and len(told) == 4 and page.count("\n\n\n") == 0
     patches = [f"grading/bugs/{n}.patch" for n in told]
     assert sorted(name for name in files if name.startswith("grading/bugs/")) == patches
     assert f"make bug N={told[0]}\n" in page and f"`outputs/bugs/{told[0]}/`" in page
