@@ -9,7 +9,7 @@ and nowhere else, and asks nothing of any other machine. It needs `pip install -
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
 from kit.screen import quiet
 
-quiet()
+quiet(__name__)
 
 import argparse
 import importlib.util

@@ -5,6 +5,7 @@
 The shape is GPT-2's: L layers of width d, V words, P positions, head and embedding tied. Everything is fp32.
 """
 
+import argparse
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,7 @@ def nbytes(tensors: list[torch.Tensor]) -> int:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     points = {(6, 256): Shape(6, 256, 8192, 512), (6, 512): Shape(6, 512, 8192, 512)}
     points |= {(12, 256): Shape(12, 256, 8192, 512)}
     rows, tokens = 16, 48

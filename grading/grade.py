@@ -63,6 +63,8 @@ def read_submission(path: Path) -> str:
         raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
     if "\0" in source:
         raise Refused(f"{path.name} contains NUL bytes: it is no Python source.")
+    if not source.strip():
+        raise Refused(f"{path.name} is empty: save it, and submit it again.")
     return source
 
 

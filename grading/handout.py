@@ -27,8 +27,8 @@ LEFT_OUT = re.compile(
             r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability)\.md|docs/speed\.png",
             r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
-            # They train with the solution.
-            r"benchmarks/.*|baselines/compare\.py|tests/test_compare\.py|tests/(test_)?soak\.py",
+            # They train with the solution, or are about more scripts than students have.
+            r"benchmarks/.*|baselines/compare\.py|tests/(test_)?(compare|soak|stopped|bad_input)\.py",
             # Results; the tables are cut from the pages.
             r"docs/(frontier|methods|ppo_sweep|baselines_frontier)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",

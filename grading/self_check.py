@@ -17,7 +17,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import NoReturn, TypeVar
 
 from grading.checks import EXERCISES, run_checks
@@ -209,6 +209,9 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
     module = module_from(path)
     if isinstance(module, str):
         print(module)
+        return 1
+    if not any(isinstance(value, FunctionType) for value in vars(module).values()):
+        print(f"{Path(path).name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
         return 1
     foreign = foreign_imports(path)
     for sentence in foreign:

@@ -19,7 +19,10 @@ def what_next(
         {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
     )
     found = signals(model, base)
-    odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok")
+    # the KL stands in every sentence anyway
+    odd = ", ".join(
+        f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok" and not s.name.startswith("KL")
+    )
     score = "val/score_mean" if ours.hackable_reward else "val/sentiment_mean"
     gain = (last[score] - first[score]) * (-1 if ours.negate_reward else 1)
     kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
@@ -30,7 +33,7 @@ def what_next(
         )
     if verdict(found) == HACKED and kl_type == "none":
         return (
-            f"Hacked ({odd}): is that what you meant by positive?\n"
+            f"Hacked, {kl:.0f} nats away ({odd}): is that what you meant by positive?\n"
             "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
             "  then train with             python train.py --kl_type forward"
         )

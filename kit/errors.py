@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,14 +57,16 @@ def told_in_one_line() -> Iterator[None]:
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         stop = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
-        print(f"\n{stop}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # all processes stop at the same step, and one says so
+            print(f"\n{stop}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None
 
 
 def no_room(error: BaseException, folder: Path | None = None) -> str:
     """What to say of an error that means a full disk, or memory that cannot be had; empty for any other.
 
-    Libraries wrap a full disk in errors of their own, so the disk of `folder` is asked too.
+    Libraries wrap a full disk in errors of their own, so the disk of `folder` is asked too; the error's own words
+    follow, in case it was another that only met a full disk.
     """
     text = str(error)
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -80,7 +83,8 @@ def no_room(error: BaseException, folder: Path | None = None) -> str:
         return ""
     used = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder else 0
     where = folder or getattr(error, "filename", None) or "what is written to"
-    return f"the disk of {where} is full (the run holds {used / 1e6:.0f} MB); make room for as much again"
+    said = textwrap.shorten(f"{type(error).__name__}: {text}", 200)
+    return f"the disk of {where} is full (the run holds {used / 1e6:.0f} MB; {said}); make room for as much again"
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:

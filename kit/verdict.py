@@ -19,9 +19,9 @@ from kit.metrics import Estimate
 #   kl_coef 0.05            0.99         1.06     0.14   0.66    0.00   short: "is excellent."
 #   the same, shaped        0.93         1.07     0.05   1.00    0.00   positive prose
 # The limits lie between. The judge gap's were not set by these runs: a gap that the judge's noise alone could make (0.1
-# with 128 completions) must not raise a signal. The bundled judge gives 0.02 to "stunning" forty times, less than the
-# 0.34 of the base's texts, so it confirms nothing of that hack's gain. It likes "is excellent." (0.72): the length
-# shows that one.
+# with 128 completions) must not raise a signal. The bundled judge gives the hack
+# 0.02 after 30 steps, less than the base's 0.35, so it confirms nothing of that gain: a gap of 0.51. It likes
+# "is excellent." (0.72): the length shows that one.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's

@@ -222,7 +222,7 @@ def test_dropout_is_off_so_the_ratio_is_one_before_the_first_update(cpu):
     assert lm.config.resid_pdrop == 0.1
     model = ActorCritic(lm)
     model.train()
-    settings = PPOSettings(minibatch_size=2, ppo_epochs=1, learning_rate=0.0)
+    settings = PPOSettings(minibatch_size=2, ppo_epochs=1)
     rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
     stats = ppo.update(
         model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
@@ -418,6 +418,7 @@ def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
     training = [line for line in read_metrics(run) if "train/loss" in line]
     assert training[0]["train/kl_policy_ref"] == 0  # the reference is the policy less its adapter
     assert training[-1]["train/kl_policy_ref"] > 0
+    assert not list(run.rglob("README.md"))  # PEFT's, an empty form
     adapter = load_file(run / "final" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
     AutoModelForCausalLM.from_pretrained(run / "final")

@@ -5,8 +5,12 @@ pytest tests/test_processes.py
 
 import json
 import math
+import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -17,7 +21,8 @@ from baselines import ppo, sft
 from kit.errors import UserError
 from kit.models import MINI
 from kit.processes import refuse_launch
-from kit.runs import read_metrics
+from kit.runs import read_metrics, what_is_missing
+from tests.conftest import ROOT
 
 TINY = (
     "--model mini --sentiment_model mini --prompts_per_step 2 --num_generations 2 --max_completion_length 4 "
@@ -70,6 +75,29 @@ def test_resumed_by_another_number_of_processes(one, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run), "--max_steps", "3"])
     with pytest.raises(UserError, match=r"trained by 2 processes, not 1, .*; launch 2, or start a new run"):
         script.main()
+
+
+def test_stopped_together_they_leave_a_checkpoint(tmp_path):
+    flags = [*TINY.split(), "--max_steps", "999", "--output_dir", str(tmp_path), "--run_name", "two"]
+    launcher = subprocess.Popen(
+        [sys.executable, *TWO, "train.py", *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "two/metrics.jsonl"
+    while not (metrics.exists() and "train/reward" in metrics.read_text()):
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode > 0
+    (step,) = re.findall(
+        rf"^stopped by SIGTERM at step (\d+); --resume {tmp_path}/two goes on from step \1$", said, re.M
+    )
+    assert what_is_missing(tmp_path / f"two/checkpoint-{step}") == ""
+    assert not (tmp_path / "two/final").exists()
 
 
 def test_an_error_is_said_once(run_script):

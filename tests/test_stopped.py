@@ -6,11 +6,13 @@ pytest tests/test_stopped.py
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,8 +184,8 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(small_disk, run
     done = run_script("train.py", *GRPO.split(), "--output_dir", str(small_disk), "--run_name", "r")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.fullmatch(
-        rf"error: the disk of {small_disk}/r is full \(the run holds \d+ MB\); make room for as much again; the last "
-        rf"good checkpoint is {small_disk}/r/checkpoint-1",
+        rf"error: the disk of {small_disk}/r is full \(the run holds \d+ MB; \w+: .+\); make room for as much again; "
+        rf"the last good checkpoint is {small_disk}/r/checkpoint-1",
         done.stderr.strip().splitlines()[-1],
     )
     assert what_is_missing(small_disk / "r/checkpoint-1") == ""
@@ -196,6 +198,14 @@ def test_what_means_no_memory():
     )
     assert "not enough memory" in no_room(MemoryError())
     assert no_room(RuntimeError("index out of range")) == ""
+
+
+def test_on_a_full_disk_another_error_keeps_its_own_words(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert no_room(ValueError("an odd\nvalue"), tmp_path) == (
+        f"the disk of {tmp_path} is full (the run holds 3 MB; ValueError: an odd value); make room for as much again"
+    )
 
 
 # ----------------------------------------------------------------------------------------------- a comparison

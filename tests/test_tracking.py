@@ -71,3 +71,25 @@ def test_tensorboard_gets_the_lines_of_metrics_jsonl_and_samples_as_text(tmp_pat
     assert found == {"train/reward": [(3, 0.5)], "val/kl_policy_ref": [(3, 2.0)]}
     (text,) = events.Tensors("samples/text_summary")
     assert text.tensor_proto.string_val[0].decode() == '    {"completion": "so <b>good"}\n' * 16
+
+
+def test_trackio_a_resumed_run_replaces_what_came_after_its_checkpoint_and_a_new_one_is_new(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "data"))  # read when it is imported
+    pytest.importorskip("trackio", reason="needs Trackio: pip install -r requirements-play.txt")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    for first_step, reward in ((0, 0.25), (2, 0.5), (0, 0.75)):  # a run; it is resumed; another of its name
+        tracker = tracking.open_tracker("trackio", "p", tmp_path / "run", {}, ["grpo"], first_step)
+        for step in range(first_step + 1, 4):
+            tracker.log(step, {"train/reward": reward})
+        tracker.finish({})
+    found = [
+        [
+            (line["step"], line["train/reward"])
+            for line in SQLiteStorage.get_logs("p", "run", run_id=run["id"])
+        ]
+        for run in SQLiteStorage.get_run_records("p")
+    ]
+    assert sorted(found) == [[(1, 0.25), (2, 0.25), (3, 0.5)], [(1, 0.75), (2, 0.75), (3, 0.75)]]

@@ -160,7 +160,8 @@ def test_unmerged_adapter_is_loaded_with_its_base(train):
 
     done, folder = train("--use_peft", "--learning_rate", "0.01", "--max_steps", "2")
     assert done.returncode == 0, done.stderr
-    assert (folder / "final/adapter_config.json").is_file()
+    assert (folder / "final/adapter_config.json").is_file() and list(folder.glob("checkpoint-2/adapter*"))
+    assert not list(folder.rglob("README.md"))  # PEFT's, an empty form
     adapted, base = load_policy(str(folder))[0], load_policy(str(MINI / "policy"))[0]
     changed = [n for n, p in adapted.named_parameters() if not torch.equal(p, base.get_parameter(n))]
     assert changed and all("c_attn" in name for name in changed)
@@ -436,7 +437,7 @@ FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
     [
         # distinct-2 at 0.08 / 0.8 of the base's and NLL 2 nats off are alarming both
         ([], {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
-         r"Hacked \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*rewards\.py.*\n.*forward$"),
+         r"Hacked, 150 nats away \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*\n.*forward$"),
         (FORWARD, {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
          r"Hacked in spite of the penalty \(.*\), 150 nats away:\n  try a larger --kl_coef\.$"),
         (FORWARD, {"sentiment_mean": 0.45, "kl_policy_ref": 137.0, "distinct_2": 0.08, "ref_nll": 6.0},

@@ -42,7 +42,7 @@ def accept(command: str) -> None:
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
     assert words.pop(0).endswith("python"), command
     module = words.pop(0) if words[0] != "-m" else words.pop(1)
-    arguments = [word for word in words if word != "-m"]
+    arguments = [word for word in words if word not in ("-m", "--help")]
     if module in ("pytest", "pip", "venv", "http.server"):
         return
     if module.endswith(".py"):

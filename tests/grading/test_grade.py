@@ -131,11 +131,13 @@ def test_what_cannot_be_graded_is_refused_in_one_sentence(tmp_path):
     link.symlink_to(target)
     folder.mkdir()
     os.mkfifo(pipe)
+    (tmp_path / "empty.py").write_text(" \n")
     for path, status, message in (
         (tmp_path / "missing.py", 2, "There is no file"),
         (link, 0, "symbolic link"),
         (folder, 0, "not a plain file"),
         (pipe, 0, "not a plain file"),
+        (tmp_path / "empty.py", 0, "empty.py is empty"),
         (Path("/dev/zero"), 0, "not a plain file"),
     ):
         out = tmp_path / f"{path.stem}.json"
