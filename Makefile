@@ -26,9 +26,15 @@ help:
 	@echo "make soak                trainings killed and resumed, hundreds of them: docs/reliability.md"
 # /instructors
 
+# Said here, as pip would say of an older Python that torch conflicts with itself.
+VERSION := import sys; sys.exit(sys.version_info < (3, 11) and 'This is Python ' + sys.version.split()[0] + ', and 3.11 \
+  or newer is needed: make train PYTHON=python3.12, say')
+
 # Stale when the requirements changed: the marker is older than they are.
 .venv/.installed: requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -c "$(VERSION)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the packages of requirements.txt: some minutes without a word, once"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
 	touch $@
 

@@ -59,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(copy, ignore_errors=True)
         print(f"No copy was made: bug {args.number} does not apply: {error}", file=sys.stderr)
         return 1
-    print(f"{copy}: the kit with bug {args.number}. Work there:  cd {copy}")
+    print(
+        f"{copy}: the kit with bug {args.number}. Work there, in this environment (make would install another):"
+    )
+    print(f"  cd {copy}")
     return 0
 
 

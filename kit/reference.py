@@ -6,6 +6,7 @@
 pair come with it, and count as long as models, prompts and sampling are those they were drawn with.
 """
 
+import argparse
 import gzip
 import hashlib
 import json
@@ -65,6 +66,7 @@ def fingerprint(choice: ModelChoice, bench: Bench) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m kit.reference", description=__doc__.split("\n")[0]).parse_args()
     quiet()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
