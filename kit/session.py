@@ -212,9 +212,8 @@ class Session:
         `beta` is what a nat of KL(pi||pi_ref) costs the method, 0 if nothing: `captured` is measured at it, or at 0.1.
         `training` are the method's own settings, `plan` says what will be done in one line.
         """
-        if isinstance(
-            policy, PeftModel
-        ):  # PEFT's README.md beside every adapter is a form that nobody filled in
+        if isinstance(policy, PeftModel):
+            # PEFT's README.md beside every adapter is a form that nobody filled in
             policy.create_or_update_model_card = lambda output_dir: None
         if not self.is_main:
             return
