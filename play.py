@@ -242,7 +242,9 @@ def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
                 over = gr.HTML(elem_id="over")
                 gr.on([run.change, same.change], play.recorded, [run, same], recorded)
                 step_by_step = [run, same, temperature, length, seed]
-                every.click(play.checkpoints, step_by_step, over, show_progress="hidden")
+                asked = every.click(play.checkpoints, step_by_step, over, show_progress="hidden")
+                # What stands there is another run's, or answers another prompt
+                gr.on([run.change, same.change], lambda: "", None, over, cancels=asked)
         with gr.Tab("Can you fool it?"):
             text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="great great great ...")
             scores = gr.HTML(play.fool(""), elem_id="scores")
@@ -268,7 +270,7 @@ def start(argv: Sequence[str]) -> gr.Blocks:
         except UserError as error:  # a run that is still going on has checkpoints to look at
             if not (model.run and model.run.checkpoints()):
                 raise
-            print(f"{model.name}: {one_sentence(error)}", file=sys.stderr)
+            print(f"{one_sentence(error)}, or look at {model.name} over its steps", file=sys.stderr)
     about = (
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})"

@@ -147,6 +147,9 @@ def test_a_run_over_its_steps_and_its_text_is_text(browser, url):
     browser.wait_for("document.querySelectorAll('#over .score small').length === 4")
     names = "[...document.querySelectorAll('#over .score b')].map((e) => e.textContent)"
     assert browser.evaluate(names) == ["step 0", "step 3"]
+    browser.click("[aria-label=Prompt]")
+    browser.click("[role=option]:nth-child(2)")
+    browser.wait_for("document.querySelector('#over').innerText.trim() === ''")  # it answered another prompt
     assert not browser.evaluate("!!document.querySelector('#recorded script, #over script, .samples img')")
     calm(browser, url)
 
@@ -161,6 +164,8 @@ def test_any_text_is_scored_while_it_is_typed_also_on_a_narrow_screen(browser, u
     )  # 6 of its words, 5 are enough
     calm(browser, url)
     open_page(browser, url, width=390)
+    tabs = "[...document.querySelectorAll('button[role=tab]')].filter((e) => e.checkVisibility()).length"
+    assert browser.evaluate(tabs) == 3
     ask(browser, "#ask")
     assert browser.overflow() == 0
     calm(browser, url)
