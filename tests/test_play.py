@@ -100,7 +100,9 @@ def url(browser, tmp_path_factory) -> Iterator[str]:
 
 def open_page(browser: Browser, url: str, width: int = 1400) -> None:
     browser.open(url, width=width)
-    browser.wait_for("!!document.querySelector('#ask')")
+    browser.wait_for("!!document.querySelector('#ask') && !!document.querySelector('#token')")
+    # Its parts come one by one: a click while they push each other down would miss
+    browser.wait_for("window.was === (window.was = document.querySelector('#ask').getBoundingClientRect().y)")
 
 
 def texts(browser: Browser, where: str) -> list[str]:
