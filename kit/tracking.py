@@ -6,12 +6,11 @@ What goes wrong there while a run trains ends the tracking, not the run.
 import importlib.util
 import netrc
 import os
-import sqlite3
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import closing, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -135,27 +134,23 @@ class TensorBoard(Tracker):
 class Trackio(Tracker):
     """A run in Trackio's local data base: `trackio show --project PROJECT` opens the page.
 
-    Steps after `first_step` of a resumed run replace what was there; any other run is a new one, whatever its name.
+    A resumed run is another one of the same name: Trackio knows runs by their names, and to take the last of this name
+    up again could be to write into somebody else's.
     """
 
     name = "Trackio"
 
-    def __init__(self, project: str, name: str, config: dict[str, Any], first_step: int) -> None:
+    def __init__(self, project: str, name: str, config: dict[str, Any]) -> None:
         import trackio
-        from trackio.sqlite_storage import SQLiteStorage
 
         more: dict[str, Any] = {
-            "resume": "allow" if first_step else "never",
+            "resume": "never",
             "embed": False,
             "auto_log_gpu": False,
             "auto_log_cpu": False,
         }
         with redirect_stdout(None):  # it says in seven lines what stands below in one
             run = trackio.init(project=project, name=name, config=config, **more)
-        data_base = SQLiteStorage.get_project_db_path(project)
-        if first_step and data_base.is_file():  # it has no call for this
-            with closing(sqlite3.connect(data_base)) as db, db:
-                db.execute("DELETE FROM metrics WHERE run_id = ? AND step > ?", (run.id, first_step))
         print(f"Trackio: look at it with: trackio show --project {project}")
 
         def send(step: int, values: dict[str, Any]) -> None:
@@ -193,7 +188,7 @@ def open_tracker(
     try:
         if report_to == "tensorboard":
             return TensorBoard(folder, first_step)
-        return Trackio(project, folder.name, config, first_step)
+        return Trackio(project, folder.name, config)
     except Exception as error:  # as in Tracker
         print(
             f"--report_to {report_to}: {one_line(str(error), 200)}; the run goes on without", file=sys.stderr

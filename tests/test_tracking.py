@@ -73,9 +73,7 @@ def test_tensorboard_gets_the_lines_of_metrics_jsonl_and_samples_as_text(tmp_pat
     assert text.tensor_proto.string_val[0].decode() == '    {"completion": "so <b>good"}\n' * 16
 
 
-def test_trackio_a_resumed_run_replaces_what_came_after_its_checkpoint_and_a_new_one_is_new(
-    tmp_path, monkeypatch
-):
+def test_trackio_keeps_every_run_of_a_name_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "data"))  # read when it is imported
     pytest.importorskip("trackio", reason="needs Trackio: pip install -r requirements-play.txt")
     from trackio.sqlite_storage import SQLiteStorage
@@ -92,4 +90,8 @@ def test_trackio_a_resumed_run_replaces_what_came_after_its_checkpoint_and_a_new
         ]
         for run in SQLiteStorage.get_run_records("p")
     ]
-    assert sorted(found) == [[(1, 0.25), (2, 0.25), (3, 0.5)], [(1, 0.75), (2, 0.75), (3, 0.75)]]
+    assert sorted(found) == [
+        [(1, 0.25), (2, 0.25), (3, 0.25)],
+        [(1, 0.75), (2, 0.75), (3, 0.75)],
+        [(3, 0.5)],
+    ]
