@@ -90,7 +90,8 @@ def test_encodings_that_are_fine(tmp_path, prefix):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "there is no function named kl_penalty_forward"),
+        ("", "rewards.py is empty: save it, and submit it again."),
+        ("x = 1\n", "there is no function named kl_penalty_forward"),
         ("def kl_penalty_forward(:\n    pass\n", "SyntaxError"),
         ("def f():\n\tif 1:\n        pass\n", "TabError"),
         ("import rewards\nrewards.kl_penalty_forward\n", "AttributeError"),
