@@ -1,11 +1,16 @@
 """Trackers under our names. pytest tests/test_tracking.py"""
 
+import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from kit import tracking
 from kit.errors import UserError
+from tests.conftest import ROOT
 
 
 def failing() -> tracking.Tracker:
@@ -73,25 +78,34 @@ def test_tensorboard_gets_the_lines_of_metrics_jsonl_and_samples_as_text(tmp_pat
     assert text.tensor_proto.string_val[0].decode() == '    {"completion": "so <b>good"}\n' * 16
 
 
-def test_trackio_keeps_every_run_of_a_name_apart(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "data"))  # read when it is imported
-    pytest.importorskip("trackio", reason="needs Trackio: pip install -r requirements-play.txt")
-    from trackio.sqlite_storage import SQLiteStorage
+THREE_RUNS = """
+import json, sys
+from pathlib import Path
+from trackio.sqlite_storage import SQLiteStorage
+from kit import tracking
+for first_step, reward in ((0, 0.25), (2, 0.5), (0, 0.75)):  # a run; it is resumed; another of its name
+    tracker = tracking.open_tracker("trackio", "p", Path("run"), {}, ["grpo"], first_step)
+    for step in range(first_step + 1, 4):
+        tracker.log(step, {"train/reward": reward})
+    tracker.finish({})
+runs = [SQLiteStorage.get_logs("p", "run", run_id=run["id"]) for run in SQLiteStorage.get_run_records("p")]
+found = sorted([[line["step"], line["train/reward"]] for line in run] for run in runs)
+print(json.dumps(found), file=sys.stderr)
+"""
 
-    for first_step, reward in ((0, 0.25), (2, 0.5), (0, 0.75)):  # a run; it is resumed; another of its name
-        tracker = tracking.open_tracker("trackio", "p", tmp_path / "run", {}, ["grpo"], first_step)
-        for step in range(first_step + 1, 4):
-            tracker.log(step, {"train/reward": reward})
-        tracker.finish({})
-    found = [
-        [
-            (line["step"], line["train/reward"])
-            for line in SQLiteStorage.get_logs("p", "run", run_id=run["id"])
-        ]
-        for run in SQLiteStorage.get_run_records("p")
-    ]
-    assert sorted(found) == [
-        [(1, 0.25), (2, 0.25), (3, 0.25)],
-        [(1, 0.75), (2, 0.75), (3, 0.75)],
-        [(3, 0.5)],
+
+def test_trackio_keeps_every_run_of_a_name_apart(tmp_path):
+    pytest.importorskip("trackio", reason="needs Trackio: pip install -r requirements-play.txt")
+    env = {
+        **os.environ,
+        "TRACKIO_DIR": str(tmp_path / "data"),
+    }  # read when it is imported, so in its own process
+    done = subprocess.run(
+        [sys.executable, "-c", THREE_RUNS], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1]) == [
+        [[1, 0.25], [2, 0.25], [3, 0.25]],
+        [[1, 0.75], [2, 0.75], [3, 0.75]],
+        [[3, 0.5]],
     ]
