@@ -22,7 +22,7 @@ import train as script
 from baselines import compare, ppo, sft
 from kit.errors import Diverged, Stopped, no_room
 from kit.runs import read_metrics, what_is_missing
-from kit.session import largest
+from kit.session import Session, largest
 from tests.conftest import ROOT
 
 SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
@@ -94,18 +94,21 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(
 # ------------------------------------------------------------------------------------ Ctrl-C, SIGTERM
 
 
-@pytest.mark.parametrize(("method", "flags"), [(script, GRPO), (ppo, PPO)], ids=["grpo", "ppo"])
-def test_stopped_it_saves_the_step_it_was_in(method, flags, tmp_path, monkeypatch, capsys):
-    from kit.session import Session
-
+def signal_after(last: int, signum: signal.Signals, monkeypatch) -> None:
+    """This process gets `signum` once the line of step `last` stands on the screen."""
     show = Session.show
 
-    def stop_in_step_2(session, step, *args):
+    def and_signal(session, step, *args):
         show(session, step, *args)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if step == last:
+            os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(Session, "show", stop_in_step_2)
+    monkeypatch.setattr(Session, "show", and_signal)
+
+
+@pytest.mark.parametrize(("method", "flags"), [(script, GRPO), (ppo, PPO)], ids=["grpo", "ppo"])
+def test_stopped_it_saves_the_step_it_was_in(method, flags, tmp_path, monkeypatch, capsys):
+    signal_after(1, signal.SIGTERM, monkeypatch)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as stop:
         run(method, flags, tmp_path, monkeypatch, "--save_steps", "5")
@@ -134,16 +137,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_sft_stopped_in_a_round_names_the_round_it_begins_again(tmp_path, monkeypatch):
-    from kit.session import Session
-
-    show = Session.show
-
-    def stop_in_round_2(session, step, *args):
-        show(session, step, *args)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Session, "show", stop_in_round_2)
+    signal_after(3, signal.SIGINT, monkeypatch)
     with pytest.raises(Stopped, match=r"Ctrl-C at step [34]; --resume .*/r goes on from step [24]$"):
         run(sft, SFT, tmp_path, monkeypatch)
 
