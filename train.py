@@ -65,6 +65,8 @@ class GRPOSettings(RunSettings):
     # Q13. With 2 generations, which values can an advantage have, whatever the rewards are?
     num_generations: int = setting(8, "completions of each prompt: the group")
     beta: float = setting(0.0, "TRL's own KL(pi||pi_ref) term, in the loss; 0: none")
+    credit: Literal["completion", "token"] = setting("completion", "what an advantage is of: kit/credit.py")
+    credit_lambda: float = setting(0.9, "of --credit token: the share of what follows, block by block")
     # memory is that of one micro-batch; 16 is also faster than 64 on two CPU cores
     per_device_train_batch_size: int = setting(16, "completions in one backward pass")
 
@@ -72,7 +74,9 @@ class GRPOSettings(RunSettings):
         super().__post_init__()
         at_least(1, self, "prompts_per_step", "per_device_train_batch_size")
         at_least(2, self, "num_generations")  # a group needs something to compare
-        at_least(0, self, "beta")
+        at_least(0, self, "beta", "credit_lambda")
+        if self.credit_lambda > 1:
+            raise UserError(f"--credit_lambda {self.credit_lambda:g}: must be between 0 and 1")
         above_0(self, "learning_rate")
         if self.max_steps == 0 or self.max_steps < -1:
             raise UserError(f"--max_steps {self.max_steps}: give at least 1")
@@ -98,6 +102,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grading.self_check import what_is_wrong
 from kit.closing import what_next
+from kit.credit import CreditTrainer
 from kit.metrics import composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.processes import follow, refuse_launch
@@ -207,7 +212,8 @@ def main() -> None:
     settings.report_to = "none"  # the session logs there, under our names; TRL would too, under its own
     # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
     # leaves a run that is wrong without a word?
-    trainer = Trainer(
+    trainer_class = CreditTrainer if settings.credit == "token" else GRPOTrainer
+    trainer = trainer_class(
         model=policy,
         reward_funcs=reward,
         args=settings,
@@ -216,6 +222,9 @@ def main() -> None:
         peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
         rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
     )
+    trainer.create_model_card = lambda *_, **__: (
+        None
+    )  # beside every checkpoint: "a fine-tuned version of None"
     # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
     whole = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
@@ -254,13 +263,6 @@ def main() -> None:
     if session.is_main:
         validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
         print(f"  {what_next(ours, ours.kl_type, ours.kl_coef, validated[0], validated[-1])}")
-
-
-class Trainer(GRPOTrainer):
-    """TRL's, without its README.md beside every checkpoint: "a fine-tuned version of None" misleads."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        pass
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------
@@ -395,6 +397,8 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             f"--kl_type {ours.kl_type} and --beta {settings.beta:g} both penalise KL: it would be counted twice; "
             "keep one"
         )
+    if settings.credit == "token":
+        refuse_beside_token_credit(ours, settings)
     refuse_other_distributions(settings)
     if settings.use_vllm and importlib.util.find_spec("vllm") is None:
         raise UserError(
@@ -407,6 +411,23 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
         )
     refuse_launch(ours, settings)
     return ours, settings
+
+
+def refuse_beside_token_credit(ours: ExerciseArguments, settings: TrainingSettings) -> None:
+    """`CreditTrainer` has one loss, taken where the tokens were sampled. Raises `UserError`."""
+    if ours.kl_type != "none":
+        raise UserError(
+            f"--credit token and --kl_type {ours.kl_type}: a penalty of the whole completion would be one number "
+            f"again; give --beta {ours.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
+        )
+    usual = {"num_iterations": 1, "use_vllm": False, "loss_type": GRPOConfig.loss_type}
+    for name, value in usual.items():
+        if getattr(settings, name) != value:
+            raise UserError(f"--credit token has a loss of its own, and no --{name}; leave that out")
+    if settings.steps_per_generation not in (None, settings.gradient_accumulation_steps):
+        raise UserError("--credit token takes one step on each batch; leave out --steps_per_generation")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--credit token runs in one process; leave it out, or start one")
 
 
 def refuse_other_distributions(settings: TrainingSettings) -> None:
@@ -435,6 +456,7 @@ def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:
     """A name that says what is unusual about the run: `forward-0.05-shaped`; `vanilla` if nothing is."""
     parts = [f"{ours.kl_type}-{ours.kl_coef:g}"] if ours.kl_type != "none" else []
     parts += [f"beta-{settings.beta:g}"] if settings.beta else []
+    parts += ["token"] if settings.credit == "token" else []
     return "-".join(parts + ours.name_parts(settings.seed, settings.learning_rate)) or "vanilla"
 
 

@@ -33,7 +33,7 @@ def above_0(settings: object, *names: str) -> None:
 class TaskArguments:
     """What is trained, on what, for which reward, and what is kept of it."""
 
-    model: str = setting("auto", "the policy: auto, mini, smollm2, a Hugging Face id, or a path")
+    model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
     sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
     prompts: str = setting("builtin", "builtin, imdb, imdb:FILE.parquet, or a text file, one prompt a line")
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(

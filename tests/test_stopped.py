@@ -194,6 +194,30 @@ def test_what_means_no_memory():
     assert no_room(RuntimeError("index out of range")) == ""
 
 
+def test_too_little_memory_is_said_in_one_line(tmp_path):
+    """A step of 256 completions in one backward pass: its logits alone have 0.3 GB, and are there several times."""
+    flags = f"{SIZE} --max_completion_length 40 --prompts_per_step 16 --num_generations 16 --max_steps 2"
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
+        "import runpy; sys.argv = sys.argv[1:]; runpy.run_path('train.py', run_name='__main__')"
+    )
+    argv = [*flags.split(), "--per_device_train_batch_size", "256", "--output_dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "train.py", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("error: there is not enough memory; lower --per_device_train_batch_size")
+    )
+    assert not list(tmp_path.rglob("final"))
+
+
 def test_on_a_full_disk_another_error_keeps_its_own_words(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(bytes(3_000_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))

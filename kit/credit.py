@@ -1,0 +1,136 @@
+"""Credit token by token: GRPO with an advantage for every token, and the exact KL in the loss.
+
+GRPO gives all tokens of a completion one advantage, so each of them carries the luck of all the others. Here the reward
+model reads along. Its score of the text so far says what the final reward will be, better with every word; between two
+such looks the tokens are credited with the difference they made.
+
+    V_j = E[reward | first j blocks of 4 tokens], fitted to the score so far and the rewards of the group's others
+    A_j = sum_{i >= j} lambda^(i - j) (V_{i+1} - V_i),  V at the end = the reward     (GAE, gamma = 1: Schulman 2016)
+
+With lambda = 1 the sum telescopes to reward - V_j: all of the luck that comes later. With lambda = 0 a block gets what
+it changed itself, and nothing for what it made possible without the reward model seeing it.
+
+The price of distance is not in the reward. KL(pi||pi_ref) = E_pi[sum_t k_t] with
+k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)), and each k_t is differentiated as it stands:
+
+    loss = E[sum_t beta k_t - A_t log pi(x_t|x<t)]
+
+What is left out: a token is not charged for the k_t of the prefixes it leads to.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import kl_div
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+
+from reward_utils import RewardFunction, as_reference, chunks, next_token_log_softmax
+
+BLOCK = 4  # tokens between two looks: a look costs a twentieth of a step on the bundled models
+
+
+def prefix_values(rewards: np.ndarray, so_far: np.ndarray) -> np.ndarray:
+    """V of P groups of G completions: rewards (P, G), scores after 1, ..., K blocks (P, G, K) -> (P, G, K + 2).
+
+    V_0 is what the group's others got, V_{K+1} the reward itself. A score is NaN from where the completion has ended: V
+    is the reward there. Fitted to the batch by least squares, block by block; the ridge is half a completion's weight.
+    """
+    n = rewards.shape[1]
+    others = (rewards.sum(1, keepdims=True) - rewards) / (n - 1)
+    values = np.repeat(rewards[..., None], so_far.shape[-1] + 2, axis=-1)
+    values[..., 0] = _fitted(rewards.ravel(), others.reshape(-1, 1)).reshape(rewards.shape)
+    for j in range(so_far.shape[-1]):
+        going = ~np.isnan(so_far[..., j])
+        if going.any():
+            known = np.stack([others[going], so_far[..., j][going]], axis=1)
+            values[..., j + 1][going] = _fitted(rewards[going], known)
+    return values
+
+
+def _fitted(y: np.ndarray, x: np.ndarray, ridge: float = 0.5) -> np.ndarray:
+    """The fit of y (N,) by a constant and x (N, F)."""
+    centred = x - x.mean(0)
+    slopes = np.linalg.solve(centred.T @ centred + ridge * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
+    return y.mean() + centred @ slopes
+
+
+def credit(values: np.ndarray, trace: float) -> np.ndarray:
+    """A of each block: (..., K + 1) values -> (..., K); `trace` is lambda."""
+    gains = np.diff(values, axis=-1)
+    advantages = np.zeros_like(gains)
+    later = np.zeros(gains.shape[:-1])
+    for j in reversed(range(gains.shape[-1])):
+        advantages[..., j] = later = gains[..., j] + trace * later
+    return advantages
+
+
+class CreditTrainer(GRPOTrainer):
+    """TRL's trainer with these advantages and this loss; `args.credit_lambda` is lambda.
+
+    One process, each batch used once, and no vLLM: the gradient is taken where the tokens were sampled.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.price: float = self.args.beta
+        self.beta = 0.0  # TRL's own term, k3 of the sampled tokens, is off
+
+    def _calculate_rewards(
+        self, inputs: list[dict], prompts: list[str], completions: list[str], completion_ids: list[list[int]]
+    ) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids)  # (N, 1)
+        self.credited = self._credit(rewards[:, 0].double().cpu().numpy(), prompts, completion_ids)
+        return rewards
+
+    def _credit(self, rewards: np.ndarray, prompts: list[str], completion_ids: list[list[int]]) -> Tensor:
+        """A of every token, (N, longest); what stands behind a completion's end is never read."""
+        longest = max(map(len, completion_ids))
+        cuts = [(i, end) for i, row in enumerate(completion_ids) for end in range(BLOCK, len(row), BLOCK)]
+        texts = self.processing_class.batch_decode(
+            [completion_ids[i][:end] for i, end in cuts], skip_special_tokens=True
+        )
+        so_far = np.full((len(rewards), (longest - 1) // BLOCK), np.nan)
+        _, scores = self.reward_funcs[0].base_reward(texts, [prompts[i] for i, _ in cuts])
+        for (i, end), score in zip(cuts, scores, strict=True):
+            so_far[i, end // BLOCK - 1] = score
+        groups = (-1, self.num_generations)
+        values = prefix_values(rewards.reshape(groups), so_far.reshape(*groups, so_far.shape[1]))
+        blocks = credit(values, self.args.credit_lambda).reshape(len(rewards), -1)
+        return torch.from_numpy(blocks).float().repeat_interleave(BLOCK, dim=1)[:, :longest]
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        output["advantages"] = self.credited.to(output["completion_ids"].device)  # (N, T)
+        return output
+
+    def _compute_loss(self, model: PreTrainedModel | PeftModel, inputs: dict[str, Any]) -> Tensor:
+        rows = {
+            part: [
+                ids[mask.bool()].tolist()
+                for ids, mask in zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"], strict=True)
+            ]
+            for part in ("prompt", "completion")
+        }
+        (chunk,) = chunks(rows["prompt"], rows["completion"], len(rows["prompt"]))
+        log_p = next_token_log_softmax(model, chunk, self.temperature)  # (N, V)
+        reward: RewardFunction = self.reward_funcs[0]
+        with torch.no_grad(), as_reference(reward.policy, reward.reference) as reference:
+            log_q = next_token_log_softmax(reference, chunk, self.temperature)
+        chosen = log_p.gather(-1, chunk.sampled.to(log_p.device).unsqueeze(-1)).squeeze(-1)
+        advantages = torch.cat(
+            [
+                inputs["advantages"][row, :length]
+                for row, length in zip(chunk.rows, chunk.lengths, strict=True)
+            ]
+        )
+        k = kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)  # (N,)
+        # the ratio is 1, and its gradient that of log pi
+        loss = (self.price * k - (chosen - chosen.detach()).exp() * advantages).sum()
+        measured = {"entropy": -chosen.mean(), "kl": k.mean()}
+        for name, value in measured.items():
+            self._metrics["train"][name].append(value.item())
+        return loss / inputs["num_items_in_batch"]

@@ -1,0 +1,175 @@
+"""kit/credit.py: values and advantages by hand, the loss and its gradient by enumeration, and real runs.
+
+pytest tests/test_credit.py
+"""
+
+import itertools
+import shutil
+from collections import defaultdict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kit.credit import CreditTrainer, credit, prefix_values
+from kit.models import MINI
+from kit.runs import read_metrics
+from tests.conftest import ROOT
+
+# ------------------------------------------------------------------------------------ by hand
+
+
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [(0.0, [0.1, -0.4, 0.8]), (0.5, [0.1, 0.0, 0.8]), (1.0, [0.5, 0.4, 0.8])],
+)
+def test_a_block_is_credited_with_its_own_difference_and_less_and_less_of_the_later_ones(trace, expected):
+    # differences +0.1, -0.4, +0.8; with 0.5: 0.8, then -0.4 + 0.4, then 0.1 + 0
+    values = np.array([[0.5, 0.6, 0.2, 1.0]])
+    assert credit(values, trace)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_values_are_the_fit_to_the_others_and_the_score_so_far():
+    rewards = np.array([[0.0, 1.0], [1.0, 1.0]])  # two groups of two
+    so_far = np.full((2, 2, 1), np.nan)
+    so_far[0, 0, 0], so_far[1, 1, 0] = 0.2, 0.6  # only these two had not ended after the first block
+    values = prefix_values(rewards, so_far)
+    # V_0: others 1, 0, 1, 1, mean 3/4: Sxx = 3/4, Sxy = (1/4)(-3/4) + (-3/4)(1/4) + 2 (1/4)(1/4) = -1/4;
+    # the slope is Sxy / (Sxx + 1/2) = -1/5
+    assert values[..., 0].ravel() == pytest.approx([0.7, 0.9, 0.7, 0.7], rel=1e-9)
+    # V_1: y = 0, 1 with x = (1, 0.2), (1, 0.6): the first of x is constant; Sxx = 0.08, Sxy = 0.2
+    slope = 0.2 / 0.58
+    assert values[0, 0, 1] == pytest.approx(0.5 - 0.2 * slope, rel=1e-9)
+    assert values[1, 1, 1] == pytest.approx(0.5 + 0.2 * slope, rel=1e-9)
+    # one that has ended has its reward, and so has everyone at the end
+    assert (values[0, 1, 1], values[1, 0, 1]) == (1.0, 1.0)
+    assert np.array_equal(values[..., 2], rewards)
+
+
+def test_the_others_of_the_group_count_after_every_block():
+    # others 1, 0, 0, 1 against rewards 0, 1, 1, 0: Sxx = 1, Sxy = -1, slope -1 / (1 + 1/2); the scores say nothing
+    values = prefix_values(np.array([[0.0, 1.0], [1.0, 0.0]]), np.full((2, 2, 1), 0.3))
+    assert values[..., 1].ravel() == pytest.approx([1 / 6, 5 / 6, 5 / 6, 1 / 6], rel=1e-9)
+
+
+def bare_trainer(**attributes) -> CreditTrainer:
+    """A `CreditTrainer` without a training around it."""
+    trainer = CreditTrainer.__new__(CreditTrainer)
+    for name, value in attributes.items():
+        setattr(trainer, name, value)
+    return trainer
+
+
+def test_every_token_of_a_block_gets_its_credit_and_the_texts_so_far_are_scored_without_their_prompts():
+    asked = []
+
+    def base_reward(texts, prompts):
+        asked.extend(zip(texts, prompts, strict=True))
+        return [], [float(len(t)) for t in texts]
+
+    trainer = bare_trainer(
+        reward_funcs=[SimpleNamespace(base_reward=base_reward)],
+        processing_class=SimpleNamespace(
+            batch_decode=lambda rows, skip_special_tokens: ["x" * len(r) for r in rows]
+        ),
+        num_generations=2,
+        args=SimpleNamespace(credit_lambda=1.0),
+    )
+    advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 9, [2] * 4])
+    # nine tokens: looks after 4 and 8; four tokens: none
+    assert asked == [("xxxx", "p"), ("x" * 8, "p")]
+    assert advantages.shape == (2, 9)
+    # others: 1 and 0, slope -1/2 / (1/2 + 1/2) = -1/2, so V_0 = 1/4 and 3/4; alone, V_1 and V_2 of the first are its 0
+    assert advantages[0].tolist() == pytest.approx([-0.25] * 4 + [0.0] * 5)
+    assert advantages[1, :4].tolist() == pytest.approx([0.25] * 4)
+
+
+# ------------------------------------------------------------------------------------ the loss
+
+
+def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2):
+    """All completions of two tokens over a vocabulary of 5, each with its probability, an advantage a token.
+
+    The expectation over pi of the loss's gradient is that of -sum_x pi(x) sum_t A_t log pi(x_t) [pi(x) held] plus
+    beta sum_t E_{x<t}[KL(pi(.|x<t)||pi_ref(.|x<t))] [prefixes held].
+    """
+    policy, reference = tiny_gpt2(seed=1, vocab_size=5).eval(), tiny_gpt2(seed=2, vocab_size=5).eval()
+    reward = SimpleNamespace(policy=policy, reference=reference)
+    beta, prompt = 0.3, [1, 2, 3]
+    trainer = bare_trainer(
+        reward_funcs=[reward], temperature=1.0, price=beta, _metrics={"train": defaultdict(list)}
+    )
+
+    def log_softmax(model, ids):
+        return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+
+    expected = torch.zeros(())
+    for first in range(5):
+        own, ref = log_softmax(policy, prompt), log_softmax(reference, prompt).detach()
+        p_first = own[first].exp().detach()
+        expected = expected - p_first * (0.7 + first / 10) * own[first]
+        if first == 0:
+            expected = expected + beta * (own.exp() * (own - ref)).sum()
+        own2, ref2 = log_softmax(policy, [*prompt, first]), log_softmax(reference, [*prompt, first]).detach()
+        expected = expected + beta * p_first * (own2.exp() * (own2 - ref2)).sum()
+        for second in range(5):
+            p_both = p_first * own2[second].exp().detach()
+            expected = expected - p_both * (0.4 + second / 10) * own2[second]
+    expected.backward()
+    wanted = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+
+    for first, second in itertools.product(range(5), repeat=2):
+        with torch.no_grad():
+            p = log_softmax(policy, prompt)[first] + log_softmax(policy, [*prompt, first])[second]
+        # padded as TRL pads: prompts on the left, completions on the right
+        inputs = {
+            "prompt_ids": torch.tensor([[0, *prompt]]),
+            "prompt_mask": torch.tensor([[0, 1, 1, 1]]),
+            "completion_ids": torch.tensor([[first, second, 0]]),
+            "completion_mask": torch.tensor([[1, 1, 0]]),
+            "advantages": torch.tensor([[0.7 + first / 10, 0.4 + second / 10, 9.0]]),
+            "num_items_in_batch": torch.tensor(1.0),
+        }
+        (p.exp() * trainer._compute_loss(policy, inputs)).backward()
+    for parameter, grad in zip(policy.parameters(), wanted, strict=True):
+        assert torch.allclose(parameter.grad, grad, rtol=1e-4, atol=1e-6 * grad.abs().max().item() + 1e-8)
+    assert len(trainer._metrics["train"]["kl"]) == 25
+
+
+# ------------------------------------------------------------------------------------ real runs, tiny
+
+TINY = "--model mini --sentiment_model mini --max_completion_length 10 --eval_every 0 --prompts_per_step 2"
+TINY += " --num_generations 4 --max_steps 2 --credit token --beta 0.1"
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_run_with_token_credit_trains_and_resumes_to_the_same_bytes(lora, run_script, tmp_path):
+    flags = [*TINY.split(), "--save_steps", "1", "--output_dir", str(tmp_path)]
+    done = run_script("train.py", *flags, *(["--use_peft"] if lora else []), "--run_name", "r")
+    assert done.returncode == 0, done.stderr
+    weights = "adapter_model.safetensors" if lora else "model.safetensors"
+    trained = load_file(tmp_path / "r/final" / weights)
+    if not lora:
+        before = load_file(MINI / "policy" / weights)
+        assert any(not torch.equal(trained[k].float(), before[k].float()) for k in before if k in trained)
+    lines = [m for m in read_metrics(tmp_path / "r") if "train/trl_kl" in m]
+    assert [m["step"] for m in lines] == [1, 2]
+    assert lines[0]["train/trl_kl"] == pytest.approx(0, abs=1e-6) and lines[1]["train/trl_kl"] > 0
+    # the last checkpoint and what came of it are taken away, and made again
+    shutil.rmtree(tmp_path / "r/checkpoint-2")
+    shutil.rmtree(tmp_path / "r/final")
+    again = run_script("train.py", "--resume", str(tmp_path / "r"))
+    assert again.returncode == 0, again.stderr
+    resumed = load_file(tmp_path / "r/final" / weights)
+    assert all(torch.equal(resumed[k], trained[k]) for k in trained)
+
+
+@pytest.mark.parametrize(
+    "shaping", [["--negate_reward"], ["--hackable_reward"], ["--reward_shaping", "sparse"]]
+)
+def test_token_credit_follows_whatever_the_reward_is(shaping, run_script, tmp_path):
+    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
