@@ -9,7 +9,7 @@ ARGS ?=
 
 .PHONY: help train test play bug clean
 # instructors: not in the hand-out
-.PHONY: lint soak baselines handout gradescope
+.PHONY: lint soak baselines results handout gradescope
 # /instructors
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
 	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds"
+	@echo "make results             every experiment, three seeds: docs/results.md (three hours, resumable)"
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
 	@echo "make lint                ruff and mypy"
@@ -71,6 +72,9 @@ soak: .venv/.installed-dev
 
 baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)
+
+results: .venv/.installed
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 handout: .venv/.installed
 	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)

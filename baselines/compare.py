@@ -17,11 +17,8 @@ quiet(__name__)
 
 import argparse
 import json
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +31,8 @@ from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.measuring import METRICS
 from kit.models import ROOT, resolve_models
-from kit.runs import Run, read_metrics
+from kit.runs import read_metrics
+from kit.sweep import finish_run, mean_history
 
 COMPLETIONS_PER_STEP = 64
 SFT_ROUNDS, SFT_N = 4, 8
@@ -57,38 +55,6 @@ def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
     }
 
 
-def finish_run(command: Sequence[str], folder: Path, seed: int) -> None:
-    """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json."""
-    if (folder / "final").is_dir():
-        return
-    flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(seed)]
-    if folder.exists():
-        if Run(folder).checkpoints():
-            Run(folder).last_checkpoint()  # if none is whole, its sentence; nothing is thrown away
-            flags = ["--resume", str(folder)]
-        else:  # it was stopped before there was anything to keep
-            shutil.rmtree(folder)
-    print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", flush=True)
-    start = time.monotonic()
-    with subprocess.Popen([sys.executable, *command, *flags], cwd=ROOT) as training:
-        try:
-            status = training.wait()
-        except (
-            KeyboardInterrupt
-        ) as stop:  # Ctrl-C has reached it too; it saves a checkpoint, and then it ends
-            if getattr(stop, "signum", None) == signal.SIGTERM:
-                training.terminate()
-            training.wait()
-            raise
-        finally:
-            if folder.exists():
-                spent = folder / "seconds.json"
-                before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
-                spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
-    if status:
-        raise UserError(f"{folder.name} ended with status {status}; start the comparison again to go on")
-
-
 def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
     """Tokens sampled for training, from the lines of metrics.jsonl."""
     counted = [row["train/generated_tokens"] for row in rows if "train/generated_tokens" in row]
@@ -97,22 +63,6 @@ def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
     return round(
         sum(row["train/length_mean"] * COMPLETIONS_PER_STEP for row in rows if "train/length_mean" in row)
     )
-
-
-def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The mean over seeds of every series, step by step, where all seeds have it."""
-    merged: list[dict[int, dict[str, Any]]] = []
-    for rows in histories:
-        steps: dict[int, dict[str, Any]] = {}
-        for row in rows:
-            steps.setdefault(row["step"], {}).update(row)
-        merged.append(steps)
-    history = []
-    for step in sorted(set.intersection(*map(set, merged))):
-        lines = [steps[step] for steps in merged]
-        keys = [key for key in lines[0] if all(line.get(key) is not None for line in lines)]
-        history.append({key: fmean(line[key] for line in lines) for key in keys} | {"step": step})
-    return history
 
 
 def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds: int) -> str:

@@ -28,7 +28,7 @@ LEFT_OUT = re.compile(
             r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution, or are about more scripts than students have.
-            r"benchmarks/.*|baselines/compare\.py|tests/(test_)?(compare|soak|stopped|bad_input)\.py",
+            r"benchmarks/.*|baselines/compare\.py|tests/(test_)?(compare|soak|stopped|bad_input|results)\.py",
             # Results; the tables are cut from the pages.
             r"docs/(frontier|methods|ppo_sweep|baselines_frontier)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",

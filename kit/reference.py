@@ -49,10 +49,14 @@ def kept_samples(choice: ModelChoice, bench: Bench) -> ReferenceSamples | None:
     """The samples that come with the bundled pair, or None where anything is not as it was when they were drawn."""
     if not choice.mini or not FILE.is_file():
         return None
+    drawn_with, samples = read_kept()
+    return samples if drawn_with == fingerprint(choice, bench) else None
+
+
+def read_kept() -> tuple[str, ReferenceSamples]:
+    """(the `fingerprint` they were drawn with, the samples of the bundled pair)."""
     kept = json.loads(gzip.decompress(FILE.read_bytes()))
-    if kept["drawn_with"] != fingerprint(choice, bench):
-        return None
-    return ReferenceSamples(kept["texts"], np.array(kept["scores"]))
+    return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
 
 
 def fingerprint(choice: ModelChoice, bench: Bench) -> str:

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 import train as script
-from baselines import compare, ppo, sft
+from baselines import ppo, sft
+from kit import sweep
 from kit.errors import Diverged, Stopped, no_room
 from kit.runs import read_metrics, what_is_missing
 from kit.session import Session, largest
@@ -233,8 +234,8 @@ def test_an_interrupted_comparison_keeps_the_time_it_took(tmp_path, monkeypatch)
     folder = tmp_path / "r"
     folder.mkdir()
     (folder / "seconds.json").write_text("100")
-    monkeypatch.setattr(compare.Run, "checkpoints", lambda run: [(1, folder)])
-    monkeypatch.setattr(compare.Run, "last_checkpoint", lambda run: (folder, []))
+    monkeypatch.setattr(sweep.Run, "checkpoints", lambda run: [(1, folder)])
+    monkeypatch.setattr(sweep.Run, "last_checkpoint", lambda run: (folder, []))
     wait, calls = subprocess.Popen.wait, []
 
     def interrupted(process, *args, **kwargs):
@@ -245,7 +246,7 @@ def test_an_interrupted_comparison_keeps_the_time_it_took(tmp_path, monkeypatch)
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        compare.finish_run(["-c", "import time; time.sleep(0.3)"], folder, 0)
+        sweep.finish_run(["-c", "import time; time.sleep(0.3)"], folder, 0)
     assert 100.3 <= json.loads((folder / "seconds.json").read_text()) < 130
 
 

@@ -1,0 +1,245 @@
+"""Every experiment that the kit speaks of, with three seeds each: docs/results.md, its figures, the README's samples.
+
+    python -m benchmarks.results                       make results: at most three hours on two cores
+    python -m benchmarks.results --seeds 1             a third of that
+    python -m benchmarks.results --only vanilla best   some of them; the table then has what is there
+
+benchmarks/results.yaml says what is run, on the mini models, with the reference solution. Two trainings run at a time,
+with one thread each. Stop it whenever you like: started again, it goes on where it was.
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import clock, quiet
+
+quiet(__name__)
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from kit import plots
+from kit.cli import Parser, at_least_1
+from kit.errors import UserError, run_main
+from kit.frontier import curves
+from kit.models import ROOT
+from kit.reference import read_kept
+from kit.runs import read_metrics, read_samples
+from kit.sweep import finish_run, mean_history
+
+EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
+)
+RUNS, PAGE, README = ROOT / "outputs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
+COLUMNS = {  # of the last validation -> (title, digits)
+    "val/sentiment_mean": ("sentiment", 2),
+    "val/kl_policy_ref": ("KL(pi\\|\\|pi_ref)", 1),
+    "val/kl_ref_policy": ("KL(pi_ref\\|\\|pi)", 1),
+    "val/ref_nll": ("ref NLL", 2),
+    "val/distinct_2": ("distinct-2", 2),
+    "val/length_mean": ("length", 0),
+    "val/captured": ("captured", 2),
+}
+FOCUS = ("vanilla", "forward-0.05", "shaped", "best")  # their curves, and their samples in the README
+SAMPLED = ("The mother in this family is", "The two brothers")  # held-out prompts
+
+
+def command(name: str, steps: int | None) -> list[str]:
+    """The training of one experiment."""
+    flags = [f"--{key}={value}" for key, value in EXPERIMENTS[name].items()]
+    short = [f"--max_steps={steps}"] if steps else []
+    return ["train.py", "--model=mini", "--sentiment_model=mini", "--use_solution", *flags, *short]
+
+
+def validations(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(folder) if "val/sentiment_mean" in row]
+
+
+def ends(folder: Path) -> dict[str, Any]:
+    """The last validation, `captured` less what the base has at step 0 by the luck of the same random numbers."""
+    first, *_, last = validations(folder)
+    if "val/captured" not in last:  # at another temperature the kept samples are of another base
+        return last
+    return {**last, "val/captured": last["val/captured"] - first["val/captured"]}
+
+
+def finished(name: str, seeds: int) -> list[Path]:
+    """The run folders of an experiment that have come to their end."""
+    folders = [RUNS / f"{name}-{seed}" for seed in range(seeds)]
+    return [folder for folder in folders if (folder / "final").is_dir()]
+
+
+def flags_of(name: str) -> str:
+    """As one would type them: `--kl_type forward --kl_coef 0.05`."""
+    said = [f"--{key}" if value is True else f"--{key} {value}" for key, value in EXPERIMENTS[name].items()]
+    return f"`{' '.join(said)}`" if said else "(no flag)"
+
+
+def table(seeds: int) -> str:
+    """Markdown: a row for each experiment, its last validation, the mean over seeds with the lowest and the highest."""
+    titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values())]
+    rows = [titles, ["---"] * len(titles)]
+    base: list[dict[str, Any]] = []
+    for name in EXPERIMENTS:
+        if not (folders := finished(name, seeds)):
+            continue
+        base = base or [{**validations(folders[0])[0], "val/captured": 0.0}]
+        rows.append([flags_of(name), str(len(folders)), *_cells([ends(folder) for folder in folders])])
+    rows.insert(2, ["(base, step 0)", "", *_cells(base)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(lines: Sequence[dict[str, Any]]) -> list[str]:
+    cells = []
+    for key, (_, digits) in COLUMNS.items():
+        values = [line[key] for line in lines if line.get(key) is not None]
+        spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+        cells.append(f"{fmean(values):.{digits}f}{spread}" if values else "")
+    return cells
+
+
+def samples_table() -> str:
+    """The README's: the last validation of seed 0, the same random numbers for every model."""
+    titles = {
+        "vanilla": "no penalty",
+        "forward-0.05": "KL(pi\\|\\|pi_ref) penalty",
+        "shaped": "the same, shaped reward",
+        "best": "credit token by token",
+    }
+    rows = [["", *(f'"{prompt} ..."' for prompt in SAMPLED)], ["---"] * (1 + len(SAMPLED))]
+    for name in FOCUS:
+        if not (folders := finished(name, 1)):
+            continue
+        lines = read_samples(folders[0])
+        if len(rows) == 2:
+            rows.append(["base", *_sampled(lines, 0)])
+        rows.append([titles[name], *_sampled(lines, lines[-1]["step"])])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _sampled(lines: Sequence[dict[str, Any]], step: int) -> list[str]:
+    found = {line["prompt"]: line for line in lines if line["step"] == step}
+    cells = []
+    for prompt in SAMPLED:
+        text = " ".join(found[prompt]["completion"].split()).replace("|", "\\|")
+        cut = text if len(text) <= 105 else text[:105].rsplit(" ", 1)[0] + " ..."
+        cells.append(f"{cut} [{found[prompt]['sentiment']:.2f}]")
+    return cells
+
+
+def frontier(seeds: int) -> Figure:
+    """The end of every finished run: sentiment against KL(pi||pi_ref), with what no training can beat at that price."""
+    best_of_n, tilt = curves(read_kept()[1].scores)
+    figure = Figure(figsize=(8.5, 5.0), layout="constrained")
+    ax = figure.subplots()
+    for curve, line, label in ((tilt, "-", "optimal tilt"), (best_of_n, "--", "best of n of the base")):
+        ax.plot([p.kl for p in curve], [p.reward for p in curve], color="0.45", ls=line, lw=2.2, label=label)
+    families: dict[str, list[dict[str, Any]]] = {}
+    for name in EXPERIMENTS:
+        family = re.sub(r"-[\d.e-]+$", "", name)  # forward-0.05, forward-0.1, ... are one
+        families.setdefault(family, []).extend(validations(folder)[-1] for folder in finished(name, seeds))
+    for index, (family, last) in enumerate(families.items(), start=1):
+        look = plots.style(index)
+        x, y = ([line[key] for line in last] for key in ("val/kl_policy_ref", "val/sentiment_mean"))
+        ax.scatter(x, y, s=26, color=look.color, marker=look.marker, label=family, alpha=0.8)
+    ax.set_xscale("symlog", linthresh=1.0)
+    ax.set_xlim(left=0)
+    ax.set_ylim(0, 1.02)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("KL(π‖π_ref), nats per completion (linear to 1, logarithmic beyond)")
+    ax.set_ylabel("P(positive), held-out prompts")
+    ax.legend(fontsize=7, ncols=2, loc="lower right")
+    return figure
+
+
+def write_between(page: Path, mark: str, text: str) -> None:
+    """Replace what stands between <!-- mark --> and <!-- /mark --> on the page.
+
+    Raises:
+        UserError: the marks are not there.
+    """
+    old = page.read_text(encoding="utf-8")
+    new, found = re.subn(
+        rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
+        lambda m: m[1] + text + m[2],
+        old,
+        flags=re.S,
+    )
+    if not found:
+        raise UserError(f"{page.name} has no <!-- {mark} --> ... <!-- /{mark} --> to write to")
+    page.write_text(new, encoding="utf-8")
+
+
+def train(todo: Sequence[tuple[str, int]], steps: int | None, jobs: int) -> None:
+    """All of (experiment, seed), `jobs` at a time; a line for each that is done, with the time left."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    start, total = time.monotonic(), len(todo)
+    with (RUNS / "log.txt").open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
+        jobs_of = {
+            pool.submit(
+                finish_run, command(name, steps), RUNS / f"{name}-{seed}", seed, log
+            ): f"{name}-{seed}"
+            for name, seed in todo
+        }
+        try:
+            for done, future in enumerate(as_completed(jobs_of), start=1):
+                future.result()
+                last = validations(RUNS / jobs_of[future])[-1]
+                left = (time.monotonic() - start) / done * (total - done)
+                print(
+                    f"[{done:>2}/{total}] {jobs_of[future]:<18} sentiment {last['val/sentiment_mean']:.2f}, "
+                    f"KL {last['val/kl_policy_ref']:.1f}   eta {clock(left)}",
+                    flush=True,
+                )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments of benchmarks/results.yaml")
+    parser.add_argument("--steps", type=at_least_1, metavar="N", help="shorter runs, for a try")
+    parser.add_argument(
+        "--jobs", type=at_least_1, default=2, metavar="N", help="trainings at a time (default: 2)"
+    )
+    parser.add_argument(
+        "--no_pages", action="store_true", help="train, and leave docs/ and README.md as they are"
+    )
+    args: argparse.Namespace = parser.parse_args(argv)
+    for name in args.only or []:
+        if name not in EXPERIMENTS:
+            raise UserError(f"--only {name}: it is none of {', '.join(EXPERIMENTS)}")
+    # seed by seed: after the first there is a whole table to look at
+    todo = [(name, seed) for seed in range(args.seeds) for name in args.only or EXPERIMENTS]
+    todo = [(name, seed) for name, seed in todo if not (RUNS / f"{name}-{seed}" / "final").is_dir()]
+    print(f"{len(todo)} trainings, {args.jobs} at a time; their screens go to {RUNS / 'log.txt'}", flush=True)
+    train(todo, args.steps, args.jobs)
+    if args.no_pages:
+        return
+
+    text = table(args.seeds)
+    write_between(PAGE, "written by make results", text)
+    write_between(README, "samples by make results", samples_table())
+    focus = {
+        name: mean_history([read_metrics(folder) for folder in finished(name, args.seeds)])
+        for name in FOCUS
+        if finished(name, args.seeds)
+    }
+    frontier(args.seeds).savefig(PAGE.parent / "results.png", dpi=110)
+    plots.training_curves(focus, start=1).savefig(PAGE.parent / "hack_and_cure.png", dpi=110)
+    print(f"\n{text}\nin {PAGE}")
+
+
+if __name__ == "__main__":
+    run_main(main)

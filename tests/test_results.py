@@ -1,0 +1,90 @@
+"""benchmarks/results.py: its table, its samples and its marks, from run folders written by hand.
+
+pytest tests/test_results.py
+"""
+
+import json
+
+import pytest
+
+from benchmarks import results
+from kit.errors import UserError
+from train import PARSER
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """vanilla with two finished seeds, forward-0.05 with one, and one that was stopped."""
+    monkeypatch.setattr(results, "RUNS", tmp_path)
+    for name, ends, sentiment in (
+        ("vanilla-0", True, 1.0),
+        ("vanilla-1", True, 0.9),
+        ("forward-0.05-0", True, 0.8),
+        ("forward-0.05-1", False, 0.1),
+    ):
+        folder = tmp_path / name
+        (folder / "final" if ends else folder).mkdir(parents=True)
+        rest = {"val/kl_policy_ref": 2.0, "val/kl_ref_policy": 3.0, "val/ref_nll": 4.0, "val/distinct_2": 0.5}
+        lines = [
+            {"step": 0, "val/sentiment_mean": 0.5, "val/captured": 0.2, "val/length_mean": 40.0, **rest},
+            {"step": 1, "train/reward": 0.7},
+            {
+                "step": 2,
+                "val/sentiment_mean": sentiment,
+                "val/captured": 0.5,
+                "val/length_mean": 30.0,
+                **rest,
+            },
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        samples = [
+            {"step": step, "prompt": prompt, "completion": f"is | {step} " + "x" * 120, "sentiment": 0.25}
+            for step in (0, 2)
+            for prompt in results.SAMPLED
+        ]
+        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
+    return tmp_path
+
+
+def test_the_table_has_means_over_finished_seeds_and_captured_without_the_base_s_luck(runs):
+    _, rule, base, vanilla, forward = results.table(seeds=3).splitlines()
+    assert len(rule.split(" | ")) == len(base.split(" | ")) == 9
+    assert base.startswith("| (base, step 0) |  | 0.50 |") and base.endswith("| 40 | 0.00 |")
+    # (1.0 + 0.9) / 2; 0.5 - 0.2
+    assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |") and vanilla.endswith(
+        "| 0.30 [0.30, 0.30] |"
+    )
+    assert forward.startswith("| `--kl_type forward --kl_coef 0.05` | 1 | 0.80 |")
+
+
+def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(runs):
+    lines = results.samples_table().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| base",
+        "| no penalty",
+        "| KL(pi\\|\\|pi_ref) penalty",
+    ]
+    assert "is \\| 0 ... [0.25]" in lines[2] and "is \\| 2 ... [0.25]" in lines[3]
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- m -->\nold\n<!-- /m -->\nz\n")
+    results.write_between(page, "m", "new\n")
+    assert page.read_text() == "a\n<!-- m -->\nnew\n<!-- /m -->\nz\n"
+    with pytest.raises(UserError, match="has no <!-- n -->"):
+        results.write_between(page, "n", "new\n")
+
+
+@pytest.mark.parametrize("page", [results.PAGE, results.README])
+def test_the_pages_have_their_marks(page):
+    mark = {"results.md": "written", "README.md": "samples"}[page.name]
+    assert page.read_text().count(f"{mark} by make results -->") == 2
+
+
+@pytest.mark.parametrize("name", list(results.EXPERIMENTS))
+def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
+    monkeypatch.chdir(results.ROOT)
+    _, *flags = results.command(name, steps=None)
+    ours, settings = PARSER.parse(flags)
+    assert ours.use_solution and settings.prompts_per_step * settings.num_generations == 64
