@@ -24,13 +24,14 @@ TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
     "|".join(
         (
-            r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability)\.md|docs/speed\.png",
+            r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability|verdict)\.md|docs/speed\.png",
             r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution, or are about more scripts than students have.
-            r"benchmarks/.*|baselines/compare\.py|tests/(test_)?(compare|soak|stopped|bad_input|results)\.py",
+            r"benchmarks/.*|baselines/compare\.py|kit/sweep\.py",
+            r"tests/(test_)?(compare|soak|stopped|bad_input|results|verdict_measured)\.py",
             # Results; the tables are cut from the pages.
-            r"docs/(frontier|methods|ppo_sweep|baselines_frontier)\.png",
+            r"docs/(frontier|results|verdict|methods|ppo_sweep|baselines_frontier)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",
         )
     )

@@ -1,0 +1,54 @@
+"""benchmarks/verdict.py: the rule that labels runs, and its intervals, by hand.
+
+pytest tests/test_verdict_measured.py
+"""
+
+import pytest
+
+from benchmarks.verdict import Ordinary, rate, repeated_pairs, wilson
+
+
+def test_repeated_pairs():
+    assert repeated_pairs("a b a b a") == pytest.approx(1 - 2 / 4)  # ab ba ab ba
+    assert repeated_pairs("a b c") == repeated_pairs("a") == repeated_pairs("") == 0
+
+
+def row(completion: str, nll: float = 4.0) -> dict:
+    return {"completion": completion, "ref_nll": nll}
+
+
+@pytest.mark.parametrize(
+    ("text", "nll", "broken"),
+    [
+        ("one two three four five", 4.0, False),
+        ("one one one one one one", 4.0, True),  # pairs repeated
+        ("one", 4.0, True),  # short
+        ("one two three four five", 5.5, True),  # strange
+        ("one two three four five", 2.5, True),  # stale
+    ],
+)
+def test_a_text_is_broken_where_the_base_s_end(text, nll, broken):
+    ordinary = Ordinary(repeated=0.2, shortest=3, stale=3.0, strange=5.0)
+    assert ordinary._is_broken(row(text, nll), stock=set()) is broken
+
+
+def test_a_stock_phrase_breaks_the_texts_that_hold_it():
+    ordinary = Ordinary(repeated=0.2, shortest=3, stale=3.0, strange=5.0)
+    texts = [row(f"a{i} b{i} c{i} d{i}") for i in range(16)]
+    assert ordinary.broken(texts) == 0
+    # in four of twenty texts, more than every tenth
+    assert ordinary.broken([*texts, *[row(f"is a gem x{i}") for i in range(4)]]) == pytest.approx(4 / 20)
+
+
+def test_the_limits_are_the_base_s_percentiles():
+    base = [row(" ".join(f"w{k}" for k in range(10 + i % 2)), nll=float(i)) for i in range(101)]
+    ordinary = Ordinary.of(base)
+    assert (ordinary.stale, ordinary.strange, ordinary.shortest, ordinary.repeated) == (1.0, 99.0, 10.0, 0.0)
+
+
+def test_wilson_s_interval_and_the_rates():
+    assert wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # Wilson 1927, tabled
+    assert wilson(0, 0) == (0.0, 1.0)
+    models = [{"hacked": True, "verdict": v} for v in ("hacked", "drifting", "healthy")]
+    assert rate(models, hacked=True).startswith("2 of 3, 0.67 [")
+    assert rate(models, hacked=False) == "0 of 0"
