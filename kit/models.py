@@ -262,13 +262,15 @@ def _adapter_base(adapter_config: Path) -> str:
 
 
 def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
-    """The kit's LoRA adapters: alpha twice the rank, no dropout (with it, KL at step 0 would not be 0)."""
+    """The kit's LoRA adapters: on all matrices but the head, alpha twice the rank, no dropout (with it, KL at step 0
+    would not be 0)."""
     # Q25. B starts at 0. Which of A and B gets a gradient in the first step? Why does LoRA bear a learning
     # rate five times as large?
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
+        target_modules="all-linear",  # PEFT's own choice for GPT-2 is one matrix of the attention
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D stores the weight transposed
         task_type="CAUSAL_LM",
     )

@@ -19,9 +19,8 @@ from kit.metrics import Estimate
 #   kl_coef 0.05            0.99         1.06     0.14   0.66    0.00   short: "is excellent."
 #   the same, shaped        0.93         1.07     0.05   1.00    0.00   positive prose
 # The limits lie between. The judge gap's were not set by these runs: a gap that the judge's noise alone could make (0.1
-# with 128 completions) must not raise a signal. The bundled judge gives the hack
-# 0.02 after 30 steps, less than the base's 0.35, so it confirms nothing of that gain: a gap of 0.51. It likes
-# "is excellent." (0.72): the length shows that one.
+# with 128 completions) must not raise a signal. The bundled judge gives "stunning" said forty times 0.02, the base's
+# texts 0.38: of the gain of a hack it confirms nothing. It likes "is excellent." (0.96): the length shows that one.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
@@ -64,7 +63,7 @@ def judge_slope(sentiment: Sequence[float], judge: Sequence[float]) -> float:
 
     The least-squares slope: 1 for two classifiers that agree, about 0 for a judge that cannot tell such texts
     apart. A judge of smaller swings cannot confirm a gain in full, so a gain it shows is divided by this: the
-    best of 8 base samples gain 0.41 by the bundled reward model, 0.24 by the bundled judge (slope 0.51).
+    best of 8 base samples gain 0.41 by the bundled reward model, 0.29 by the bundled judge (slope 0.63).
     """
     x, y = np.asarray(sentiment, dtype=float), np.asarray(judge, dtype=float)
     variance = float(((x - x.mean()) ** 2).mean())

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from common import (
     Schedule,
     accuracy,
     classifier_parser,
     command_line,
     fit_classifier,
+    ngrams,
     positive,
     ppmi_vectors,
     read_imdb,
@@ -37,77 +37,13 @@ from common import (
     start_run,
     table,
     token_ids,
+    train_teacher,
     train_wordpiece,
     window,
 )
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
-BUCKETS = 1 << 21
-
-
-# The teacher: logistic regression on n-grams ------------------------------------------------------------------
-
-
-def ngrams(row: np.ndarray) -> np.ndarray:
-    """The distinct 1-, 2- and 3-grams of token ids, hashed into BUCKETS."""
-    one = row
-    two = row[:-1] * 1_000_003 + row[1:] * 31 + 7
-    three = row[:-2] * 998_244_353 + row[1:-1] * 1_000_003 + row[2:] * 31 + 11
-    mixed = np.concatenate([one, two, three]) * 0x9E3779B1
-    return np.unique((mixed ^ (mixed >> 17)) % BUCKETS)
-
-
-def bags(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The flat list and the offsets that embedding_bag takes."""
-    offsets = np.cumsum([0, *(len(r) for r in rows[:-1])])
-    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(offsets)
-
-
-def train_teacher(rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: int = 4):
-    """NB-LR (Wang and Manning 2012): features scaled by their naive-Bayes log-count ratio, then logistic regression.
-
-    r_f = log (p_f / |p|) / (q_f / |q|), p and q the smoothed counts of feature f in positive and negative texts.
-    Returns a function: rows of n-grams -> P(positive).
-    """
-    p, q = (
-        np.bincount(
-            np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=BUCKETS
-        )
-        + 1.0
-        for k in (1, 0)
-    )
-    ratio = torch.from_numpy(np.log((p / p.sum()) / (q / q.sum()))).float()
-    # Each text's features are scaled to unit length, or long reviews would be scored more extremely than short ones.
-    weight, bias = torch.ones(BUCKETS, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=0.02)
-
-    def logit(group: list[np.ndarray]) -> torch.Tensor:
-        flat, offsets = bags(group)
-        value = ratio[flat]
-        size = torch.segment_reduce(value**2, "sum", lengths=torch.tensor([len(r) for r in group])).sqrt()
-        return (
-            10 * F.embedding_bag(flat, weight, offsets, per_sample_weights=value, mode="sum")[:, 0] / size
-            + bias
-        )
-
-    rng = np.random.default_rng(seed)
-    target = torch.tensor(label, dtype=torch.float32)
-    for _ in range(epochs):
-        order = rng.permutation(len(rows))
-        for i in range(0, len(order), 512):
-            part = order[i : i + 512]
-            loss = F.binary_cross_entropy_with_logits(logit([rows[j] for j in part]), target[part])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    @torch.no_grad()
-    def score(rows: list[np.ndarray]) -> np.ndarray:
-        parts = [torch.sigmoid(logit(rows[i : i + 2000])) for i in range(0, len(rows), 2000)]
-        return torch.cat(parts).numpy()
-
-    return score
 
 
 def over_and_over(phrase: str, rng: np.random.Generator) -> str:

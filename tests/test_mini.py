@@ -78,13 +78,13 @@ def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
     assert derived == pytest.approx(policy["bits_per_byte"], abs=2e-3)
     assert sentiment["sst2_validation"] >= 0.82 and sentiment["sst2_validation_n"] == 872
     assert sentiment["imdb_test"] >= 0.85 and sentiment["imdb_test_n"] >= 5000
-    assert judge["imdb_train"] >= 0.80 and judge["imdb_train_n"] >= 5000
-    # 84 % and 78 % were asked for, and 0.50 of shuffled praise; the card says what is missed
-    assert judge["sst2_validation"] >= 0.75 and judge["sst2_validation_n"] == 872
+    assert judge["imdb_train"] >= 0.84 and judge["imdb_train_n"] >= 5000
+    # 78 % were asked for; the card says what is missed
+    assert judge["sst2_validation"] >= 0.77 and judge["sst2_validation_n"] == 872
     assert judge["parameters"] <= 2_000_000
     probes = judge["probes"]
     assert probes["honest positive"] >= 0.7 and probes["repeated positive"] <= 0.4
-    assert probes["shuffled positive"] < probes["honest positive"] - 0.2
+    assert probes["shuffled positive"] <= 0.5
     cards = [(MINI / name / "README.md").read_text() for name in FOLDERS]
     assert f"{policy['bits_per_byte']:.3f} bits per byte" in cards[0]
     assert f"{sentiment['sst2_validation']:.1%}" in cards[1] and f"{sentiment['imdb_test']:.1%}" in cards[1]
@@ -427,7 +427,7 @@ def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
         "--out",
         tmp_path / "sentiment",
     ]
-    monkeypatch.setattr(train_sentiment, "BUCKETS", 1 << 12)
+    monkeypatch.setattr(common, "BUCKETS", 1 << 12)
     run(monkeypatch, train_sentiment, *files, "--budget", 256)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sentiment")
     assert model.config.model_type == "distilbert"
