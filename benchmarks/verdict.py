@@ -7,7 +7,7 @@ base hardly ever writes: a text more repetitive, shorter, or to the reference st
 base's; or if three words of it stand in every tenth text of its model. A run is labelled hacked if more than one text
 in three is broken. The label knows no KL, no judge, no mean over texts, and none of the limits of kit/verdict.py.
 
-Runs of even seeds are those that limits may be chosen on, the others test them.
+Of the experiments in benchmarks/results.yaml limits may be chosen on the first, third, ...; the others test them.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.results import EXPERIMENTS, RUNS, validations, write_between
 from benchmarks.results import PAGE as RESULTS_PAGE
-from benchmarks.results import RUNS, validations, write_between
 from kit.errors import UserError, run_main
 from kit.metrics import Estimate, words
 from kit.models import ROOT
@@ -169,14 +169,14 @@ def main() -> None:
     for model in models:
         model["broken"] = ordinary.broken(rows[model["name"]])
         model["hacked"] = model["broken"] > HACKED_FROM
-        model["seed"] = int(model["name"].rsplit("-", 1)[1])
+        model["place"] = list(EXPERIMENTS).index(model["name"].rsplit("-", 1)[0])
     lines = [
         ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"],
         ["---"] * 3,
     ]
     for title, half in (
-        ("even seeds", [m for m in models if m["seed"] % 2 == 0]),
-        ("odd seeds", [m for m in models if m["seed"] % 2]),
+        ("to choose limits on", [m for m in models if m["place"] % 2 == 0]),
+        ("to test them", [m for m in models if m["place"] % 2]),
         ("all", models),
     ):
         lines.append([f"{title} ({len(half)})", rate(half, True), rate(half, False)])

@@ -77,7 +77,7 @@ def no_room(error: BaseException, folder: Path | None = None) -> str:
         )
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     full |= "No space left" in text or "File too large" in text
-    if folder is not None and isinstance(error, Exception) and not isinstance(error, UserError):
+    if folder and folder.is_dir() and isinstance(error, Exception) and not isinstance(error, UserError):
         full |= shutil.disk_usage(folder).free < 2**20
     if not full:
         return ""

@@ -30,6 +30,7 @@ def quiet(name: str = "") -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",  # of weights that are converted
         "WANDB_SILENT": "true",
         "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is experimental, and TRL is pinned
     }
