@@ -102,7 +102,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grading.self_check import what_is_wrong
 from kit.closing import what_next
-from kit.credit import CreditTrainer
+from kit.credit import CreditTrainer, refuse_beside_token_credit
 from kit.metrics import composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.processes import follow, refuse_launch
@@ -398,7 +398,7 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "keep one"
         )
     if settings.credit == "token":
-        refuse_beside_token_credit(ours, settings)
+        refuse_beside_token_credit(ours.kl_type, ours.kl_coef, settings)
     refuse_other_distributions(settings)
     if settings.use_vllm and importlib.util.find_spec("vllm") is None:
         raise UserError(
@@ -411,23 +411,6 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
         )
     refuse_launch(ours, settings)
     return ours, settings
-
-
-def refuse_beside_token_credit(ours: ExerciseArguments, settings: TrainingSettings) -> None:
-    """`CreditTrainer` has one loss, taken where the tokens were sampled. Raises `UserError`."""
-    if ours.kl_type != "none":
-        raise UserError(
-            f"--credit token and --kl_type {ours.kl_type}: a penalty of the whole completion would be one number "
-            f"again; give --beta {ours.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
-        )
-    usual = {"num_iterations": 1, "use_vllm": False, "loss_type": GRPOConfig.loss_type}
-    for name, value in usual.items():
-        if getattr(settings, name) != value:
-            raise UserError(f"--credit token has a loss of its own, and no --{name}; leave that out")
-    if settings.steps_per_generation not in (None, settings.gradient_accumulation_steps):
-        raise UserError("--credit token takes one step on each batch; leave out --steps_per_generation")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--credit token runs in one process; leave it out, or start one")
 
 
 def refuse_other_distributions(settings: TrainingSettings) -> None:

@@ -18,6 +18,7 @@ k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)), and each k_t is differenti
 What is left out: a token is not charged for the k_t of the prefixes it leads to.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
+from kit.errors import UserError
 from reward_utils import RewardFunction, as_reference, chunks, next_token_log_softmax
 
 BLOCK = 4  # tokens between two looks: a look costs a twentieth of a step on the bundled models
@@ -134,3 +136,20 @@ class CreditTrainer(GRPOTrainer):
         for name, value in measured.items():
             self._metrics["train"][name].append(value.item())
         return loss / inputs["num_items_in_batch"]
+
+
+def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfig) -> None:
+    """`CreditTrainer` has one loss, taken where the tokens were sampled. Raises `UserError`."""
+    if kl_type != "none":
+        raise UserError(
+            f"--credit token and --kl_type {kl_type}: a penalty of the whole completion would be one number "
+            f"again; give --beta {kl_coef:g}, which is KL(pi||pi_ref) token by token there"
+        )
+    usual = {"num_iterations": 1, "use_vllm": False, "loss_type": GRPOConfig.loss_type}
+    for name, value in usual.items():
+        if getattr(settings, name) != value:
+            raise UserError(f"--credit token has a loss of its own, and no --{name}; leave that out")
+    if settings.steps_per_generation not in (None, settings.gradient_accumulation_steps):
+        raise UserError("--credit token takes one step on each batch; leave out --steps_per_generation")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--credit token runs in one process; leave it out, or start one")
