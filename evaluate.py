@@ -8,8 +8,8 @@ reference model, always takes part. The folder `--out` then holds
     report.html       everything on one page: open it in a browser, print it to PDF, hand it in
     comparison.json   every number (schema below)
     samples.jsonl     one line per completion: model, prompt, sample, completion, tokens, truncated, sentiment,
-                      judge, reward, unique_token_ratio, ref_nll (nats per token), kl_policy_ref and
-                      kl_ref_policy (nats per completion); null where a number cannot be had
+                      judge, fluency (nats per byte), reward, unique_token_ratio, ref_nll (nats per token),
+                      kl_policy_ref and kl_ref_policy (nats per completion); null where a number cannot be had
     *.png, *.svg      the figures
 
 comparison.json, schema 1 (a key may be added within a schema, none is renamed or dropped):
@@ -164,7 +164,9 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
 
 def show(models: Sequence[Model]) -> None:
     """The comparison on the screen."""
-    keys = ("reward", "sentiment", "captured", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length")
+    keys = ["reward", "sentiment", "captured", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length"]
+    if "fluency" in models[0].estimates:
+        keys.insert(6, "fluency")
     header = [*(METRICS[k].label for k in keys), "model: verdict"]
     rows = []
     for model in models:
@@ -205,6 +207,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")
     parser.add_sampling_flags()
     add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
+    add(
+        "--fluency",
+        metavar="MODEL",
+        help="a language model to ask how fluent the texts are: smollm2, id, or path",
+    )
     add("--frontier_samples", type=int, default=16, metavar="N",
         help="base samples per prompt for the frontier (default: 16, bundled pair: 64); 0: none")  # fmt: skip
     args = parser.parse_intermixed_args(argv)  # flags may stand between models

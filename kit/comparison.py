@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data import HELD_OUT_PROMPTS, load_prompts
 from kit.cli import refuse_missing
 from kit.errors import UserError
+from kit.fluency import load_fluency
 from kit.frontier import CurvePoint, captured, curves
 from kit.measuring import Bench, Row, column_of
 from kit.metrics import Estimate
@@ -106,6 +107,7 @@ def load_bench(args: argparse.Namespace, choice: ModelChoice, judge: str | None 
         prompts=prompts,
         scorer=load_scorer(choice.sentiment, device),
         judge=load_scorer(judge, device) if judge else None,
+        fluency=load_fluency(args.fluency, device) if getattr(args, "fluency", None) else None,
         reference=reference.requires_grad_(False).eval(),
         tokenizer=tokenizer,
         max_new_tokens=args.max_new_tokens,

@@ -12,6 +12,7 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kit.fluency import Fluency
 from kit.metrics import (
     Estimate,
     composite_reward,
@@ -50,6 +51,7 @@ METRICS = {
     "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "summed over the vocabulary at every sampled prefix"),
     "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "the same, the models changing places"),
     "ref_nll": Metric("Reference NLL", "nats/token", "-log π_ref: how strange the text is to the base model"),
+    "fluency": Metric("Fluency NLL", "nats/byte", "-log p by a language model that had no part in it (--fluency)"),
     "ref_perplexity": Metric("Reference perplexity", "per token", "exp of the reference NLL"),
     "distinct_1": Metric("Distinct-1", "share", "different words / words, over all completions"),
     "distinct_2": Metric("Distinct-2", "share", "the same for pairs of words"),
@@ -85,6 +87,7 @@ class Bench:
     seed: int
     batch_size: int = 64
     judge: Scorer | None = None
+    fluency: Fluency | None = None
     progress: Progress | None = None
     on_text: Callable[[list[str]], None] | None = None  # `kit.sampling.sample` calls it
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -140,6 +143,10 @@ class Bench:
         completions = self.sample(policy, tokenizer, num_samples)
         texts = [c.text for c in completions]
         sentiment, judge = self.scores(texts)
+        fluency: list[float | None] = [None] * len(texts)
+        if self.fluency:
+            with self.phase("fluency"):
+                fluency = self.fluency([c.prompt for c in completions], texts)
         rewards = composite_reward(sentiment, texts)
         known = same_tokenizer(tokenizer, self.tokenizer)
         if known:
@@ -156,6 +163,7 @@ class Bench:
                 "truncated": c.truncated,
                 "sentiment": sentiment[i],
                 "judge": judge[i],
+                "fluency": fluency[i],
                 "unique_token_ratio": len(set(c.completion_ids)) / len(c.completion_ids),
                 "ref_nll": -math.fsum(ref[i]) / len(ref[i]) if known else None,
                 "kl_policy_ref": kl_pq[i] if known else None,
@@ -214,6 +222,8 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     found = {key: mean_estimate(values) for key, values in by_completion.items()}
     for key in ("reward", "sentiment", "judge", "unique_token_ratio", "kl_policy_ref", "kl_ref_policy"):
         found[key] = mean_estimate(column(key))
+    size = [[len(text.encode("utf-8", "replace")) for text in group] for group in groups]
+    found["fluency"] = mean_estimate(column("fluency"), np.array(size))
     nll = mean_estimate(column("ref_nll"), tokens)  # over all tokens: a long text weighs as long as it is
     found["ref_nll"] = nll
     found["ref_perplexity"] = Estimate(math.exp(nll.value), np.exp(nll.replicates))

@@ -18,6 +18,7 @@ def row(completion: str, **values) -> dict:
         "ref_nll": 4.0,
         "kl_policy_ref": 0.0,
         "kl_ref_policy": 0.0,
+        "fluency": None,
     }
     return given | ratios | {"completion": completion} | values
 
@@ -41,6 +42,18 @@ def test_estimates_by_hand():
     assert found["length"] == 2.0
     assert "judge" not in found
     assert set(found) < set(METRICS)
+
+
+def test_fluency_is_a_mean_over_bytes_and_an_empty_text_has_none():
+    rows = [
+        row("abcd", fluency=1.0),
+        row("\u00e9", fluency=4.0),
+        row("", fluency=None),
+        row("ab", fluency=2.0),
+    ]
+    # 4, 2, 0 and 2 bytes
+    assert estimates(rows, num_samples=2)["fluency"].value == pytest.approx((4 * 1 + 2 * 4 + 2 * 2) / 8)
+    assert "fluency" not in estimates([row("a b"), row("c d")], num_samples=1)
 
 
 def test_a_strange_tokenizer_leaves_out_what_needs_the_reference():
