@@ -48,7 +48,7 @@ COLUMNS = {  # of the last validation -> (title, digits)
     "val/captured": ("captured", 2),
 }
 FOCUS = ("vanilla", "forward-0.05", "shaped", "best")  # their curves, and their samples in the README
-SAMPLED = ("The mother in this family is", "The two brothers")  # held-out prompts
+SAMPLED = ("The script", "The acting")  # held-out prompts which the base goes on with in a bad temper
 
 
 def command(name: str, steps: int | None) -> list[str]:
@@ -60,14 +60,6 @@ def command(name: str, steps: int | None) -> list[str]:
 
 def validations(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_metrics(folder) if "val/sentiment_mean" in row]
-
-
-def ends(folder: Path) -> dict[str, Any]:
-    """The last validation, `captured` less what the base has at step 0 by the luck of the same random numbers."""
-    first, *_, last = validations(folder)
-    if "val/captured" not in last:  # at another temperature the kept samples are of another base
-        return last
-    return {**last, "val/captured": last["val/captured"] - first["val/captured"]}
 
 
 def finished(name: str, seeds: int) -> list[Path]:
@@ -90,8 +82,10 @@ def table(seeds: int) -> str:
     for name in EXPERIMENTS:
         if not (folders := finished(name, seeds)):
             continue
-        base = base or [{**validations(folders[0])[0], "val/captured": 0.0}]
-        rows.append([flags_of(name), str(len(folders)), *_cells([ends(folder) for folder in folders])])
+        base = base or [validations(folders[0])[0]]
+        rows.append(
+            [flags_of(name), str(len(folders)), *_cells([validations(folder)[-1] for folder in folders])]
+        )
     rows.insert(2, ["(base, step 0)", "", *_cells(base)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -141,21 +135,23 @@ def frontier(seeds: int) -> Figure:
     ax = figure.subplots()
     for curve, line, label in ((tilt, "-", "optimal tilt"), (best_of_n, "--", "best of n of the base")):
         ax.plot([p.kl for p in curve], [p.reward for p in curve], color="0.45", ls=line, lw=2.2, label=label)
-    families: dict[str, list[dict[str, Any]]] = {}
-    for name in EXPERIMENTS:
-        family = re.sub(r"-[\d.e-]+$", "", name)  # forward-0.05, forward-0.1, ... are one
-        families.setdefault(family, []).extend(validations(folder)[-1] for folder in finished(name, seeds))
-    for index, (family, last) in enumerate(families.items(), start=1):
+    for index, name in enumerate(EXPERIMENTS, start=1):
         look = plots.style(index)
-        x, y = ([line[key] for line in last] for key in ("val/kl_policy_ref", "val/sentiment_mean"))
-        ax.scatter(x, y, s=26, color=look.color, marker=look.marker, label=family, alpha=0.8)
+        for at, folder in enumerate(finished(name, seeds)):
+            last = validations(folder)[-1]
+            x, y = last["val/kl_policy_ref"], last["val/sentiment_mean"]
+            ax.scatter(x, y, s=26, color=look.color, marker=look.marker, alpha=0.8)
+            if (
+                at == 0
+            ):  # twelve looks do not tell thirty experiments apart: the name stands beside the first seed
+                ax.annotate(name, (x, y), textcoords="offset points", xytext=(5, -9), fontsize=7)
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(left=0)
     ax.set_ylim(0, 1.02)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("KL(π‖π_ref), nats per completion (linear to 1, logarithmic beyond)")
     ax.set_ylabel("P(positive), held-out prompts")
-    ax.legend(fontsize=7, ncols=2, loc="lower right")
+    ax.legend(fontsize=8, loc="lower right")
     return figure
 
 
