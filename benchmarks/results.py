@@ -144,10 +144,12 @@ def frontier(seeds: int) -> Figure:
             if (
                 at == 0
             ):  # twelve looks do not tell thirty experiments apart: the name stands beside the first seed
-                ax.annotate(name, (x, y), textcoords="offset points", xytext=(5, -9), fontsize=7)
+                ax.annotate(
+                    name, (x, y), textcoords="offset points", xytext=(5, (-9, 5, -18)[index % 3]), fontsize=7
+                )
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(left=0)
-    ax.set_ylim(0, 1.02)
+    ax.set_ylim(0, 1.06)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("KL(π‖π_ref), nats per completion (linear to 1, logarithmic beyond)")
     ax.set_ylabel("P(positive), held-out prompts")
