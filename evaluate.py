@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for model in models:
         find_model(model.path)  # now, not after minutes of sampling
     out, samples_file = Path(args.out), open_samples(args.out)
-    bench = load_bench(args, choice, judge)
+    bench = load_bench(args, choice, judge, args.fluency)
     base = Model(BASE, choice.policy)
     models = [base, *models]
     checkpoints = {m.name: m.earlier_checkpoints() if args.frontier_samples else [] for m in models}

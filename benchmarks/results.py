@@ -141,12 +141,9 @@ def frontier(seeds: int) -> Figure:
             last = validations(folder)[-1]
             x, y = last["val/kl_policy_ref"], last["val/sentiment_mean"]
             ax.scatter(x, y, s=26, color=look.color, marker=look.marker, alpha=0.8)
-            if (
-                at == 0
-            ):  # twelve looks do not tell thirty experiments apart: the name stands beside the first seed
-                ax.annotate(
-                    name, (x, y), textcoords="offset points", xytext=(5, (-9, 5, -18)[index % 3]), fontsize=7
-                )
+            if at == 0:  # twelve looks do not tell thirty experiments apart: a name beside the first seed
+                below = (5, (-9, 5, -18)[index % 3])
+                ax.annotate(name, (x, y), textcoords="offset points", xytext=below, fontsize=7)
     ax.set_xscale("symlog", linthresh=1.0)
     ax.set_xlim(left=0)
     ax.set_ylim(0, 1.06)

@@ -94,7 +94,9 @@ def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
 # ---- measuring models --------------------------------------------------------------------------------------
 
 
-def load_bench(args: argparse.Namespace, choice: ModelChoice, judge: str | None = None) -> Bench:
+def load_bench(
+    args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
+) -> Bench:
     """What the flags of `kit.cli.Parser` ask for. Raises `UserError` for whatever cannot be had."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
@@ -107,7 +109,7 @@ def load_bench(args: argparse.Namespace, choice: ModelChoice, judge: str | None 
         prompts=prompts,
         scorer=load_scorer(choice.sentiment, device),
         judge=load_scorer(judge, device) if judge else None,
-        fluency=load_fluency(args.fluency, device) if getattr(args, "fluency", None) else None,
+        fluency=load_fluency(fluency, device) if fluency else None,
         reference=reference.requires_grad_(False).eval(),
         tokenizer=tokenizer,
         max_new_tokens=args.max_new_tokens,

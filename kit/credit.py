@@ -99,7 +99,7 @@ class CreditTrainer(GRPOTrainer):
         _, scores = self.reward_funcs[0].base_reward(texts, [prompts[i] for i, _ in cuts])
         for (i, end), score in zip(cuts, scores, strict=True):
             so_far[i, end // BLOCK - 1] = score
-        groups = (-1, self.num_generations)
+        groups = (len(rewards) // self.num_generations, self.num_generations)
         values = prefix_values(rewards.reshape(groups), so_far.reshape(*groups, so_far.shape[1]))
         blocks = credit(values, self.args.credit_lambda).reshape(len(rewards), -1)
         return torch.from_numpy(blocks).float().repeat_interleave(BLOCK, dim=1)[:, :longest]

@@ -86,6 +86,18 @@ def test_every_token_of_a_block_gets_its_credit_and_the_texts_so_far_are_scored_
     assert advantages[1, :4].tolist() == pytest.approx([0.25] * 4)
 
 
+def test_completions_of_one_block_are_paid_against_the_others_of_their_group():
+    trainer = bare_trainer(
+        reward_funcs=[SimpleNamespace(base_reward=lambda texts, prompts: ([], []))],
+        processing_class=SimpleNamespace(batch_decode=lambda rows, skip_special_tokens: []),
+        num_generations=2,
+        args=SimpleNamespace(credit_lambda=0.9),
+    )
+    # no look at all; V_0 as above, 1/4 and 3/4
+    advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 4, [2]])
+    assert advantages[0].tolist() == pytest.approx([-0.25] * 4) and advantages[1, 0] == pytest.approx(0.25)
+
+
 # ------------------------------------------------------------------------------------ the loss
 
 
