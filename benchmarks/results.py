@@ -14,7 +14,6 @@ from kit.screen import clock, quiet
 quiet(__name__)
 
 import argparse
-import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,7 +31,7 @@ from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics, read_samples
-from kit.sweep import finish_run, mean_history
+from kit.sweep import finish_run, mean_history, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
@@ -152,24 +151,6 @@ def frontier(seeds: int) -> Figure:
     ax.set_ylabel("P(positive), held-out prompts")
     ax.legend(fontsize=8, loc="lower right")
     return figure
-
-
-def write_between(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between <!-- mark --> and <!-- /mark --> on the page.
-
-    Raises:
-        UserError: the marks are not there.
-    """
-    old = page.read_text(encoding="utf-8")
-    new, found = re.subn(
-        rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
-        lambda m: m[1] + text + m[2],
-        old,
-        flags=re.S,
-    )
-    if not found:
-        raise UserError(f"{page.name} has no <!-- {mark} --> ... <!-- /{mark} --> to write to")
-    page.write_text(new, encoding="utf-8")
 
 
 def train(todo: Sequence[tuple[str, int]], steps: int | None, jobs: int) -> None:

@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.results import EXPERIMENTS, RUNS, validations, write_between
+from benchmarks.results import EXPERIMENTS, RUNS, validations
 from benchmarks.results import PAGE as RESULTS_PAGE
 from kit.errors import UserError, run_main
 from kit.metrics import Estimate, words
 from kit.models import ROOT
 from kit.runs import read_samples
+from kit.sweep import write_between
 from kit.validation import NAMES
 from kit.verdict import HEALTHY, LEVELS, signals
 

@@ -1,7 +1,9 @@
-"""Trainings one after the other, or two at a time, each to its end whatever stops them in between."""
+"""Trainings one after the other, or two at a time, each to its end whatever stops them in between; and what is
+written of them."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,3 +75,21 @@ def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
         keys = [key for key in lines[0] if all(line.get(key) is not None for line in lines)]
         history.append({key: fmean(line[key] for line in lines) for key in keys} | {"step": step})
     return history
+
+
+def write_between(page: Path, mark: str, text: str) -> None:
+    """Replace what stands between <!-- mark --> and <!-- /mark --> on the page.
+
+    Raises:
+        UserError: the marks are not there.
+    """
+    old = page.read_text(encoding="utf-8")
+    new, found = re.subn(
+        rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
+        lambda m: m[1] + text + m[2],
+        old,
+        flags=re.S,
+    )
+    if not found:
+        raise UserError(f"{page.name} has no <!-- {mark} --> ... <!-- /{mark} --> to write to")
+    page.write_text(new, encoding="utf-8")

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -36,10 +35,10 @@ import train
 from baselines import ppo, sft
 from kit.errors import told_in_one_line
 from kit.runs import MANIFEST, Run, read_metrics, read_samples
+from kit.sweep import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
-MARKED = re.compile(r"(<!-- written by make soak -->\n).*?(<!-- /written -->)", re.S)
 TIMES = {"train/step_time", "train/tokens_per_second"}
 HELD_OUT = 4  # prompts of a validation: what it measures does not matter here
 
@@ -277,8 +276,7 @@ def main() -> None:
         text = "\n".join(
             [*table, "", f"Seed {args.seed}, {(time.monotonic() - began) / 60:.0f} minutes.", ""]
         )
-        page = MARKED.sub(lambda found: found[1] + text + found[2], PAGE.read_text(encoding="utf-8"))
-        PAGE.write_text(page, encoding="utf-8")
+        write_between(PAGE, "written by make soak", text)
     if wrong:
         print(*wrong, f"left in {folder}", sep="\n")
         raise SystemExit(1)

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import results
 from kit.errors import UserError
+from kit.sweep import write_between
 from train import PARSER
 
 
@@ -70,10 +71,10 @@ def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(runs):
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- m -->\nold\n<!-- /m -->\nz\n")
-    results.write_between(page, "m", "new\n")
+    write_between(page, "m", "new\n")
     assert page.read_text() == "a\n<!-- m -->\nnew\n<!-- /m -->\nz\n"
     with pytest.raises(UserError, match="has no <!-- n -->"):
-        results.write_between(page, "n", "new\n")
+        write_between(page, "n", "new\n")
 
 
 @pytest.mark.parametrize("page", [results.PAGE, results.README])
