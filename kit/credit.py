@@ -145,7 +145,12 @@ def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfi
             f"--credit token and --kl_type {kl_type}: a penalty of the whole completion would be one number "
             f"again; give --beta {kl_coef:g}, which is KL(pi||pi_ref) token by token there"
         )
-    usual = {"num_iterations": 1, "use_vllm": False, "loss_type": GRPOConfig.loss_type}
+    usual = {
+        "num_iterations": 1,
+        "use_vllm": False,
+        "loss_type": GRPOConfig.loss_type,
+        "scale_rewards": "group",
+    }
     for name, value in usual.items():
         if getattr(settings, name) != value:
             raise UserError(f"--credit token has a loss of its own, and no --{name}; leave that out")

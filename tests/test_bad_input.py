@@ -158,6 +158,7 @@ CASES = [
     ("train.py --kl_type forward --beta 0.1", "counted twice"),
     ("train.py --credit token --kl_type forward", "give --beta 0.1, which is KL(pi||pi_ref) token by token"),
     ("train.py --credit token --num_iterations 2", "no --num_iterations; leave that out"),
+    ("train.py --credit token --scale_rewards none", "no --scale_rewards; leave that out"),
     ("train.py --credit token --loss_type grpo", "no --loss_type; leave that out"),
     ("train.py --credit token --credit_lambda 1.5", "--credit_lambda 1.5: must be between 0 and 1"),
     ("train.py --credit tokens", "token"),
