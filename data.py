@@ -24,9 +24,15 @@ def _lines(file: str) -> tuple[str, ...]:
 # of which call does it get there?
 TRAIN_PROMPTS = _lines("train_prompts.txt")
 
-# Every ninth of them: 64 prompts on which to choose settings (train on the others, measure on these). A number from
-# HELD_OUT_PROMPTS that settings were chosen by would say too much, so those are met once, by the settings chosen.
+# Every ninth of them: 64 prompts on which to choose settings, `train.py --prompts fit` and `evaluate.py --prompts
+# tuning`. A number from HELD_OUT_PROMPTS that settings were chosen by would say too much: those are met once, by the
+# settings chosen.
 TUNING_PROMPTS = TRAIN_PROMPTS[::9]
+BUILT_IN = {
+    "builtin": TRAIN_PROMPTS,
+    "fit": tuple(prompt for prompt in TRAIN_PROMPTS if prompt not in TUNING_PROMPTS),
+    "tuning": TUNING_PROMPTS,
+}
 
 # Q2. A hack shows on these prompts as plainly as on those above. What do held-out prompts protect from, then,
 # and from what not?
@@ -41,15 +47,16 @@ def load_prompts(
 ) -> list[str]:
     """Training prompts.
 
-    `source` is `builtin` (the openers above), `imdb` (the first 2 to 8 words of shuffled IMDB reviews, half
-    of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the path of a text file with
-    one prompt a line. With a `tokenizer`, a prompt that is empty or longer than `max_prompt_tokens` is refused.
+    `source` is `builtin` (the openers above; `fit` and `tuning` are its two parts), `imdb` (the first 2 to 8 words
+    of shuffled IMDB reviews, half of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the
+    path of a text file with one prompt a line. With a `tokenizer`, a prompt that is empty or longer than
+    `max_prompt_tokens` is refused.
 
     Raises:
         UserError: no such file, no prompt in it, or an empty or too long prompt (with its line number).
     """
-    if source == "builtin":
-        prompts = list(TRAIN_PROMPTS)
+    if source in BUILT_IN:
+        prompts = list(BUILT_IN[source])
     elif source == "imdb" or source.startswith("imdb:"):
         texts, _ = load_imdb(source.partition(":")[2] or None)
         rng = random.Random(0)

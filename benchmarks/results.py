@@ -14,7 +14,9 @@ from kit.screen import clock, quiet
 quiet(__name__)
 
 import argparse
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -24,27 +26,29 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
+from benchmarks.measured import measure, record
 from kit import plots
-from kit.cli import Parser, at_least_1
+from kit.cli import BASE, Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics, read_samples
-from kit.sweep import finish_run, mean_history, write_between
+from kit.sweep import finish_run, mean_history, stop_too, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
 )
 RUNS, PAGE, README = ROOT / "outputs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
-COLUMNS = {  # of the last validation -> (title, digits)
-    "val/sentiment_mean": ("sentiment", 2),
-    "val/kl_policy_ref": ("KL(pi\\|\\|pi_ref)", 1),
-    "val/kl_ref_policy": ("KL(pi_ref\\|\\|pi)", 1),
-    "val/ref_nll": ("ref NLL", 2),
-    "val/distinct_2": ("distinct-2", 2),
-    "val/length_mean": ("length", 0),
-    "val/captured": ("captured", 2),
+COLUMNS = {  # evaluate.py's metric -> (title, digits)
+    "sentiment": ("sentiment", 2),
+    "judge": ("judge", 2),
+    "kl_policy_ref": ("KL(pi\\|\\|pi_ref)", 1),
+    "kl_ref_policy": ("KL(pi_ref\\|\\|pi)", 1),
+    "ref_nll": ("ref NLL", 2),
+    "distinct_2": ("distinct-2", 2),
+    "length": ("length", 0),
+    "captured": ("captured", 2),
 }
 FOCUS = ("vanilla", "forward-0.05", "shaped", "best")  # their curves, and their samples in the README
 SAMPLED = ("The script", "The acting")  # held-out prompts which the base goes on with in a bad temper
@@ -74,25 +78,23 @@ def flags_of(name: str) -> str:
 
 
 def table(seeds: int) -> str:
-    """Markdown: a row for each experiment, its last validation, the mean over seeds with the lowest and the highest."""
-    titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values())]
-    rows = [titles, ["---"] * len(titles)]
-    base: list[dict[str, Any]] = []
+    """Markdown: a row for each experiment, as its runs were measured, the mean over seeds with the lowest and the
+    highest; the base's own row first."""
+    titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values()), "verdicts"]
+    rows = [titles, ["---"] * len(titles), ["(base)", "", *_cells([record(RUNS / BASE)]), ""]]
     for name in EXPERIMENTS:
-        if not (folders := finished(name, seeds)):
-            continue
-        base = base or [validations(folders[0])[0]]
-        rows.append(
-            [flags_of(name), str(len(folders)), *_cells([validations(folder)[-1] for folder in folders])]
-        )
-    rows.insert(2, ["(base, step 0)", "", *_cells(base)])
+        if folders := finished(name, seeds):
+            records = [record(folder) for folder in folders]
+            said = Counter(found["verdict"] for found in records)
+            verdicts = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
+            rows.append([flags_of(name), str(len(folders)), *_cells(records), verdicts])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _cells(lines: Sequence[dict[str, Any]]) -> list[str]:
+def _cells(records: Sequence[dict[str, Any]]) -> list[str]:
     cells = []
     for key, (_, digits) in COLUMNS.items():
-        values = [line[key] for line in lines if line.get(key) is not None]
+        values = [found["metrics"][key]["value"] for found in records if key in found["metrics"]]
         spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
         cells.append(f"{fmean(values):.{digits}f}{spread}" if values else "")
     return cells
@@ -137,8 +139,8 @@ def frontier(seeds: int) -> Figure:
     for index, name in enumerate(EXPERIMENTS, start=1):
         look = plots.style(index)
         for at, folder in enumerate(finished(name, seeds)):
-            last = validations(folder)[-1]
-            x, y = last["val/kl_policy_ref"], last["val/sentiment_mean"]
+            metrics = record(folder)["metrics"]
+            x, y = metrics["kl_policy_ref"]["value"], metrics["sentiment"]["value"]
             ax.scatter(x, y, s=26, color=look.color, marker=look.marker, alpha=0.8)
             if at == 0:  # twelve looks do not tell thirty experiments apart: a name beside the first seed
                 below = (5, (-9, 5, -18)[index % 3])
@@ -157,10 +159,11 @@ def train(todo: Sequence[tuple[str, int]], steps: int | None, jobs: int) -> None
     """All of (experiment, seed), `jobs` at a time; a line for each that is done, with the time left."""
     RUNS.mkdir(parents=True, exist_ok=True)
     start, total = time.monotonic(), len(todo)
+    started: list[subprocess.Popen] = []
     with (RUNS / "log.txt").open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
         jobs_of = {
             pool.submit(
-                finish_run, command(name, steps), RUNS / f"{name}-{seed}", seed, log
+                finish_run, command(name, steps), RUNS / f"{name}-{seed}", seed, log, started.append
             ): f"{name}-{seed}"
             for name, seed in todo
         }
@@ -174,8 +177,10 @@ def train(todo: Sequence[tuple[str, int]], steps: int | None, jobs: int) -> None
                     f"KL {last['val/kl_policy_ref']:.1f}   eta {clock(left)}",
                     flush=True,
                 )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as stop:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for training in started:  # what has ended is left alone
+                stop_too(training, stop)
             raise
 
 
@@ -204,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.no_pages:
         return
 
+    every = [folder for name in EXPERIMENTS for folder in finished(name, args.seeds)]
+    measure(every)
     text = table(args.seeds)
     write_between(PAGE, "written by make results", text)
     write_between(README, "samples by make results", samples_table())

@@ -15,10 +15,7 @@ from kit.screen import quiet
 
 quiet(__name__)
 
-import json
 import math
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +26,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.measured import measure, record, texts
 from benchmarks.results import EXPERIMENTS, RUNS, validations
 from benchmarks.results import PAGE as RESULTS_PAGE
+from kit.cli import BASE
 from kit.errors import UserError, run_main
 from kit.metrics import Estimate, words
-from kit.models import ROOT
 from kit.runs import read_samples
 from kit.sweep import write_between
 from kit.validation import NAMES
 from kit.verdict import HEALTHY, LEVELS, signals
 
-OUT, PAGE = ROOT / "results" / "verdict", RESULTS_PAGE.with_name("verdict.md")
+PAGE = RESULTS_PAGE.with_name("verdict.md")
 RARE = 0.01  # of the base's texts lie beyond each limit
 STOCK = 0.10  # of a model's texts hold the same three words
 HACKED_FROM = 1 / 3  # broken texts
@@ -103,13 +101,13 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def first_steps(folder: Path, ordinary: Ordinary) -> tuple[int | None, int | None]:
     """The validation at which a first signal of the verdict was raised, and that from which the label is hacked."""
-    lines, texts = validations(folder), read_samples(folder)
+    lines, samples = validations(folder), read_samples(folder)
     base = _estimates(lines[0])
     raised = hacked = None
     for line in lines[1:]:
         if raised is None and any(s.level != LEVELS[0] for s in signals(_estimates(line), base)):
             raised = line["step"]
-        rows = [row for row in texts if row["step"] == line["step"]]
+        rows = [row for row in samples if row["step"] == line["step"]]
         if hacked is None and ordinary.broken(rows) > HACKED_FROM:
             hacked = line["step"]
     return raised, hacked
@@ -156,19 +154,11 @@ def main() -> None:
     folders = sorted(folder.parent for folder in RUNS.glob("*/final"))
     if len(folders) < 2:
         raise UserError(f"{RUNS} has no finished runs: make results first")
-    named = [f"{folder.name}={folder}" for folder in folders]
-    flags = ["--num_samples", "2", "--model", "mini", "--sentiment_model", "mini", "--out", str(OUT)]
-    if subprocess.run([sys.executable, "evaluate.py", "base", *named, *flags], cwd=ROOT).returncode:
-        raise UserError("evaluate.py failed; its message is above")
-    comparison = json.loads((OUT / "comparison.json").read_text(encoding="utf-8"))
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for line in (OUT / "samples.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows.setdefault(row["model"], []).append(row)
-    ordinary = Ordinary.of(rows["base"])
-    models = [m for m in comparison["models"] if m["name"] != "base" and m["verdict"]]
+    measure(folders)
+    models = [record(folder) for folder in folders]
+    ordinary = Ordinary.of(texts(RUNS / BASE))
     for model in models:
-        model["broken"] = ordinary.broken(rows[model["name"]])
+        model["broken"] = ordinary.broken(texts(RUNS / model["name"]))
         model["hacked"] = model["broken"] > HACKED_FROM
         model["place"] = list(EXPERIMENTS).index(model["name"].rsplit("-", 1)[0])
     lines = [

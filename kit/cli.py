@@ -252,7 +252,7 @@ class Parser(argparse.ArgumentParser):
         n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
         add("--num_samples", default=4, help="completions per prompt (default: 4)", **n)
         add("--prompts", default="held_out",
-            help="held_out (default), builtin (those of training), imdb, or a file")  # fmt: skip
+            help="held_out (default), builtin (training's; fit, tuning: its parts), imdb, a file")  # fmt: skip
         add("--num_prompts", help="only the first N prompts", **n)
         add("--max_new_tokens", default=40, help="longest completion (default: 40)", **n)
         add("--temperature", type=above_0, default=1.0, metavar="T", help="of the sampler (default: 1.0)")

@@ -35,7 +35,7 @@ class TaskArguments:
 
     model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
     sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
-    prompts: str = setting("builtin", "builtin, imdb, imdb:FILE.parquet, or a text file, one prompt a line")
+    prompts: str = setting("builtin", "builtin (fit, tuning: parts), imdb, imdb:FILE.parquet, or a text file")
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
         "linear", "the score as it is, your shaped_reward, or 1 if the score >= 0.8 else 0"
     )

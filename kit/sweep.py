@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -19,10 +19,17 @@ from kit.models import ROOT
 from kit.runs import Run
 
 
-def finish_run(command: Sequence[str], folder: Path, seed: int, log: TextIO | None = None) -> None:
+def finish_run(
+    command: Sequence[str],
+    folder: Path,
+    seed: int,
+    log: TextIO | None = None,
+    on_start: Callable[[subprocess.Popen], None] = lambda training: None,
+) -> None:
     """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json.
 
-    With a `log` its screen goes there, and it computes with one thread: another one runs beside it.
+    With a `log` its screen goes there, and it computes with one thread: another one runs beside it. A signal reaches
+    the main thread alone: whoever calls this from another one stops what `on_start` was given.
     """
     if (folder / "final").is_dir():
         return
@@ -44,12 +51,11 @@ def finish_run(command: Sequence[str], folder: Path, seed: int, log: TextIO | No
         stdout=log,
         stderr=log,
     ) as training:
+        on_start(training)
         try:
             status = training.wait()
         except KeyboardInterrupt as stop:
-            # Ctrl-C has reached it too; it saves a checkpoint, and then it ends
-            if getattr(stop, "signum", None) == signal.SIGTERM:
-                training.terminate()
+            stop_too(training, stop)
             training.wait()
             raise
         finally:
@@ -59,6 +65,12 @@ def finish_run(command: Sequence[str], folder: Path, seed: int, log: TextIO | No
                 spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
     if status:
         raise UserError(f"{folder.name} ended with status {status}; start it again to go on")
+
+
+def stop_too(training: subprocess.Popen, stop: BaseException) -> None:
+    """It saves a checkpoint, and then it ends. Ctrl-C has reached it already: a second signal would cut it short."""
+    if getattr(stop, "signum", None) == signal.SIGTERM:
+        training.terminate()
 
 
 def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

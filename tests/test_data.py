@@ -21,6 +21,8 @@ def test_builtin_prompts():
     assert all(2 <= len(p.split()) <= 14 for p in train[100:])
     assert not any(word_count_score(train + held_out))  # an opener carries no verdict
     assert len(data.TUNING_PROMPTS) == 64 and set(data.TUNING_PROMPTS) < set(train)
+    fit, tuning = data.load_prompts("fit"), data.load_prompts("tuning")
+    assert sorted([*fit, *tuning]) == sorted(train)  # two parts, nothing in both
 
 
 def test_the_later_training_prompts_begin_like_no_held_out_one():

@@ -13,31 +13,29 @@ from kit.sweep import write_between
 from train import PARSER
 
 
+def measured(folder, sentiment: float, verdict: str | None) -> None:
+    """A run folder's measured.json, with these numbers."""
+    rest = {"kl_policy_ref": 2.0, "kl_ref_policy": 3.0, "ref_nll": 4.0, "distinct_2": 0.5, "length": 30.0}
+    values = {"sentiment": sentiment, "judge": 0.6, **rest} | ({"captured": 0.25} if verdict else {})
+    folder.mkdir(exist_ok=True)
+    record = {"verdict": verdict, "metrics": {key: {"value": value} for key, value in values.items()}}
+    (folder / "measured.json").write_text(json.dumps(record))
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """vanilla with two finished seeds, forward-0.05 with one, and one that was stopped."""
     monkeypatch.setattr(results, "RUNS", tmp_path)
-    for name, ends, sentiment in (
-        ("vanilla-0", True, 1.0),
-        ("vanilla-1", True, 0.9),
-        ("forward-0.05-0", True, 0.8),
-        ("forward-0.05-1", False, 0.1),
+    measured(tmp_path / "base", 0.5, None)
+    for name, ends, sentiment, verdict in (
+        ("vanilla-0", True, 1.0, "hacked"),
+        ("vanilla-1", True, 0.9, "drifting"),
+        ("forward-0.05-0", True, 0.8, "healthy"),
+        ("forward-0.05-1", False, 0.1, "healthy"),
     ):
         folder = tmp_path / name
         (folder / "final" if ends else folder).mkdir(parents=True)
-        rest = {"val/kl_policy_ref": 2.0, "val/kl_ref_policy": 3.0, "val/ref_nll": 4.0, "val/distinct_2": 0.5}
-        lines = [
-            {"step": 0, "val/sentiment_mean": 0.5, "val/captured": 0.2, "val/length_mean": 40.0, **rest},
-            {"step": 1, "train/reward": 0.7},
-            {
-                "step": 2,
-                "val/sentiment_mean": sentiment,
-                "val/captured": 0.5,
-                "val/length_mean": 30.0,
-                **rest,
-            },
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        measured(folder, sentiment, verdict)
         samples = [
             {"step": step, "prompt": prompt, "completion": f"is | {step} " + "x" * 120, "sentiment": 0.25}
             for step in (0, 2)
@@ -49,13 +47,14 @@ def runs(tmp_path, monkeypatch):
 
 def test_the_table_has_means_over_finished_seeds(runs):
     _, rule, base, vanilla, forward = results.table(seeds=3).splitlines()
-    assert len(rule.split(" | ")) == len(base.split(" | ")) == 9
-    assert base.startswith("| (base, step 0) |  | 0.50 |") and base.endswith("| 40 | 0.20 |")
+    assert len(rule.split(" | ")) == len(base.split(" | ")) == 11
+    # the base has captured nothing by definition, and no verdict
+    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 3.0 | 4.00 | 0.50 | 30 |  |  |"
     # (1.0 + 0.9) / 2
-    assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |") and vanilla.endswith(
-        "| 0.50 [0.50, 0.50] |"
-    )
+    assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |")
+    assert vanilla.endswith("| 0.25 [0.25, 0.25] | 1 drifting, 1 hacked |")
     assert forward.startswith("| `--kl_type forward --kl_coef 0.05` | 1 | 0.80 |")
+    assert forward.endswith("| 0.25 | 1 healthy |")
 
 
 def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(runs):

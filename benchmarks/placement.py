@@ -1,0 +1,178 @@
+"""Exercise 7 by training: six estimators of a KL, in the reward and in the loss. Writes its table of docs/results.md.
+
+    python -m benchmarks.placement                     three seeds of twelve places, and of none: 40 minutes of one core
+    python -m benchmarks.placement --only "k3 loss"
+
+With d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d), the term of a completion is sum_t f_t:
+
+    k1 = d    k2 = d^2/2    k3 = w - 1 + d    w log w    1 - w    exact = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t))
+
+In the reward it is a number, in the loss it is differentiated on the samples as they stand:
+
+    reward   A = r - c sum_t f_t - (mean of the group)     loss = E[-A sum_t log pi(x_t)]
+    loss     A = r - (mean of the group)                   loss = E[-A sum_t log pi(x_t) + c sum_t f_t]
+
+No advantage is divided by a deviation: that would give the same c another weight in either place. Stop it whenever you
+like: started again, it goes on where it was.
+"""
+
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import clock, quiet
+
+quiet(__name__)
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+from transformers import set_seed
+
+from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
+from kit.cli import Parser, at_least_1
+from kit.errors import UserError, run_main
+from kit.models import ROOT, load_policy, load_reference, resolve_models
+from kit.sampling import end_tokens, rollout, sample
+from kit.sweep import write_between
+from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
+from sentiment import load_scorer
+
+KEPT, PAGE = ROOT / "outputs" / "placement.jsonl", ROOT / "docs" / "results.md"
+ESTIMATORS = ("k1", "k2", "k3", "w log w", "1 - w", "exact")
+PLACES = ("none", *(f"{name} {place}" for name, place in product(ESTIMATORS, ("reward", "loss"))))
+PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
+STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
+MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
+
+
+def estimate(name: str, log_p: Tensor, log_q: Tensor, sampled: Tensor) -> Tensor:
+    """f of N tokens: (N, V) log-probs of the policy and of the reference, (N,) token ids -> (N,) nats."""
+    if name == "exact":
+        return kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+    d = (log_p - log_q).gather(-1, sampled[:, None]).squeeze(-1)
+    w = (-d).clamp(max=MAX_LOG_WEIGHT).exp()
+    return {"k1": d, "k2": d**2 / 2, "k3": w - 1 + d, "w log w": -w * d, "1 - w": 1 - w}[name]
+
+
+def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk, score: Tensor) -> Tensor:
+    """The loss of a chunk of B completions, groups of `GROUP` side by side in their own order, as `score` (B,) has
+    them: the formulas above. The log-probs are (N, V), of all tokens of the chunk."""
+    chosen = log_p.gather(-1, chunk.sampled[:, None]).squeeze(-1)
+    places = torch.tensor(chunk.rows).argsort()  # a chunk has the shortest first
+
+    def summed(f: Tensor) -> Tensor:  # sum_t, (N,) -> (B,)
+        return torch.stack([part.sum() for part in f.split(chunk.lengths)])[places]
+
+    f = torch.zeros_like(score) if name == "none" else summed(estimate(name, log_p, log_q, chunk.sampled))
+    reward = score - PRICE * f.detach() if place == "reward" else score
+    groups = reward.view(-1, GROUP)
+    advantage = (groups - groups.mean(1, keepdim=True)).flatten()
+    loss = -(advantage * summed(chosen)).mean()
+    return loss + PRICE * f.mean() if place == "loss" else loss
+
+
+def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
+    """One run, and what it came to on the held-out prompts."""
+    name, _, place = where.rpartition(" ") if where != "none" else ("none", "", "")
+    set_seed(seed)
+    choice = resolve_models("mini", "mini")
+    policy, tokenizer = load_policy(choice.policy)
+    reference, score = load_reference(choice.policy, torch.device("cpu")), load_scorer(choice.sentiment)
+    ends, rng, uniforms = end_tokens(policy, tokenizer), random.Random(seed), np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
+    policy.eval()  # no dropout
+    for step in range(steps):
+        prompts = [prompt for prompt in rng.sample(TRAIN_PROMPTS, PROMPTS) for _ in range(GROUP)]
+        prompt_ids = tokenizer(prompts)["input_ids"]
+        drawn = torch.from_numpy(uniforms.random((len(prompts), TOKENS), dtype=np.float32))
+        completion_ids, _ = rollout(policy, prompt_ids, drawn, ends)
+        scores = torch.tensor(score(tokenizer.batch_decode(completion_ids, skip_special_tokens=True)))
+        (chunk,) = chunks(prompt_ids, completion_ids, len(prompts))
+        log_p = next_token_log_softmax(policy, chunk, 1.0)
+        with torch.no_grad():
+            log_q = next_token_log_softmax(reference, chunk, 1.0)
+        loss = term_loss(name, place, log_p, log_q, chunk, scores)
+        optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+    found = sample(policy, tokenizer, HELD_OUT_PROMPTS, 2, TOKENS, seed=1)
+    _, _, forth, back = exact_distances(
+        policy, reference, [c.prompt_ids for c in found], [c.completion_ids for c in found]
+    )
+    return {
+        "sentiment": fmean(score([c.text for c in found])),
+        "kl_policy_ref": fmean(forth),
+        "kl_ref_policy": fmean(back),
+        "length": fmean(len(c.completion_ids) for c in found),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row for each place, the mean over seeds with the lowest and the highest."""
+    columns = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
+    lines = [
+        ["estimator", "place", "seeds", "sentiment", "KL(pi\\|\\|pi_ref)", "KL(pi_ref\\|\\|pi)", "length"],
+        ["---"] * 7,
+    ]
+    for where in PLACES:
+        mine = [row for row in rows if row["where"] == where]
+        if not mine:
+            continue
+        name, _, place = where.rpartition(" ") if where != "none" else ("(no term)", "", "")
+        cells = [name, place, str(len(mine))]
+        for key, digits in columns.items():
+            values = [row[key] for row in mine]
+            spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.{digits}f}{spread}")
+        lines.append(cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return (
+        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="PLACE", help='such as "k3 loss"; none: no term')
+    args = parser.parse_args(argv)
+    for where in args.only or []:
+        if where not in PLACES:
+            raise UserError(f"--only {where!r}: it is none of {', '.join(PLACES)}")
+    KEPT.parent.mkdir(exist_ok=True)
+    done = {(row["where"], row["seed"]) for row in read(KEPT)}
+    todo = [(where, seed) for seed in range(args.seeds) for where in args.only or PLACES]
+    todo = [pair for pair in todo if pair not in done]
+    start = time.monotonic()
+    for at, (where, seed) in enumerate(todo, start=1):
+        row = {"where": where, "seed": seed, **train(where, seed)}
+        with KEPT.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        left = (time.monotonic() - start) / at * (len(todo) - at)
+        print(
+            f"[{at:>2}/{len(todo)}] {where:<14} seed {seed}: sentiment {row['sentiment']:.2f}, "
+            f"KL(pi||pi_ref) {row['kl_policy_ref']:.1f}   eta {clock(left)}",
+            flush=True,
+        )
+    text = table(read(KEPT))
+    write_between(PAGE, "written by benchmarks/placement.py", text)
+    print(f"\n{text}\nin {PAGE}")
+
+
+if __name__ == "__main__":
+    run_main(main)
