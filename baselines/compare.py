@@ -1,13 +1,14 @@
-"""Base, SFT, PPO and GRPO side by side: the same reward, as many sampled completions, several seeds.
+"""Imitation, PPO and GRPO side by side: the same reward, equal samples or equal minutes, several seeds.
 
     python -m baselines.compare                              three seeds on the mini models (make baselines)
+    python -m baselines.compare --minutes 4                  then as many steps of each as four minutes hold
     python -m baselines.compare --seeds 1 --steps 10         a taste of it
 
 It trains what is missing, measures every model with evaluate.py, and writes to --out (default results/baselines)
 table.md and the figures. Stop it whenever you like: started again, it goes on where it was.
 
-Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over 4 rounds of
-best-of-8. All maximise the composite R; PPO and GRPO subtract kl_coef * log(pi/pi_ref).
+Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over its rounds. All are
+scored by P(positive); PPO and GRPO subtract 0.1 KL(pi||pi_ref), each in its own way, and imitation knows no KL.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -27,32 +28,35 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kit import plots
-from kit.cli import Parser, at_least_1
+from kit.cli import Parser, above_0, at_least_1
 from kit.errors import UserError, run_main
 from kit.measuring import METRICS
 from kit.models import ROOT, resolve_models
 from kit.runs import read_metrics
-from kit.sweep import finish_run, mean_history
+from kit.sweep import Training, finish_runs, mean_history
 
 COMPLETIONS_PER_STEP = 64
-SFT_ROUNDS, SFT_N = 4, 8
-COLUMNS = ("reward", "sentiment", "judge", "kl_policy_ref", "distinct_2", "ref_perplexity", "length")
+ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # imitation: (rounds, n of best of n)
+COLUMNS = ("sentiment", "captured", "judge", "kl_policy_ref", "distinct_2", "ref_perplexity", "length")
 
 
-def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
-    """Method -> its command. The sampling budget is steps * 64 completions for each; `mini`: of the bundled policy."""
-    prompts = steps * COMPLETIONS_PER_STEP // (SFT_ROUNDS * SFT_N)
-    sft = f"--rounds {SFT_ROUNDS} --prompts_per_round {prompts} --num_generations {SFT_N}"
-    grpo = "--kl_type forward --kl_coef 0.1 --reward_shaping shaped --use_solution"
+def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
+    """Method -> its command, for `steps` of 64 completions; `mini`: of the bundled policy, at rates that suit it."""
+    methods = {}
+    for name, (rounds, n) in ROUNDS.items():
+        prompts = steps[name] * COMPLETIONS_PER_STEP // (rounds * n)
+        flags = f"--rounds {rounds} --prompts_per_round {prompts} --num_generations {n}"
+        methods[name] = f"-m baselines.sft --reward_shaping linear {flags}"
+    methods["ppo"] = f"-m baselines.ppo --max_steps {steps['ppo']} --reward_shaping linear --kl_coef 0.1"
+    methods["grpo"] = f"train.py --max_steps {steps['grpo']} --kl_type forward --kl_coef 0.1 --use_solution"
+    methods["token"] = f"train.py --config configs/best.yaml --max_steps {steps['token']}"
     if mini:
         # The best of 1, 2 and 3e-4 under a penalty of 0.05, seed 0; train.py's own, 3e-4, is chosen to show the hack.
-        grpo += " --learning_rate 1e-4"
-    return {
-        "sft": f"-m baselines.sft {sft}".split(),
-        "ppo": f"-m baselines.ppo --max_steps {steps} --kl_coef 0.1".split(),
-        "grpo": f"train.py --max_steps {steps} {grpo}".split(),
-        "ppo-0.3": f"-m baselines.ppo --max_steps {steps} --kl_coef 0.3".split(),
-    }
+        methods["grpo"] += " --learning_rate 1e-4"
+    return {name: command.split() for name, command in methods.items()}
+
+
+METHODS = tuple(commands(dict.fromkeys((*ROUNDS, "ppo", "grpo", "token"), 1)))
 
 
 def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
@@ -65,10 +69,30 @@ def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
     )
 
 
+def steps_in(minutes: float, runs: Path, methods: Sequence[str], seeds: int, steps: int) -> dict[str, int]:
+    """How many steps of each method so many minutes hold, by the seconds its runs of `steps` steps took.
+
+    Raises:
+        UserError: they are not there.
+    """
+    found = {}
+    for method in methods:
+        spent = [runs / f"{method}-{seed}" / "seconds.json" for seed in range(seeds)]
+        if not all(file.exists() for file in spent):
+            raise UserError(
+                f"--minutes {minutes:g}: how fast {method} is, its runs of {steps} steps say; make them first, without "
+                "--minutes"
+            )
+        seconds = fmean(json.loads(file.read_text(encoding="utf-8")) for file in spent)
+        found[method] = max(1, round(steps * minutes * 60 / seconds))
+    return found
+
+
 def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds: int) -> str:
     """Markdown: method by metric, the mean over seeds with the lowest and the highest of them.
 
-    Where there is only one, as for the base, the brackets hold its 95 % interval over prompts.
+    Where there is only one, as for the base, the brackets hold its 95 % interval over prompts; the base has captured
+    nothing, by definition.
     """
     models = {model["name"]: model for model in comparison["models"]}
     header = ["", *(METRICS[key].label for key in COLUMNS), "Verdicts", "Tokens sampled", "Wall-clock"]
@@ -77,7 +101,10 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
         names = ["base"] if method == "base" else [f"{method}-{seed}" for seed in range(seeds)]
         cells = [method]
         for key in COLUMNS:
-            found = [models[name]["metrics"][key] for name in names]
+            found = [models[name]["metrics"][key] for name in names if key in models[name]["metrics"]]
+            if not found:
+                cells.append("")
+                continue
             values, digits = [x["value"] for x in found], 1 if key in ("ref_perplexity", "length") else 2
             low, high = (found[0]["low"], found[0]["high"]) if len(found) == 1 else (min(values), max(values))
             cells.append(f"{fmean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
@@ -110,7 +137,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
     parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
     parser.add_argument("--steps", default=50, help="64 completions each (default: 50)", **n)
-    parser.add_argument("--methods", default="sft,ppo,grpo,ppo-0.3", help="which, separated by commas")
+    parser.add_argument(
+        "--minutes", type=above_0, metavar="M", help="as many steps of each as M minutes of one thread hold"
+    )
+    parser.add_argument("--methods", default=",".join(METHODS), help="which, separated by commas")
+    parser.add_argument("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
     parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
     parser.add_argument("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
     parser.add_argument("--model", default="mini", help="the policy, for all (default: mini)")
@@ -120,16 +151,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    mini = resolve_models(args.model, args.sentiment_model).mini
-    available, methods = commands(args.steps, mini), args.methods.split(",")
+    mini, methods = resolve_models(args.model, args.sentiment_model).mini, args.methods.split(",")
     for method in methods:
-        if method not in available:
-            raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(available)}")
+        if method not in METHODS:
+            raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(METHODS)}")
     models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
     out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
-    for seed in range(args.seeds):  # seed by seed: after the first there is a whole comparison to look at
-        for method in methods:
-            finish_run([*available[method], *models], runs / f"{method}-{seed}", seed)
+    steps = dict.fromkeys(METHODS, args.steps)
+    if args.minutes:
+        steps |= steps_in(args.minutes, runs, methods, args.seeds, args.steps)
+        runs = runs / f"{args.minutes:g}-minutes"
+    available = commands(steps, mini)
+    wanted = [  # seed by seed: after the first there is a whole comparison to look at
+        Training([*available[method], *models], runs / f"{method}-{seed}", seed)
+        for seed in range(args.seeds)
+        for method in methods
+    ]
+    finish_runs(wanted, args.jobs, runs / "log.txt")
 
     named = [f"{m}-{seed}={runs / f'{m}-{seed}'}" for m in methods for seed in range(args.seeds)]
     evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *models]
@@ -144,9 +182,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     plots.save(plots.training_curves(histories, start=1), out, "methods")
     plots.save(methods_frontier(comparison["frontier"], methods), out, "frontier_methods")
-    sweep = {name: histories[name] for name in histories if name.startswith("ppo")}
-    if len(sweep) > 1:
-        plots.save(plots.training_curves(sweep, start=1), out, "ppo_sweep")
     brackets = "[lowest, highest] seed; base: " if args.seeds > 1 else ""
     print(f"\nMeans of {args.seeds} seed(s), {brackets}95 % interval over prompts\n\n{text}\nin {out}")
 

@@ -9,16 +9,13 @@ with one thread each. Stop it whenever you like: started again, it goes on where
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import clock, quiet
+from kit.screen import quiet
 
 quiet(__name__)
 
 import argparse
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +31,7 @@ from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics, read_samples
-from kit.sweep import finish_run, mean_history, stop_too, write_between
+from kit.sweep import Training, finish_runs, mean_history, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
@@ -155,33 +152,9 @@ def frontier(seeds: int) -> Figure:
     return figure
 
 
-def train(todo: Sequence[tuple[str, int]], steps: int | None, jobs: int) -> None:
-    """All of (experiment, seed), `jobs` at a time; a line for each that is done, with the time left."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    start, total = time.monotonic(), len(todo)
-    started: list[subprocess.Popen] = []
-    with (RUNS / "log.txt").open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
-        jobs_of = {
-            pool.submit(
-                finish_run, command(name, steps), RUNS / f"{name}-{seed}", seed, log, started.append
-            ): f"{name}-{seed}"
-            for name, seed in todo
-        }
-        try:
-            for done, future in enumerate(as_completed(jobs_of), start=1):
-                future.result()
-                last = validations(RUNS / jobs_of[future])[-1]
-                left = (time.monotonic() - start) / done * (total - done)
-                print(
-                    f"[{done:>2}/{total}] {jobs_of[future]:<18} sentiment {last['val/sentiment_mean']:.2f}, "
-                    f"KL {last['val/kl_policy_ref']:.1f}   eta {clock(left)}",
-                    flush=True,
-                )
-        except BaseException as stop:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for training in started:  # what has ended is left alone
-                stop_too(training, stop)
-            raise
+def last_line(folder: Path) -> str:
+    last = validations(folder)[-1]
+    return f"sentiment {last['val/sentiment_mean']:.2f}, KL {last['val/kl_policy_ref']:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -202,10 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in EXPERIMENTS:
             raise UserError(f"--only {name}: it is none of {', '.join(EXPERIMENTS)}")
     # seed by seed: after the first there is a whole table to look at
-    todo = [(name, seed) for seed in range(args.seeds) for name in args.only or EXPERIMENTS]
-    todo = [(name, seed) for name, seed in todo if not (RUNS / f"{name}-{seed}" / "final").is_dir()]
-    print(f"{len(todo)} trainings, {args.jobs} at a time; their screens go to {RUNS / 'log.txt'}", flush=True)
-    train(todo, args.steps, args.jobs)
+    wanted = [
+        Training(command(name, args.steps), RUNS / f"{name}-{seed}", seed)
+        for seed in range(args.seeds)
+        for name in args.only or EXPERIMENTS
+    ]
+    finish_runs(wanted, args.jobs, RUNS / "log.txt", last_line)
     if args.no_pages:
         return
 

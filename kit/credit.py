@@ -11,14 +11,17 @@ With lambda = 1 the sum telescopes to reward - V_j: all of the luck that comes l
 it changed itself, and nothing for what it made possible without the reward model seeing it.
 
 The price of distance is not in the reward. KL(pi||pi_ref) = E_pi[sum_t k_t] with
-k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)), and each k_t is differentiated as it stands:
+k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)). Its gradient has two parts: each k_t is differentiated as it
+stands, and a token is charged for the k_s of the prefixes that it leads to:
 
-    loss = E[sum_t beta k_t - A_t log pi(x_t|x<t)]
+    loss = E[sum_t beta k_t - (A_t - beta F_t) log pi(x_t|x<t)]
+    F_t  = sum_{s > t} k_s - (the mean of that over the other completions, at the same place)
 
-What is left out: a token is not charged for the k_t of the prefixes it leads to.
+With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref), whatever V is.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import kl_div
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
@@ -68,6 +72,19 @@ def credit(values: np.ndarray, trace: float) -> np.ndarray:
     for j in reversed(range(gains.shape[-1])):
         advantages[..., j] = later = gains[..., j] + trace * later
     return advantages
+
+
+def later(k: Tensor, lengths: Sequence[int]) -> Tensor:
+    """F: what comes after each token, less the mean of the other completions that are as long; alone, just what comes.
+
+    `k` (N,) are the tokens of B completions one behind the other, `lengths` (B,) of them; so is the result.
+    """
+    rows = [row.flip(0).cumsum(0).flip(0) - row for row in k.split(list(lengths))]
+    after = pad_sequence(rows, batch_first=True)  # (B, T), 0 behind the end
+    there = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
+    others = there.sum(0) - 1
+    mean = (after.sum(0) - after) / others.clamp(min=1)
+    return (after - mean * (others > 0))[there]
 
 
 class CreditTrainer(GRPOTrainer):
@@ -130,6 +147,7 @@ class CreditTrainer(GRPOTrainer):
             ]
         )
         k = kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)  # (N,)
+        advantages = advantages - self.price * later(k.detach(), chunk.lengths)
         # the ratio is 1, and its gradient that of log pi
         loss = (self.price * k - (chosen - chosen.detach()).exp() * advantages).sum()
         measured = {"entropy": -chosen.mean(), "kl": k.mean()}

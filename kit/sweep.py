@@ -1,5 +1,4 @@
-"""Trainings one after the other, or two at a time, each to its end whatever stops them in between; and what is
-written of them."""
+"""Trainings, some at a time, each to its end whatever stops them in between; and what is written of them."""
 
 import json
 import os
@@ -10,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -17,60 +18,82 @@ from typing import Any, TextIO
 from kit.errors import UserError
 from kit.models import ROOT
 from kit.runs import Run
+from kit.screen import clock
 
 
-def finish_run(
-    command: Sequence[str],
-    folder: Path,
-    seed: int,
-    log: TextIO | None = None,
-    on_start: Callable[[subprocess.Popen], None] = lambda training: None,
+@dataclass(frozen=True)
+class Training:
+    """One run that is wanted: `command` is what stands behind python, less seed and folder."""
+
+    command: Sequence[str]
+    folder: Path
+    seed: int
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "final").is_dir()
+
+
+def finish_runs(
+    wanted: Sequence[Training], jobs: int, log_file: Path, told: Callable[[Path], str] = lambda folder: ""
 ) -> None:
-    """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json.
+    """Bring all of them to their end, `jobs` at a time with one thread each, and say a line for each that is done.
 
-    With a `log` its screen goes there, and it computes with one thread: another one runs beside it. A signal reaches
-    the main thread alone: whoever calls this from another one stops what `on_start` was given.
+    Their screens go to `log_file`; `told` is what the line says of a finished run. Raises `UserError` if one fails.
     """
-    if (folder / "final").is_dir():
-        return
-    flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(seed)]
+    todo = [training for training in wanted if not training.finished]
+    print(f"{len(todo)} trainings, {jobs} at a time; their screens go to {log_file}", flush=True)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    start, started = time.monotonic(), list[subprocess.Popen]()
+    with log_file.open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(finish_run, training, log, started.append): training for training in todo}
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                future.result()
+                folder = running[future].folder
+                left = (time.monotonic() - start) / done * (len(todo) - done)
+                print(
+                    f"[{done:>2}/{len(todo)}] {folder.name:<18} {told(folder)}   eta {clock(left)}",
+                    flush=True,
+                )
+        except BaseException as stop:
+            pool.shutdown(wait=False, cancel_futures=True)
+            # A signal reaches the main thread alone. Ctrl-C in a terminal has reached the trainings already, and a
+            # second one would cut them short: each saves a checkpoint, and then it ends.
+            if getattr(stop, "signum", signal.SIGINT) != signal.SIGINT:
+                for process in started:
+                    process.terminate()  # what has ended is left alone
+            raise
+
+
+def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.Popen], None]) -> None:
+    """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json."""
+    folder = training.folder
+    flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
     if folder.exists():
         if Run(folder).checkpoints():
             Run(folder).last_checkpoint()  # if none is whole, its sentence; nothing is thrown away
             flags = ["--resume", str(folder)]
         else:  # it was stopped before there was anything to keep
             shutil.rmtree(folder)
-    print(f"\n=== {folder.name}: python {' '.join([*command, *flags])}", file=log, flush=True)
+    print(f"\n=== {folder.name}: python {' '.join([*training.command, *flags])}", file=log, flush=True)
     start = time.monotonic()
-    threads = {"OMP_NUM_THREADS": "1"} if log else {}
     with subprocess.Popen(
-        [sys.executable, *command, *flags],
+        [sys.executable, *training.command, *flags],
         cwd=ROOT,
-        env={**os.environ, **threads},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-    ) as training:
-        on_start(training)
-        try:
-            status = training.wait()
-        except KeyboardInterrupt as stop:
-            stop_too(training, stop)
-            training.wait()
-            raise
-        finally:
-            if folder.exists():
-                spent = folder / "seconds.json"
-                before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
-                spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
+    ) as process:
+        on_start(process)
+        status = process.wait()
+    if folder.exists():
+        spent = folder / "seconds.json"
+        before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
+        spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
     if status:
-        raise UserError(f"{folder.name} ended with status {status}; start it again to go on")
-
-
-def stop_too(training: subprocess.Popen, stop: BaseException) -> None:
-    """It saves a checkpoint, and then it ends. Ctrl-C has reached it already: a second signal would cut it short."""
-    if getattr(stop, "signum", None) == signal.SIGTERM:
-        training.terminate()
+        raise UserError(f"{folder.name} ended with status {status}, see {log.name}; start it again to go on")
 
 
 def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

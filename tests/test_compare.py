@@ -13,48 +13,70 @@ from baselines.ppo import PARSER as PPO_PARSER
 from baselines.sft import PARSER as SFT_PARSER
 from kit.errors import UserError
 from kit.measuring import METRICS
-from kit.models import MINI
+from kit.models import MINI, ROOT
 from train import parse as parse_grpo
+
+
+def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
+    return compare.commands(dict.fromkeys(compare.METHODS, steps), mini)
+
+
+@pytest.fixture(autouse=True)
+def in_the_kit(monkeypatch):
+    monkeypatch.chdir(ROOT)  # --config configs/best.yaml
 
 
 @pytest.mark.parametrize("steps", [10, 50])
 def test_every_method_samples_as_many_completions(steps):
-    commands = compare.commands(steps)
     budgets = {}
-    for name in ("ppo", "ppo-0.3"):
-        run, ppo = PPO_PARSER.parse(commands[name][2:])
-        budgets[name] = ppo.max_steps * ppo.batch_size * run.max_completion_length
-    run, sft = SFT_PARSER.parse(commands["sft"][2:])
-    budgets["sft"] = sft.rounds * sft.prompts_per_round * sft.num_generations * run.max_completion_length
-    _, grpo = parse_grpo(commands["grpo"][1:])
-    budgets["grpo"] = grpo.max_steps * grpo.generation_batch_size * grpo.max_completion_length
-    assert set(budgets.values()) == {steps * 64 * 40}
+    for name, command in commands(steps).items():
+        if "baselines.ppo" in command:
+            run, ppo = PPO_PARSER.parse(command[2:])
+            budgets[name] = ppo.max_steps * ppo.batch_size * run.max_completion_length
+        elif "baselines.sft" in command:
+            run, sft = SFT_PARSER.parse(command[2:])
+            completions = sft.rounds * sft.prompts_per_round * sft.num_generations
+            budgets[name] = completions * run.max_completion_length
+        else:
+            _, grpo = parse_grpo(command[1:])
+            budgets[name] = grpo.max_steps * grpo.generation_batch_size * grpo.max_completion_length
+    assert set(budgets) == set(compare.METHODS) and set(budgets.values()) == {steps * 64 * 40}
 
 
-def test_all_train_on_the_same_reward_and_penalty():
-    commands = compare.commands(40)
-    run, ppo = PPO_PARSER.parse(commands["ppo"][2:])
-    grpo, _ = parse_grpo(commands["grpo"][1:])
-    assert run.reward_shaping == grpo.reward_shaping == "shaped"
-    assert ppo.kl_coef == grpo.kl_coef == 0.1 and grpo.kl_type == "forward"
-    assert SFT_PARSER.parse([])[0].reward_shaping == "shaped"
+def test_all_train_on_the_same_reward_and_price():
+    found = commands(40)
+    run, ppo = PPO_PARSER.parse(found["ppo"][2:])
+    grpo, _ = parse_grpo(found["grpo"][1:])
+    token, settings = parse_grpo(found["token"][1:])
+    shapes = {run.reward_shaping, grpo.reward_shaping, token.reward_shaping}
+    shapes |= {SFT_PARSER.parse(found[name][2:])[0].reward_shaping for name in compare.ROUNDS}
+    assert shapes == {"linear"}
+    assert ppo.kl_coef == grpo.kl_coef == settings.beta == 0.1 and grpo.kl_type == "forward"
 
 
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
-    assert parse_grpo(compare.commands(40)["grpo"][1:])[1].learning_rate == 1e-4
-    assert (
-        parse_grpo(compare.commands(40, mini=False)["grpo"][1:])[1].learning_rate is None
-    )  # the model's own
+    assert parse_grpo(commands(40)["grpo"][1:])[1].learning_rate == 1e-4
+    assert parse_grpo(commands(40, mini=False)["grpo"][1:])[1].learning_rate is None  # the model's own
 
 
 @pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])
 def test_the_bundled_policy_is_known_by_name_and_by_path(model, monkeypatch, tmp_path):
     trained = []
-    monkeypatch.setattr(compare, "finish_run", lambda command, folder, seed: trained.append(command))
+    monkeypatch.setattr(compare, "finish_runs", lambda wanted, *_: trained.extend(wanted))
     monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(UserError, match=r"evaluate\.py failed"):
         compare.main(["--seeds", "1", "--methods", "grpo", "--model", model, "--runs", str(tmp_path)])
-    assert "1e-4" in trained[0]
+    assert "1e-4" in trained[0].command
+
+
+def test_equal_minutes_are_counted_in_steps_from_the_seconds_of_earlier_runs(tmp_path):
+    for name, seconds in {"ppo-0": 100.0, "ppo-1": 140.0, "sft-0": 60.0, "sft-1": 60.0}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "seconds.json").write_text(json.dumps(seconds))
+    # 50 steps take 120 and 60 seconds, so 240 seconds hold 100 and 200
+    assert compare.steps_in(4, tmp_path, ["ppo", "sft"], seeds=2, steps=50) == {"ppo": 100, "sft": 200}
+    with pytest.raises(UserError, match="how fast grpo is, its runs of 50 steps say"):
+        compare.steps_in(4, tmp_path, ["ppo", "grpo"], seeds=2, steps=50)
 
 
 def test_tokens_are_read_from_the_counter_or_from_the_lengths():
@@ -85,8 +107,9 @@ def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(tmp_path):
         (folder / "seconds.json").write_text(json.dumps(seconds))
         (folder / "metrics.jsonl").write_text('{"step": 1, "train/generated_tokens": 1000}\n')
     models = [model("base", 0.5), model("ppo-0", 0.75, "healthy"), model("ppo-1", 1.0, "drifting")]
+    del models[0]["metrics"]["captured"]  # the base's is 0 by definition
     lines = compare.table({"models": models}, tmp_path, ["ppo"], seeds=2).splitlines()
-    assert lines[2].split(" | ")[:3] == ["| base", "0.50 [0.25, 0.75]", "0.50 [0.25, 0.75]"]
+    assert lines[2].split(" | ")[:3] == ["| base", "0.50 [0.25, 0.75]", ""]
     assert lines[3].split(" | ")[:3] == ["| ppo", "0.88 [0.75, 1.00]", "0.88 [0.75, 1.00]"]
     assert lines[3].endswith("| 1 drifting, 1 healthy | 1,000 | 1:30 |")
 
@@ -102,7 +125,7 @@ def test_one_seed_shows_its_interval_over_prompts_and_unknown_seconds_are_blank(
 
 
 def test_an_unknown_method_is_refused_by_name():
-    with pytest.raises(UserError, match="dpo is none of sft, ppo, grpo"):
+    with pytest.raises(UserError, match="dpo is none of distil, sft, ppo, grpo, token"):
         compare.main(["--methods", "ppo,dpo"])
 
 

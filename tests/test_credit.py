@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit.credit import CreditTrainer, credit, prefix_values
+from kit.credit import CreditTrainer, credit, later, prefix_values
 from kit.models import MINI
 from kit.runs import read_metrics
 from tests.conftest import ROOT
@@ -101,11 +101,19 @@ def test_completions_of_one_block_are_paid_against_the_others_of_their_group():
 # ------------------------------------------------------------------------------------ the loss
 
 
+def test_what_comes_later_is_compared_with_the_others_that_are_as_long():
+    k = torch.tensor([1.0, 2.0, 4.0, 3.0, 5.0, 0.5])  # completions of 3, 2 and 1 tokens
+    # what comes later: 6 4 0, 5 0, 0; at the first place against (5 + 0)/2, (6 + 0)/2, (6 + 5)/2; at the second
+    # 4 against 0 and 0 against 4; at the third nobody else is left
+    assert later(k, [3, 2, 1]).tolist() == pytest.approx([3.5, 4.0, 0.0, 2.0, -4.0, -5.5])
+    assert later(k[:3], [3]).tolist() == [6.0, 4.0, 0.0]
+
+
 def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2):
     """All completions of two tokens over a vocabulary of 5, each with its probability, an advantage a token.
 
     The expectation over pi of the loss's gradient is that of -sum_x pi(x) sum_t A_t log pi(x_t) [pi(x) held] plus
-    beta sum_t E_{x<t}[KL(pi(.|x<t)||pi_ref(.|x<t))] [prefixes held].
+    beta KL(pi||pi_ref) = beta sum_x pi(x) log(pi(x) / pi_ref(x)), nothing held.
     """
     policy, reference = tiny_gpt2(seed=1, vocab_size=5).eval(), tiny_gpt2(seed=2, vocab_size=5).eval()
     reward = SimpleNamespace(policy=policy, reference=reference)
@@ -118,17 +126,13 @@ def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2
         return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
 
     expected = torch.zeros(())
+    own, ref = log_softmax(policy, prompt), log_softmax(reference, prompt).detach()
     for first in range(5):
-        own, ref = log_softmax(policy, prompt), log_softmax(reference, prompt).detach()
-        p_first = own[first].exp().detach()
-        expected = expected - p_first * (0.7 + first / 10) * own[first]
-        if first == 0:
-            expected = expected + beta * (own.exp() * (own - ref)).sum()
         own2, ref2 = log_softmax(policy, [*prompt, first]), log_softmax(reference, [*prompt, first]).detach()
-        expected = expected + beta * p_first * (own2.exp() * (own2 - ref2)).sum()
         for second in range(5):
-            p_both = p_first * own2[second].exp().detach()
-            expected = expected - p_both * (0.4 + second / 10) * own2[second]
+            log_p, log_q = own[first] + own2[second], ref[first] + ref2[second]
+            paid = (0.7 + first / 10) * own[first] + (0.4 + second / 10) * own2[second]
+            expected = expected - log_p.exp().detach() * paid + beta * log_p.exp() * (log_p - log_q)
     expected.backward()
     wanted = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()

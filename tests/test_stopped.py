@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import train as script
 from baselines import ppo, sft
 from kit import sweep
-from kit.errors import Diverged, Stopped, no_room
+from kit.errors import Diverged, Stopped, UserError, no_room
 from kit.runs import read_metrics, what_is_missing
 from kit.session import Session, largest
 from tests.conftest import ROOT
@@ -230,24 +230,44 @@ def test_on_a_full_disk_another_error_keeps_its_own_words(tmp_path, monkeypatch)
 # ----------------------------------------------------------------------------------------------- a comparison
 
 
-def test_an_interrupted_comparison_keeps_the_time_it_took(tmp_path, monkeypatch):
+def test_a_stopped_comparison_stops_its_trainings_and_keeps_their_time(tmp_path):
+    code = f"""
+from pathlib import Path
+from kit.errors import run_main
+from kit.sweep import Training, finish_runs
+here = Path({str(tmp_path)!r})
+sleep = ["-c", "import pathlib, sys, time; pathlib.Path(sys.argv[2], sys.argv[4]).mkdir(); time.sleep(60)"]
+run_main(lambda: finish_runs([Training(sleep, here / name, 0) for name in "ab"], 2, here / "log.txt"))
+"""
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
+        assert time.monotonic() < deadline and driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGTERM)  # to the driver alone, as by kill
+    _, said = driver.communicate(timeout=30)
+    assert driver.returncode == 128 + signal.SIGTERM and said.strip() == "stopped by SIGTERM"
+    for name in "ab":
+        assert 0 < json.loads((tmp_path / name / "seconds.json").read_text()) < 60
+
+
+def test_the_seconds_of_a_resumed_training_are_added(tmp_path, monkeypatch):
     folder = tmp_path / "r"
     folder.mkdir()
     (folder / "seconds.json").write_text("100")
     monkeypatch.setattr(sweep.Run, "checkpoints", lambda run: [(1, folder)])
     monkeypatch.setattr(sweep.Run, "last_checkpoint", lambda run: (folder, []))
-    wait, calls = subprocess.Popen.wait, []
-
-    def interrupted(process, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return wait(process, *args, **kwargs)
-
-    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sweep.finish_run(["-c", "import time; time.sleep(0.3)"], folder, 0)
+    sleep = sweep.Training(["-c", "import time; time.sleep(0.3)"], folder, 0)
+    sweep.finish_runs([sleep], 1, tmp_path / "log.txt")
     assert 100.3 <= json.loads((folder / "seconds.json").read_text()) < 130
+
+
+def test_a_failed_training_is_named_and_the_others_are_not_begun(tmp_path):
+    fails = ["-c", "import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[4]).mkdir(); sys.exit(3)"]
+    wanted = [sweep.Training(fails, tmp_path / name, 0) for name in "abc"]
+    with pytest.raises(UserError, match=r"a ended with status 3, see .*log\.txt"):
+        sweep.finish_runs(wanted, 1, tmp_path / "log.txt")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_hostile_environment_changes_nothing_on_screen(run_script, tmp_path):
