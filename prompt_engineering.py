@@ -25,7 +25,7 @@ from kit.cli import Parser
 from kit.comparison import Model, load_bench, load_measured, trained_with
 from kit.errors import UserError, run_main
 from kit.measuring import Bench
-from kit.metrics import Estimate, composite_reward, mean_estimate
+from kit.metrics import Estimate, mean_estimate
 from kit.models import display_name, find_model, resolve_models
 from kit.runs import to_json
 from reward_utils import checked, load_student
@@ -46,11 +46,9 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     """`sentiment`: P(positive). `shaped`: the student's `shaped_reward` of it, without the prefix anywhere."""
     if kind == "sentiment":
         return lambda completions, prompts: bench.scorer(completions)
-    student: Any = load_student(use_solution, reward_shaping="shaped")
-    # The solution's R is that of configs/reward.yaml, whatever its weights are today
-    shaped = composite_reward if use_solution else student.shaped_reward
+    student = load_student(use_solution, reward_shaping="shaped")
     return lambda completions, prompts: checked(
-        shaped,
+        student.shaped_reward,
         bench.scorer(completions),
         list(completions),
         list(prompts),

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
 from kit.errors import UserError
+from kit.metrics import composite_reward
 
 Scorer = Callable[[Sequence[str]], list[float]]
 LogProbs = list[list[float]]  # one row per completion, one natural log-probability per sampled token
@@ -256,10 +257,8 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
 # ---- the student's functions -------------------------------------------------------------------------------
 
 
-def load_student(
-    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear"
-) -> ModuleType | None:
-    """rewards.py or rewards_solution.py, or None where none of its functions is used.
+def load_student(use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear") -> Any:
+    """The module rewards.py or rewards_solution.py, or None where none of its functions is used.
 
     The functions that are used are tried on one token each, before any model is loaded.
 
@@ -276,7 +275,7 @@ def load_student(
         return None
     name = "rewards_solution" if use_solution else "rewards"
     try:
-        module = importlib.import_module(name)
+        module: Any = importlib.import_module(name)
     except SyntaxError as error:
         raise UserError(f"{name}.py, line {error.lineno}: {error.msg}") from None
     except Exception as error:
@@ -296,6 +295,9 @@ def load_student(
         ):  # errors name its line, so it must have one
             raise UserError(f"{name}.py has no function {function_name}; keep the stubs' names and their def")
         checked(function, *args, expected=1)
+    if use_solution:
+        # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
+        module.shaped_reward = composite_reward
     return module
 
 

@@ -103,7 +103,6 @@ from trl import GRPOConfig, GRPOTrainer
 from grading.self_check import what_is_wrong
 from kit.closing import what_next
 from kit.credit import CreditTrainer, refuse_beside_token_credit
-from kit.metrics import composite_reward
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.processes import follow, refuse_launch
 from kit.runs import read_metrics
@@ -170,12 +169,9 @@ PARSER = KitParser((ExerciseArguments, TrainingSettings), __doc__)
 def main() -> None:
     ours, settings = parse(sys.argv[1:])
     # Before any model is loaded: are the functions there that the student was to write?
-    student: Any = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping)
-    if student is not None and not ours.unchecked:
+    student = load_student(ours.use_solution, ours.kl_type, ours.reward_shaping)
+    if student is not None and not (ours.unchecked or ours.use_solution):
         refuse_what_is_wrong(student, ours)
-    if student is not None and ours.use_solution:
-        # R with the weights of configs/reward.yaml, as SFT and PPO have it
-        student.shaped_reward = composite_reward
     session = Session("grpo", ours, settings, PARSER.argv)
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
