@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -275,7 +275,7 @@ def load_student(use_solution: bool = False, kl_type: str = "none", reward_shapi
         return None
     name = "rewards_solution" if use_solution else "rewards"
     try:
-        module: Any = importlib.import_module(name)
+        module = importlib.import_module(name)
     except SyntaxError as error:
         raise UserError(f"{name}.py, line {error.lineno}: {error.msg}") from None
     except Exception as error:
@@ -297,7 +297,7 @@ def load_student(use_solution: bool = False, kl_type: str = "none", reward_shapi
         checked(function, *args, expected=1)
     if use_solution:
         # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
-        module.shaped_reward = composite_reward
+        return SimpleNamespace(**{**vars(module), "shaped_reward": composite_reward})
     return module
 
 
