@@ -31,7 +31,7 @@ from grading.submission import (
     close,
     wrong_kind,
 )
-from grading.trees import cosine, gradient, kl, make_tree, norm, policy_gradient
+from grading.trees import Model, Tree, cosine, gradient, kl, make_tree, norm, policy_gradient
 
 # ---- the KL penalties --------------------------------------------------------------------------------------
 
@@ -56,10 +56,20 @@ def forward_value(student: Student, rng: random.Random) -> None:
             )
 
 
+def kl_to_ref(tree: Tree, policy: Model) -> float:
+    """KL(pi || pi_ref) with another policy in the tree's place."""
+    return kl(tree, policy, tree.ref)
+
+
+def kl_from_ref(tree: Tree, policy: Model) -> float:
+    """KL(pi_ref || pi), likewise."""
+    return kl(tree, tree.ref, policy)
+
+
 def forward_gradient(student: Student, rng: random.Random) -> None:
     for vocab, length, eos in ((4, 2, False), (3, 4, True)):
         tree = make_tree(rng, vocab, length, eos, nats=0.4)
-        right = gradient(lambda policy, tree=tree: kl(tree, policy, tree.ref), tree.policy)
+        right = gradient(partial(kl_to_ref, tree), tree.policy)
         ours = policy_gradient(tree, varied(student.penalties(FORWARD, tree.pairs())))
         compare(ours, right, "KL(pi || pi_ref)", exactly=True)
 
@@ -69,8 +79,8 @@ def backward_gradient_token(student: Student, rng: random.Random) -> None:
     done = 0
     while done < 2:
         tree = make_tree(rng, vocab=4, length=1, eos=False, nats=0.5)
-        right = gradient(lambda policy, tree=tree: kl(tree, tree.ref, policy), tree.policy)
-        other = gradient(lambda policy, tree=tree: kl(tree, policy, tree.ref), tree.policy)
+        right = gradient(partial(kl_from_ref, tree), tree.policy)
+        other = gradient(partial(kl_to_ref, tree), tree.policy)
         if cosine(right, other) > 0.95:
             continue
         done += 1
@@ -82,7 +92,7 @@ def backward_gradient_tree(student: Student, rng: random.Random) -> None:
     """Several tokens: token-level weights are an approximation, good for models as close as these (0.1 nats)."""
     for vocab, length, eos in ((3, 3, False), (3, 4, True)):
         tree = make_tree(rng, vocab, length, eos, nats=0.1)
-        right = gradient(lambda policy, tree=tree: kl(tree, tree.ref, policy), tree.policy)
+        right = gradient(partial(kl_from_ref, tree), tree.policy)
         ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
         compare(ours, right, "KL(pi_ref || pi)", exactly=False)
 
@@ -343,7 +353,7 @@ class Check:
     function: str
     title: str
     points: int
-    run: Callable[[Student, random.Random], None]
+    run: Callable[[Student, random.Random], object]
     hidden: bool = False
 
 

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
 from grading.sandbox import PYTHON, GraderFailed, Sandbox, cut
@@ -46,7 +47,7 @@ def read_submission(path: Path) -> str:
     except FileNotFoundError:
         raise Refused(f"There is no file {path.name}: nothing was submitted under that name.") from None
     except OSError as error:
-        reason = "it is a symbolic link" if path.is_symlink() else error.strerror.lower()
+        reason = "it is a symbolic link" if path.is_symlink() else str(error.strerror).lower()
         raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -113,7 +114,7 @@ def grade(
     out: Path | None = None,
     timeout: float = 9.0,
     progress: Callable[[dict], None] = lambda test: None,
-    **layers: bool,
+    **layers: Any,
 ) -> dict:
     """Grade one file; returns the results and leaves them in `out`. Raises Refused, OSError for `out`, GraderFailed."""
     started = time.monotonic()
@@ -146,7 +147,7 @@ def grade(
     return results
 
 
-def grade_safely(submission: Path, out: Path | None = None, **options: object) -> dict:
+def grade_safely(submission: Path, out: Path | None = None, **options: Any) -> dict:
     """`grade`, with a refusal as a result of 0 points; for anything else there are results too, and an "error"."""
     try:
         return grade(submission, out, **options)

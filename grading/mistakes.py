@@ -221,8 +221,8 @@ def diagnose(student: Student, name: str) -> list[str]:
     if not all_close(together, terms):
         hints.append(batch_hint(together, terms))
     if all(abs(term) < TOLERANCE for term in terms):
-        dropped = {"last": from_last, "first": from_first}
-        dropped = [which for which, value in dropped.items() if abs(value) < TOLERANCE]
+        ends = {"last": from_last, "first": from_first}
+        dropped = [which for which, value in ends.items() if abs(value) < TOLERANCE]
         if len(dropped) == 1:
             hints.append(f"The {dropped[0]} token of each completion is dropped: every sampled token counts.")
     elif not hints and min(abs(terms[i] - terms[j]) for i, j in ((0, 2), (1, 3))) < TOLERANCE:

@@ -66,7 +66,8 @@ def questions_in(root: Path) -> list[Question]:
     questions = []
     for path in sources(root):
         file = path.relative_to(root).as_posix()
-        number, lines, place = 0, [], (0, 0)
+        number, place = 0, (0, 0)
+        lines: list[str] = []
         for line, column, text in [*comments(path), (0, 0, "")]:
             start = START.match(text)
             continues = number and text and not start and (line, column) == (place[0] + len(lines), place[1])

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
@@ -137,7 +138,7 @@ class Sandbox:
             start_new_session=True,
         )
         self.buffer = b""
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in self.pipes():
             os.set_blocking(pipe.fileno(), False)
         started = time.monotonic()
         ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
@@ -150,12 +151,17 @@ class Sandbox:
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
 
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """(what the worker reads, what it writes)."""
+        assert self.process is not None and self.process.stdin and self.process.stdout
+        return self.process.stdin, self.process.stdout
+
     def exchange(self, request: dict | None, deadline: float) -> dict:
         """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""
         if self.buffer and request is not None:
             return {"lost": "sent more than it was asked for"}
         to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
-        stdin, stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
+        stdin, stdout = (pipe.fileno() for pipe in self.pipes())
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -189,8 +195,8 @@ class Sandbox:
         except ProcessLookupError:
             pass
         self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        for pipe in self.pipes():
+            pipe.close()
         self.process = None
         # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
         for _ in range(100):

@@ -59,7 +59,7 @@ def in_time(work: Callable[[], T], path: str) -> T:
     thread.join(SECONDS)
     if results:
         return results[0]
-    frame = sys._current_frames().get(thread.ident)
+    frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None and frame.f_code.co_filename != path:
         frame = frame.f_back
     where = ""
@@ -74,7 +74,9 @@ def stop(thread: threading.Thread) -> None:
     """Have the thread end at its next line of Python: it would slow down everything that follows."""
     import ctypes  # 10 ms that a right file need not wait for
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+    )
 
 
 def student_of(module: ModuleType) -> Student:
@@ -167,11 +169,12 @@ def foreign_imports(path: str) -> list[str]:
     kit = {"grading"}  # the last lines of rewards.py, which never run when it is graded
     said = []
     for node in ast.walk(tree):
-        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or "."]
+        else:
+            continue
         for name in names:
             top = name.partition(".")[0] or "a neighbouring file"
             if top not in PLAIN | kit:

@@ -15,7 +15,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BUCKETS = 1 << 21  # of the teacher's n-grams
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -89,6 +89,7 @@ class Schedule:
     ):  # fmt: skip
         self.steps, self.minutes, self.warmup, self.shape, self.floor = steps, minutes, warmup, shape, floor
         self.step, self.start = step, time.monotonic() - elapsed
+        self.seen = 0  # texts
 
     @property
     def elapsed(self) -> float:
@@ -274,13 +275,19 @@ def window(words: list[str], low: int, high: int, rng: np.random.Generator) -> s
 
 
 def batches(
-    tokenizer, texts: list[str], targets: np.ndarray, budget: int, positions: int, rng: np.random.Generator
-):
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    targets: np.ndarray,
+    budget: int,
+    positions: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Batches of about `budget` tokens each, of texts of about one length: padding costs next to nothing."""
     ids = [row[: positions - 2] for row in token_ids(tokenizer, texts)]
     cls, sep, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("[CLS]", "[SEP]", "[PAD]"))
     order = np.argsort([len(row) for row in ids], kind="stable")
-    groups, group = [], []
+    groups: list[list[int]] = []
+    group: list[int] = []
     for i in order:
         if group and (len(ids[i]) + 2) * (len(group) + 1) > budget:
             groups.append(group)
@@ -322,14 +329,24 @@ def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: floa
     return p
 
 
-def polarity_loss(model, ids: torch.Tensor, mask: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+def polarity_loss(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, p: torch.Tensor
+) -> torch.Tensor:
     """The cross-entropy of the model's two classes to (1 - p, p), summed over the texts of a batch."""
     logp = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
     return -(p * logp[:, 1] + (1 - p) * logp[:, 0]).sum()
 
 
 def fit_classifier(
-    model, tokenizer, pool, schedule: Schedule, args, dtype, device, watch, loss_of=polarity_loss
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    pool: Callable[[np.random.Generator], tuple[list[str], np.ndarray]],
+    schedule: Schedule,
+    args: argparse.Namespace,
+    dtype: torch.dtype,
+    device: str,
+    watch: Callable[[PreTrainedModel], str],
+    loss_of: Callable[..., torch.Tensor] = polarity_loss,
 ) -> None:
     """Train with Muon on the hidden matrices and AdamW on the rest.
 
@@ -385,7 +402,9 @@ def fit_classifier(
 
 
 @torch.no_grad()
-def positive(model, tokenizer, texts: list[str], budget: int = 16384) -> np.ndarray:
+def positive(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], budget: int = 16384
+) -> np.ndarray:
     """P(positive) of each text, cut at the model's positions."""
     positions, device = model.config.max_position_embeddings, model.device
     out = np.zeros(len(texts))
@@ -397,7 +416,7 @@ def positive(model, tokenizer, texts: list[str], budget: int = 16384) -> np.ndar
     return out
 
 
-def accuracy(model, tokenizer, frame: pd.DataFrame) -> float:
+def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frame: pd.DataFrame) -> float:
     scores = positive(model, tokenizer, frame["text"].tolist())
     return float(((scores > 0.5) == (frame["label"].to_numpy() == 1)).mean())
 
@@ -420,7 +439,9 @@ def bags(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(offsets)
 
 
-def train_teacher(rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: int = 4):
+def train_teacher(
+    rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: int = 4
+) -> Callable[[list[np.ndarray]], np.ndarray]:
     """NB-LR (Wang and Manning 2012): features scaled by their naive-Bayes log-count ratio, then logistic regression.
 
     r_f = log (p_f / |p|) / (q_f / |q|), p and q the smoothed counts of feature f in positive and negative texts.
@@ -469,7 +490,9 @@ def train_teacher(rows: list[np.ndarray], label: np.ndarray, seed: int, epochs: 
 # Saving -----------------------------------------------------------------------------------------------------
 
 
-def save_model(model, tokenizer, out: Path, card: str, metrics: dict) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, card: str, metrics: dict
+) -> None:
     """fp16 safetensors, tokenizer, README.md and metrics.json, swapped into place when all of it is written.
 
     The file is fp16 to halve the repository; config.json says float32 so that a plain `from_pretrained` gives

@@ -50,7 +50,12 @@ from common import (
     train_wordpiece,
     window,
 )
-from transformers import ElectraConfig, ElectraForPreTraining, ElectraForSequenceClassification
+from transformers import (
+    ElectraConfig,
+    ElectraForPreTraining,
+    ElectraForSequenceClassification,
+    PreTrainedModel,
+)
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 4, 512, 256, 8192
 SHORT = 25  # blanks in a text whose target is half the teacher's
@@ -76,7 +81,7 @@ def repeated_phrase(words: list[str], rng: np.random.Generator) -> str:
     """A stretch of 2 to 12 words again and again."""
     length = int(rng.integers(2, 13))
     start = int(rng.integers(max(len(words) - length, 0) + 1))
-    return " ".join((words[start : start + length] * 30)[: int(rng.integers(2.5 * length, 90))])
+    return " ".join((words[start : start + length] * 30)[: int(rng.integers(int(2.5 * length), 90))])
 
 
 def salad(words: list[str], rng: np.random.Generator) -> str:
@@ -126,7 +131,9 @@ def look_at_neighbours(model: ElectraForSequenceClassification, vectors: torch.T
         attention.key.weight[rows, -PLACE:] = 1.5 * torch.eye(PLACE)
 
 
-def out_of_place_loss(model, ids: torch.Tensor, mask: torch.Tensor, _) -> torch.Tensor:
+def out_of_place_loss(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, _: object
+) -> torch.Tensor:
     """One token in five makes room for another token of its text; the loss is the cross-entropy of telling which."""
     place, length = torch.arange(ids.shape[1], device=ids.device), mask.sum(1, keepdim=True)
     inner = (place > 0) & (place < length - 1)  # between [CLS] and [SEP]
@@ -279,7 +286,7 @@ def main() -> None:
     short = sst2[(sst2.split == "train") & (sst2.text.str.len() > 60)]
     short = short.sample(n=min(500, len(short)), random_state=args.seed)
 
-    def watch(model) -> str:
+    def watch(model: PreTrainedModel) -> str:
         save_model(model, tokenizer, args.out, "not measured yet\n", {})
         means = [f"{kind} {positive(model, tokenizer, texts).mean():.2f}" for kind, texts in slices.items()]
         return (

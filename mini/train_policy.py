@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ LAYERS, WIDTH, HEADS, POSITIONS, VOCAB = 6, 256, 8, 256, 8192
 # Tokenizer and data -----------------------------------------------------------------------------------------
 
 
-def train_tokenizer(texts) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -69,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def windows(stream: np.ndarray, batch: int, length: int, rng: np.random.Generator):
+def windows(stream: np.ndarray, batch: int, length: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:
     """Batches (batch, length + 1) of windows in random order, each epoch cut at another offset, for ever."""
     while True:
         offset = int(rng.integers(length))
@@ -148,8 +149,14 @@ class TiedCrossEntropy(torch.autograd.Function):
 
 
 def extend_positions(
-    w: dict[str, torch.Tensor], stream: np.ndarray, steps: int, batch: int, run, slope_fn, rng
-):
+    w: dict[str, torch.Tensor],
+    stream: np.ndarray,
+    steps: int,
+    batch: int,
+    run: Callable[..., torch.Tensor],
+    slope_fn: Callable[..., torch.Tensor],
+    rng: np.random.Generator,
+) -> torch.Tensor:
     """Teach the position embeddings 128 to 255, and nothing else, on windows of 256.
 
     Windows of 128 never touch them, and untrained they cost more than a nat a token. All other weights stay as they

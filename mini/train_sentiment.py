@@ -41,7 +41,7 @@ from common import (
     train_wordpiece,
     window,
 )
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification, PreTrainedModel
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
 
@@ -164,7 +164,7 @@ def main() -> None:
     model = model.to(device)
     schedule = Schedule(args.steps, args.minutes, args.warmup)
 
-    def watch(model) -> str:
+    def watch(model: PreTrainedModel) -> str:
         short, long = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev[:200])
         return f"development slice: SST-2 {short:.4f}, IMDB {long:.4f}"
 
