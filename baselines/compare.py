@@ -50,9 +50,11 @@ def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
     methods["ppo"] = f"-m baselines.ppo --max_steps {steps['ppo']} --reward_shaping linear --kl_coef 0.1"
     methods["grpo"] = f"train.py --max_steps {steps['grpo']} --kl_type forward --kl_coef 0.1 --use_solution"
     methods["token"] = f"train.py --config configs/best.yaml --max_steps {steps['token']}"
-    if mini:
-        # The best of 1, 2 and 3e-4 under a penalty of 0.05, seed 0; train.py's own, 3e-4, is chosen to show the hack.
+    if mini:  # The best of what was tried, one seed each
+        # 1, 2 and 3e-4 under a penalty of 0.05; train.py's own, 3e-4, is chosen to show the hack
         methods["grpo"] += " --learning_rate 1e-4"
+        # on the tuning prompts: the defaults captured 0.30, these 0.51
+        methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
     return {name: command.split() for name, command in methods.items()}
 
 
