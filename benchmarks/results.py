@@ -14,8 +14,9 @@ from kit.screen import quiet
 quiet(__name__)
 
 import argparse
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -127,29 +128,52 @@ def _sampled(lines: Sequence[dict[str, Any]], step: int) -> list[str]:
 
 
 def frontier(seeds: int) -> Figure:
-    """The end of every finished run: sentiment against KL(pi||pi_ref), with what no training can beat at that price."""
+    """The end of every finished run: sentiment against KL(pi||pi_ref), with what no training can beat at that price.
+
+    Experiments that differ by a number alone, as forward-0.1 and forward-0.2 do, are joined by a line.
+    """
     best_of_n, tilt = curves(read_kept()[1].scores)
-    figure = Figure(figsize=(8.5, 5.0), layout="constrained")
+    figure = Figure(figsize=(8.5, 5.5), layout="constrained")
     ax = figure.subplots()
     for curve, line, label in ((tilt, "-", "optimal tilt"), (best_of_n, "--", "best of n of the base")):
         ax.plot([p.kl for p in curve], [p.reward for p in curve], color="0.45", ls=line, lw=2.2, label=label)
-    for index, name in enumerate(EXPERIMENTS, start=1):
-        look = plots.style(index)
-        for at, folder in enumerate(finished(name, seeds)):
-            metrics = record(folder)["metrics"]
-            x, y = metrics["kl_policy_ref"]["value"], metrics["sentiment"]["value"]
-            ax.scatter(x, y, s=26, color=look.color, marker=look.marker, alpha=0.8)
-            if at == 0:  # twelve looks do not tell thirty experiments apart: a name beside the first seed
-                below = (5, (-9, 5, -18)[index % 3])
-                ax.annotate(name, (x, y), textcoords="offset points", xytext=below, fontsize=7)
     ax.set_xscale("symlog", linthresh=1.0)
-    ax.set_xlim(left=0)
-    ax.set_ylim(0, 1.06)
+    ax.set_xlim(0, 400)
+    ax.set_ylim(-0.03, 1.06)
+    names: list[tuple[str, float, float]] = []
+    for index, (family, members) in enumerate(families(EXPERIMENTS).items(), start=1):
+        look, ends = plots.style(index), []
+        for name in members:
+            measured = [record(folder)["metrics"] for folder in finished(name, seeds)]
+            points = [(m["kl_policy_ref"]["value"], m["sentiment"]["value"]) for m in measured]
+            if not points:
+                continue
+            xs, ys = zip(*points, strict=True)
+            ax.scatter(xs, ys, s=10, color=look.color, alpha=0.5)
+            ends.append((fmean(xs), fmean(ys)))
+            names.append((name.removeprefix(f"{family}-"), *ends[-1]))
+        if ends:
+            joined = {"ls": "-", "label": f"{family}-..."} if len(ends) > 1 else {"ls": ""}
+            xs, ys = zip(*ends, strict=True)
+            ax.plot(xs, ys, color=look.color, marker=look.marker, ms=5, lw=1, **joined)
+    plots.name_points(ax, names)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("KL(π‖π_ref), nats per completion (linear to 1, logarithmic beyond)")
     ax.set_ylabel("P(positive), held-out prompts")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="center right")
     return figure
+
+
+def families(names: Iterable[str]) -> dict[str, list[str]]:
+    """{`forward`: [`forward-0.02`, `forward-0.05`, ...]}; a name that shares its beginning with no other is its own."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(re.sub(r"-[\d.]+$", "", name), []).append(name)
+    return {
+        key: members
+        for head, together in found.items()
+        for key, members in ([(head, together)] if len(together) > 1 else [(together[0], together)])
+    }
 
 
 def last_line(folder: Path) -> str:

@@ -53,6 +53,30 @@ def style(index: int) -> Style:
     return STYLES[index % len(STYLES)]
 
 
+def name_points(ax: Axes, points: Sequence[tuple[str, float, float]], size: int = 7) -> None:
+    """Write (name, x, y) beside each point, at the nearest place that covers neither a point nor another name."""
+    ax.figure.draw_without_rendering()  # lays the figure out: before, no point has its place
+    line, per_point = 1.35 * size * ax.figure.dpi / 72, ax.figure.dpi / 72  # pixels
+    pixels = [ax.transData.transform((x, y)) for _, x, y in points]
+    taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in pixels]
+
+    def free(box: tuple[float, float, float, float]) -> bool:
+        return not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken)
+
+    for (name, x, y), (px, py) in zip(points, pixels, strict=True):
+        width = 0.45 * line * len(name) + 3
+        places = [
+            (dx, up * line) for up in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6) for dx in (7, -7 - width)
+        ]
+        boxes = {
+            (px + dx, py + dy - line / 2, px + dx + width, py + dy + line / 2): (dx, dy) for dx, dy in places
+        }
+        box = next(filter(free, boxes), next(iter(boxes)))
+        taken.append(box)
+        offset = tuple(along / per_point for along in boxes[box])
+        ax.annotate(name, (x, y), offset, textcoords="offset points", fontsize=size, va="center")
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """`folder/name.png` and `folder/name.svg`. Raises `UserError` if they cannot be written."""
     try:

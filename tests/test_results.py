@@ -57,6 +57,18 @@ def test_the_table_has_means_over_finished_seeds(runs):
     assert forward.endswith("| 0.25 | 1 healthy |")
 
 
+def test_experiments_that_differ_by_a_number_are_a_family():
+    names = ["vanilla", "forward-0.02", "forward-1", "rate-1e-4", "both", "both-lambda-0", "both-lambda-1"]
+    assert results.families([*names, "group-4"]) == {
+        "vanilla": ["vanilla"],
+        "forward": ["forward-0.02", "forward-1"],
+        "rate-1e-4": ["rate-1e-4"],
+        "both": ["both"],
+        "both-lambda": ["both-lambda-0", "both-lambda-1"],
+        "group-4": ["group-4"],
+    }
+
+
 def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(runs):
     lines = results.samples_table().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
