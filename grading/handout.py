@@ -31,7 +31,7 @@ LEFT_OUT = re.compile(
             r"benchmarks/.*|baselines/compare\.py|kit/sweep\.py",
             r"tests/(test_)?(compare|soak|stopped|bad_input|results|placement|verdict_measured)\.py",
             # Results; the tables are cut from the pages.
-            r"docs/(frontier|results|verdict|methods|ppo_sweep|baselines_frontier)\.png",
+            r"docs/(frontier|results|verdict|methods|baselines_frontier)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",
         )
     )
