@@ -33,7 +33,7 @@ from kit.errors import UserError, run_main
 from kit.measuring import METRICS
 from kit.models import ROOT, resolve_models
 from kit.runs import read_metrics
-from kit.sweep import Training, finish_runs, mean_history
+from kit.sweep import Training, finish_runs, markdown, mean_history
 
 COMPLETIONS_PER_STEP = 64
 ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # imitation: (rounds, n of best of n)
@@ -98,7 +98,7 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
     """
     models = {model["name"]: model for model in comparison["models"]}
     header = ["", *(METRICS[key].label for key in COLUMNS), "Verdicts", "Tokens sampled", "Wall-clock"]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for method in ("base", *methods):
         names = ["base"] if method == "base" else [f"{method}-{seed}" for seed in range(seeds)]
         cells = [method]
@@ -122,7 +122,7 @@ def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds:
                 clock(fmean(json.loads(f.read_text(encoding="utf-8")) for f in spent)) if known else ""
             )
         lines.append(cells)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown(header, lines)
 
 
 def methods_frontier(found: dict[str, Any], methods: Sequence[str]) -> Figure:
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = dict.fromkeys(METHODS, args.steps)
     if args.minutes:
         steps |= steps_in(args.minutes, runs, methods, args.seeds, args.steps)
-        runs = runs / f"{args.minutes:g}-minutes"
+        runs, out = (folder / f"{args.minutes:g}-minutes" for folder in (runs, out))
     available = commands(steps, mini)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
         Training([*available[method], *models], runs / f"{method}-{seed}", seed)

@@ -1,6 +1,6 @@
 """Exercise 7 by training: six estimators of a KL, in the reward and in the loss. Writes its table of docs/results.md.
 
-    python -m benchmarks.placement                     three seeds of twelve places, and of none: 40 minutes of one core
+    python -m benchmarks.placement                     three seeds of twelve places, and of none: half an hour
     python -m benchmarks.placement --only "k3 loss"
 
 With d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d), the term of a completion is sum_t f_t:
@@ -34,14 +34,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
-from transformers import set_seed
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.models import ROOT, load_policy, load_reference, resolve_models
 from kit.sampling import end_tokens, rollout, sample
-from kit.sweep import write_between
+from kit.sweep import markdown, spread, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
 from sentiment import load_scorer
 
@@ -82,7 +81,6 @@ def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk,
 def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
     """One run, and what it came to on the held-out prompts."""
     name, _, place = where.rpartition(" ") if where != "none" else ("none", "", "")
-    set_seed(seed)
     choice = resolve_models("mini", "mini")
     policy, tokenizer = load_policy(choice.policy)
     reference, score = load_reference(choice.policy, torch.device("cpu")), load_scorer(choice.sentiment)
@@ -120,22 +118,24 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each place, the mean over seeds with the lowest and the highest."""
     columns = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
-    lines = [
-        ["estimator", "place", "seeds", "sentiment", "KL(pi\\|\\|pi_ref)", "KL(pi_ref\\|\\|pi)", "length"],
-        ["---"] * 7,
+    header = [
+        "estimator",
+        "place",
+        "seeds",
+        "sentiment",
+        "KL(pi\\|\\|pi_ref)",
+        "KL(pi_ref\\|\\|pi)",
+        "length",
     ]
+    lines = []
     for where in PLACES:
         mine = [row for row in rows if row["where"] == where]
         if not mine:
             continue
         name, _, place = where.rpartition(" ") if where != "none" else ("(no term)", "", "")
-        cells = [name, place, str(len(mine))]
-        for key, digits in columns.items():
-            values = [row[key] for row in mine]
-            spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
-            cells.append(f"{fmean(values):.{digits}f}{spread}")
-        lines.append(cells)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        cells = [spread([row[key] for row in mine], digits) for key, digits in columns.items()]
+        lines.append([name, place, str(len(mine)), *cells])
+    return markdown(header, lines)
 
 
 def read(file: Path) -> list[dict[str, Any]]:

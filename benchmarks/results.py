@@ -32,7 +32,7 @@ from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics, read_samples
-from kit.sweep import Training, finish_runs, mean_history, write_between
+from kit.sweep import Training, finish_runs, markdown, mean_history, spread, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
@@ -79,22 +79,21 @@ def table(seeds: int) -> str:
     """Markdown: a row for each experiment, as its runs were measured, the mean over seeds with the lowest and the
     highest; the base's own row first."""
     titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values()), "verdicts"]
-    rows = [titles, ["---"] * len(titles), ["(base)", "", *_cells([record(RUNS / BASE)]), ""]]
+    rows = [["(base)", "", *_cells([record(RUNS / BASE)]), ""]]
     for name in EXPERIMENTS:
         if folders := finished(name, seeds):
             records = [record(folder) for folder in folders]
             said = Counter(found["verdict"] for found in records)
             verdicts = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
             rows.append([flags_of(name), str(len(folders)), *_cells(records), verdicts])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown(titles, rows)
 
 
 def _cells(records: Sequence[dict[str, Any]]) -> list[str]:
     cells = []
     for key, (_, digits) in COLUMNS.items():
         values = [found["metrics"][key]["value"] for found in records if key in found["metrics"]]
-        spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
-        cells.append(f"{fmean(values):.{digits}f}{spread}" if values else "")
+        cells.append(spread(values, digits) if values else "")
     return cells
 
 
@@ -106,15 +105,15 @@ def samples_table() -> str:
         "shaped": "the same, shaped reward",
         "best": "credit token by token",
     }
-    rows = [["", *(f'"{prompt} ..."' for prompt in SAMPLED)], ["---"] * (1 + len(SAMPLED))]
+    rows: list[list[str]] = []
     for name in FOCUS:
         if not (folders := finished(name, 1)):
             continue
         lines = read_samples(folders[0])
-        if len(rows) == 2:
+        if not rows:
             rows.append(["base", *_sampled(lines, 0)])
         rows.append([titles[name], *_sampled(lines, lines[-1]["step"])])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown(["", *(f'"{prompt} ..."' for prompt in SAMPLED)], rows)
 
 
 def _sampled(lines: Sequence[dict[str, Any]], step: int) -> list[str]:

@@ -33,7 +33,7 @@ from kit.cli import BASE
 from kit.errors import UserError, run_main
 from kit.metrics import Estimate, words
 from kit.runs import read_samples
-from kit.sweep import write_between
+from kit.sweep import markdown, write_between
 from kit.validation import NAMES
 from kit.verdict import HEALTHY, LEVELS, signals
 
@@ -161,17 +161,15 @@ def main() -> None:
         model["broken"] = ordinary.broken(texts(RUNS / model["name"]))
         model["hacked"] = model["broken"] > HACKED_FROM
         model["place"] = list(EXPERIMENTS).index(model["name"].rsplit("-", 1)[0])
-    lines = [
-        ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"],
-        ["---"] * 3,
-    ]
+    header = ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"]
+    lines = []
     for title, half in (
         ("to choose limits on", [m for m in models if m["place"] % 2 == 0]),
         ("to test them", [m for m in models if m["place"] % 2]),
         ("all", models),
     ):
         lines.append([f"{title} ({len(half)})", rate(half, True), rate(half, False)])
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = markdown(header, lines)
     odd = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
     text += (
         "\nWhere they disagree: "

@@ -112,6 +112,17 @@ def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
     return history
 
 
+def spread(values: Sequence[float], digits: int) -> str:
+    """`0.75 [0.73, 0.78]`: the mean over seeds with the lowest and the highest; of one, itself."""
+    ends = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{ends}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
+
+
 def write_between(page: Path, mark: str, text: str) -> None:
     """Replace what stands between <!-- mark --> and <!-- /mark --> on the page.
 
