@@ -53,7 +53,7 @@ def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
     if mini:  # The best of what was tried, one seed each
         # 1, 2 and 3e-4 under a penalty of 0.05; train.py's own, 3e-4, is chosen to show the hack
         methods["grpo"] += " --learning_rate 1e-4"
-        # on the tuning prompts: the defaults captured 0.30, these 0.51
+        # on the tuning prompts: the defaults captured 0.36, these 0.63
         methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
     return {name: command.split() for name, command in methods.items()}
 
