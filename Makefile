@@ -19,7 +19,7 @@ help:
 	@echo "make bug N=3             outputs/bugs/3: a copy of the kit with a silent bug in it, for *spot the bug*"
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
-	@echo "make baselines           base, SFT, PPO and GRPO side by side, three seeds"
+	@echo "make baselines           the base and five methods side by side, three seeds"
 	@echo "make results             every experiment, three seeds: docs/results.md (three hours, resumable)"
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"

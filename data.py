@@ -24,9 +24,9 @@ def _lines(file: str) -> tuple[str, ...]:
 # of which call does it get there?
 TRAIN_PROMPTS = _lines("train_prompts.txt")
 
-# Every ninth of them: 64 prompts on which to choose settings, `train.py --prompts fit` and `evaluate.py --prompts
-# tuning`. A number from HELD_OUT_PROMPTS that settings were chosen by would say too much: those are met once, by the
-# settings chosen.
+# Every ninth of them: 64 prompts on which to choose settings, `train.py --prompts fit` (which validates on them) and
+# `evaluate.py --prompts tuning`. A number from HELD_OUT_PROMPTS that settings were chosen by would say too much: those
+# are met once, by the settings chosen.
 TUNING_PROMPTS = TRAIN_PROMPTS[::9]
 BUILT_IN = {
     "builtin": TRAIN_PROMPTS,
@@ -37,6 +37,11 @@ BUILT_IN = {
 # Q2. A hack shows on these prompts as plainly as on those above. What do held-out prompts protect from, then,
 # and from what not?
 HELD_OUT_PROMPTS = _lines("held_out_prompts.txt")
+
+
+def validation_prompts(source: str) -> tuple[str, ...]:
+    """What a training on the prompts of `source` is validated on: its `val` lines show no other."""
+    return TUNING_PROMPTS if source == "fit" else HELD_OUT_PROMPTS
 
 
 def load_prompts(

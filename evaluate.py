@@ -1,6 +1,6 @@
 """See what RL did: any number of models side by side, on the same prompts, sampler and random stream.
 
-    python evaluate.py vanilla=outputs/vanilla kl=outputs/kl-0.05 --out results
+    python evaluate.py vanilla=outputs/vanilla cure=outputs/forward-0.05 --out results
 
 A model is NAME=PATH, where PATH is a run folder, a checkpoint, a LoRA adapter or a Hugging Face id; `base`, the
 reference model, always takes part. The folder `--out` then holds

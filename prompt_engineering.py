@@ -1,7 +1,7 @@
 """Can a prompt prefix do what RL did? The base and the trained model, each with and without a prefix.
 
     python prompt_engineering.py outputs/vanilla
-    python prompt_engineering.py outputs/kl --score shaped --prefix "A critic in tears of joy writes: "
+    python prompt_engineering.py outputs/forward-0.05 --score shaped --prefix "A critic in tears of joy writes: "
 
 Add your own prefixes with --prefix, or to PREFIXES below. Only the completion is scored, without prompt and prefix:
 a prefix full of praise would otherwise score for itself. The best prefix is chosen on one half of the prompts and

@@ -29,7 +29,7 @@ never from one model to the other. All completions were sampled from pi.
 def kl_penalty_forward(
     log_probs_policy: list[list[float]], log_probs_ref: list[list[float]], kl_coef: float = 0.1
 ) -> list[float]:
-    """Exercise 1a (15 minutes): charge each completion for its part in KL(pi || pi_ref).
+    """Exercise 1a: charge each completion for its part in KL(pi || pi_ref).
 
     With x ~ pi, KL(pi || pi_ref) = E[ log pi(x) - log pi_ref(x) ], and a completion's log-probability is made of
     those of its tokens. Your penalty must average to kl_coef * KL(pi || pi_ref) over the policy's own samples,
@@ -59,7 +59,7 @@ def kl_penalty_forward(
 def kl_penalty_backward(
     log_probs_policy: list[list[float]], log_probs_ref: list[list[float]], kl_coef: float = 0.1
 ) -> list[float]:
-    """Exercise 1b (40 minutes, mostly with a pencil): a penalty that drives KL(pi_ref || pi) down.
+    """Exercise 1b, mostly with a pencil: a penalty that drives KL(pi_ref || pi) down.
 
     The samples still come from pi, so each token needs an importance weight w = pi_ref(token) / pi(token), and
 
@@ -98,7 +98,7 @@ def kl_penalty_backward(
 def shaped_reward(
     scores: list[float], completions: list[str], prompts: list[str] | None = None
 ) -> list[float]:
-    """Exercise 2 (30 minutes): turn the scores into a reward that is harder to cheat.
+    """Exercise 2: turn the scores into a reward that is harder to cheat.
 
     Watch what the unpenalised policy writes, decide what you would rather not see (one word forty times? three
     words and stop?), and make it cost. There is no one right answer. Three things are wrong for certain:

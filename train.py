@@ -64,9 +64,11 @@ class GRPOSettings(RunSettings):
     prompts_per_step: int = setting(8, "prompts in one gradient step")
     # Q13. With 2 generations, which values can an advantage have, whatever the rewards are?
     num_generations: int = setting(8, "completions of each prompt: the group")
-    beta: float = setting(0.0, "TRL's own KL(pi||pi_ref) term, in the loss; 0: none")
-    credit: Literal["completion", "token"] = setting("completion", "what an advantage is of: kit/credit.py")
-    credit_lambda: float = setting(0.9, "of --credit token: the share of what follows, block by block")
+    beta: float = setting(0.0, "KL(pi||pi_ref) in the loss, TRL's own term; 0: none")
+    credit: Literal["completion", "token"] = setting(
+        "completion", "what has an advantage of its own: kit/credit.py"
+    )
+    credit_lambda: float = setting(0.9, "of --credit token: 1 pays a token for all that follows, 0 for a few")
     # memory is that of one micro-batch; 16 is also faster than 64 on two CPU cores
     per_device_train_batch_size: int = setting(16, "completions in one backward pass")
 
@@ -218,9 +220,8 @@ def main() -> None:
         peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
         rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
     )
-    trainer.create_model_card = lambda *_, **__: (
-        None
-    )  # beside every checkpoint: "a fine-tuned version of None"
+    # It would write one beside every checkpoint: "a fine-tuned version of None"
+    trainer.create_model_card = lambda *_, **__: None
     # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
     whole = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:

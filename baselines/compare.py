@@ -8,7 +8,8 @@ It trains what is missing, measures every model with evaluate.py, and writes to 
 table.md and the figures. Stop it whenever you like: started again, it goes on where it was.
 
 Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over its rounds. All are
-scored by P(positive); PPO and GRPO subtract 0.1 KL(pi||pi_ref), each in its own way, and imitation knows no KL.
+scored by P(positive); PPO, GRPO and GRPO with token credit (`token`) subtract 0.1 KL(pi||pi_ref), each in its own way,
+and imitation, of the base once (`distil`) or in rounds (`sft`), knows no KL.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported

@@ -1,9 +1,10 @@
-"""Scored samples of the reference on the held-out prompts: what the best attainable J* is estimated from.
+"""Scored samples of the reference: what the best attainable J* is estimated from.
 
-    python -m kit.reference            draw those of the bundled pair again, into mini/reference_samples.json.gz
+    python -m kit.reference            draw those of the bundled pair again, into mini/reference_samples*.json.gz
 
-64 prompts x 64 samples are two minutes of two cores, and are the same for every run: those of the bundled
-pair come with it, and count as long as models, prompts and sampling are those they were drawn with.
+Two sets of 64 prompts, the held-out ones and those to choose settings on, x 64 samples: four minutes of two cores. They
+are the same for every run, so those of the bundled pair come with it, and count as long as models, prompts and sampling
+are those they were drawn with.
 """
 
 import argparse
@@ -15,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data import HELD_OUT_PROMPTS
+from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
 from kit.measuring import Bench
 from kit.models import MINI, ModelChoice, load_policy, resolve_models
 from kit.screen import Progress, quiet
 from sentiment import load_scorer
 
-FILE = MINI / "reference_samples.json.gz"
+HELD_OUT, TUNING = MINI / "reference_samples.json.gz", MINI / "reference_samples_tuning.json.gz"
 # The bias of J* falls as 1/N: on the bundled pair at beta 0.1 it is -0.012 with 16 samples a prompt, -0.003 with 64
 NUM_SAMPLES = 64
 SEED = 20_240_301  # neither training's nor validation's stream
@@ -29,7 +30,7 @@ SEED = 20_240_301  # neither training's nor validation's stream
 
 @dataclass(frozen=True)
 class ReferenceSamples:
-    """`texts` and their P(positive) `scores` (prompts, N), N completions of every held-out prompt by pi_ref."""
+    """`texts` and their P(positive) `scores` (prompts, N), N completions of every prompt by pi_ref."""
 
     texts: list[list[str]]
     scores: np.ndarray
@@ -47,15 +48,20 @@ def draw_samples(bench: Bench, num_samples: int) -> ReferenceSamples:
 
 def kept_samples(choice: ModelChoice, bench: Bench) -> ReferenceSamples | None:
     """The samples that come with the bundled pair, or None where anything is not as it was when they were drawn."""
-    if not choice.mini or not FILE.is_file():
+    if not choice.mini:
         return None
-    drawn_with, samples = read_kept()
-    return samples if drawn_with == fingerprint(choice, bench) else None
+    asked = fingerprint(choice, bench)
+    for file in (HELD_OUT, TUNING):
+        if file.is_file():
+            drawn_with, samples = read_kept(file)
+            if drawn_with == asked:
+                return samples
+    return None
 
 
-def read_kept() -> tuple[str, ReferenceSamples]:
+def read_kept(file: Path = HELD_OUT) -> tuple[str, ReferenceSamples]:
     """(the `fingerprint` they were drawn with, the samples of the bundled pair)."""
-    kept = json.loads(gzip.decompress(FILE.read_bytes()))
+    kept = json.loads(gzip.decompress(file.read_bytes()))
     return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
 
 
@@ -74,16 +80,18 @@ def main() -> None:
     quiet()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
-    bench = Bench(HELD_OUT_PROMPTS, load_scorer(choice.sentiment), reference.eval(), tokenizer, 40, 1.0, SEED)
-    bench.progress = Progress(len(HELD_OUT_PROMPTS) * NUM_SAMPLES, "sampling", "completions")
-    drawn = draw_samples(bench, NUM_SAMPLES)
-    record = {
-        "drawn_with": fingerprint(choice, bench),
-        "scores": [[round(float(s), 5) for s in row] for row in drawn.scores],
-        "texts": drawn.texts,
-    }
-    FILE.write_bytes(gzip.compress(json.dumps(record, ensure_ascii=False).encode(), 9, mtime=0))
-    print(f"{FILE.name}: {drawn.scores.size:,} completions, mean score {drawn.scores.mean():.3f}")
+    scorer = load_scorer(choice.sentiment)
+    for file, prompts in ((HELD_OUT, HELD_OUT_PROMPTS), (TUNING, TUNING_PROMPTS)):
+        bench = Bench(prompts, scorer, reference.eval(), tokenizer, 40, 1.0, SEED)
+        bench.progress = Progress(len(prompts) * NUM_SAMPLES, "sampling", "completions")
+        drawn = draw_samples(bench, NUM_SAMPLES)
+        record = {
+            "drawn_with": fingerprint(choice, bench),
+            "scores": [[round(float(s), 5) for s in row] for row in drawn.scores],
+            "texts": drawn.texts,
+        }
+        file.write_bytes(gzip.compress(json.dumps(record, ensure_ascii=False).encode(), 9, mtime=0))
+        print(f"{file.name}: {drawn.scores.size:,} completions, mean score {drawn.scores.mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from accelerate.utils import broadcast_object_list, reduce
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from data import HELD_OUT_PROMPTS, check_prompts, load_prompts
+from data import check_prompts, load_prompts, validation_prompts
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
@@ -96,6 +96,7 @@ class Session:
 
     run: Run
     lock: AbstractContextManager[Any]
+    held_out: tuple[str, ...]
     validation: Validation
 
     def __init__(self, method: str, ours: TaskArguments, settings: RunSettings, argv: list[str]) -> None:
@@ -178,9 +179,10 @@ class Session:
         return policy, tokenizer, reference
 
     def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The training prompts; they and the held-out ones must leave room for a completion (`UserError`)."""
+        """The training prompts; they and those of validation must leave room for a completion (`UserError`)."""
         room = policy.config.max_position_embeddings - self.settings.max_completion_length
-        check_prompts(HELD_OUT_PROMPTS, "held-out prompts", tokenizer, room)
+        self.held_out = validation_prompts(self.ours.prompts)
+        check_prompts(self.held_out, "held-out prompts", tokenizer, room)
         prompts = load_prompts(self.ours.prompts, tokenizer, room)
         self.num_prompts = len(prompts)
         return prompts
@@ -226,7 +228,7 @@ class Session:
             self.report_to, self.ours.wandb_project, self.run.path, self.config, tags, self.first_step
         )
         bench = Bench(
-            prompts=HELD_OUT_PROMPTS,
+            prompts=self.held_out,
             scorer=self.scorer,
             reference=reference,
             tokenizer=tokenizer,
@@ -236,10 +238,11 @@ class Session:
         )
         counted = self.score if self.ours.hackable_reward else None
         samples = kept_samples(self.choice, bench)
-        limit = Limit.of(reward, samples, HELD_OUT_PROMPTS, beta or 0.1) if samples else None
+        limit = Limit.of(reward, samples, self.held_out, beta or 0.1) if samples else None
         self.validation = Validation(bench, self.run, self.tracker, counted, limit)
         print(self.choice.introduction(policy, self.device))
-        print(f"run {self.run.path}, {plan}\n", flush=True)
+        where = ", validated on the tuning prompts" if self.ours.prompts == "fit" else ""
+        print(f"run {self.run.path}, {plan}{where}\n", flush=True)
 
     def start(self, policy: PreTrainedModel | PeftModel) -> None:
         """Validation of step 0. Of a resumed run, once its checkpoint has loaded: forget what came after that."""

@@ -33,6 +33,7 @@ import torch
 import kit.session
 import train
 from baselines import ppo, sft
+from data import validation_prompts
 from kit.errors import told_in_one_line
 from kit.runs import MANIFEST, Run, read_metrics, read_samples
 from kit.sweep import write_between
@@ -255,7 +256,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
     args = parser.parse_args()
     torch.set_num_threads(1)  # more would be threads that a fork does not have
-    kit.session.HELD_OUT_PROMPTS = kit.session.HELD_OUT_PROMPTS[:HELD_OUT]
+    kit.session.validation_prompts = lambda source: validation_prompts(source)[:HELD_OUT]
     began, wrong = time.monotonic(), []
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     table = [

@@ -11,6 +11,7 @@ import json
 import math
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,10 @@ from transformers import (
     ElectraConfig,
     ElectraForSequenceClassification,
 )
+
+from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
+from kit.models import resolve_models
+from kit.reference import HELD_OUT, TUNING, kept_samples, read_kept
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
 sys.path.insert(0, str(MINI))
@@ -455,3 +460,16 @@ def test_a_run_without_a_length_is_refused(script, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         script.main()
     assert "--minutes or --steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file, prompts", [(HELD_OUT, HELD_OUT_PROMPTS), (TUNING, TUNING_PROMPTS)])
+def test_the_kept_samples_count_for_the_bundled_pair_and_how_they_were_drawn_only(file, prompts):
+    """A model, a prompt or a setting that has changed since would make J* that of something else."""
+    choice = resolve_models("mini", "mini")
+    bench = SimpleNamespace(prompts=prompts, max_new_tokens=40, temperature=1.0)
+    kept = kept_samples(choice, bench)
+    assert kept is not None and kept.scores.shape == (64, 64) and {len(t) for t in kept.texts} == {64}
+    assert kept.scores.tolist() == read_kept(file)[1].scores.tolist()
+    for other in ({"prompts": prompts[:63]}, {"max_new_tokens": 39}, {"temperature": 0.9}):
+        assert kept_samples(choice, SimpleNamespace(**vars(bench) | other)) is None
+    assert kept_samples(replace(choice, policy=choice.sentiment), bench) is None

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data import TUNING_PROMPTS
 from kit.closing import what_next
 from kit.errors import UserError
 from kit.models import MINI
@@ -189,8 +190,10 @@ def test_backward_shaped_negated_and_sparse(train):
     # R of a text of fewer than 20 words (8 tokens): (1 - s) - repetition - 0.1 <= 1 - s
     assert all(row["train/shaped"] < 1 - row["train/score"] for row in rows)
 
-    done, folder = train("--reward_shaping", "sparse", name="sparse")
+    done, folder = train("--reward_shaping", "sparse", "--prompts", "fit", name="sparse")
     assert done.returncode == 0, done.stderr
+    # settings are being chosen: no held-out prompt is shown
+    assert {row["prompt"] for row in read_samples(folder)} == set(TUNING_PROMPTS)
     shaped = series(folder, "train/shaped").values()
     assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
 
