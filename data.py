@@ -77,8 +77,8 @@ def load_prompts(
                 f"--prompts {source}: cannot read it as UTF-8 text ({error}); give builtin, imdb, or a file "
                 "with one prompt a line"
             ) from None
-        if not prompts:
-            raise UserError(f"--prompts {source}: the file is empty; write one prompt a line")
+    if not prompts:
+        raise UserError(f"--prompts {source}: there is no prompt in it; write one prompt a line")
     check_prompts(prompts, source, tokenizer, max_prompt_tokens)
     return prompts[:limit]
 
@@ -115,7 +115,7 @@ def load_imdb(source: str | None = None, split: str = "train") -> tuple[list[str
     text, label and (optionally) split; `None` means `stanfordnlp/imdb` on the Hub.
 
     Raises:
-        UserError: the file or the Hub cannot be read.
+        UserError: the file or the Hub cannot be read, or one of the two classes is not in it.
     """
     from datasets import load_dataset
 
@@ -142,7 +142,12 @@ def load_imdb(source: str | None = None, split: str = "train") -> tuple[list[str
     for text, label in zip(texts, labels, strict=True):
         if label in by_label:  # -1: the unsupervised reviews
             by_label[label].append(" ".join(text.replace("<br />", " ").split()))
-    for group in by_label.values():
+    for label, group in by_label.items():
+        if not group:
+            raise UserError(
+                f"{source or 'stanfordnlp/imdb'} has no review of label {label}; both 1 (positive) and 0 (negative) "
+                "are needed, as numbers"
+            )
         rng.shuffle(group)
     pairs = zip(by_label[1], by_label[0], strict=False)  # equal numbers of both
     shuffled = [(text, label) for good, bad in pairs for text, label in ((good, 1), (bad, 0))]

@@ -36,31 +36,31 @@ import datetime
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from kit import plots, report
 from kit.cli import BASE, Parser, named_paths
 from kit.comparison import (
+    UNWRITTEN,
     Model,
-    captured_by,
+    base_slope,
+    chosen_judge,
+    chosen_pair,
+    fill_in,
     find_frontier,
     load_bench,
-    load_measured,
-    one_sentence,
-    trained_with,
-    zero_std_groups,
+    model_record,
+    refuse_unwritable,
 )
 from kit.errors import UserError, run_main
-from kit.measuring import METRICS, Bench, estimates, spread
-from kit.models import MINI, display_name, find_model, resolve_models
-from kit.reference import ReferenceSamples, draw_samples, kept_samples
+from kit.measuring import METRICS
+from kit.models import display_name, find_model
+from kit.reference import draw_samples, kept_samples
 from kit.runs import provenance, to_json
-from kit.verdict import LEVELS, MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
+from kit.verdict import LEVELS, Signal
 
 SCHEMA = 1
-UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 BARS = (
     "reward",
     "sentiment",
@@ -71,71 +71,6 @@ BARS = (
     "compression_ratio",
     "length",
 )
-
-
-def fill_in(
-    model: Model,
-    bench: Bench,
-    num_samples: int,
-    base: Model | None = None,
-    slope: float = 0.0,
-    samples: ReferenceSamples | None = None,
-) -> None:
-    """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
-
-    Whatever goes wrong is written into the model's row, and the other models go on.
-    """
-    try:
-        pair = load_measured(bench, model.path) if base else (bench.reference, bench.tokenizer)
-        model.rows = bench.rows(*pair, num_samples)
-        with bench.phase("statistics"):
-            model.estimates = estimates(model.rows, num_samples)
-        if base:
-            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model), slope)
-            model.verdict = verdict(model.signals)
-        if base and samples and "kl_policy_ref" in model.estimates:
-            model.estimates["captured"] = captured_by(model, samples, num_samples)
-        if "kl_policy_ref" not in model.estimates:
-            model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
-    except Exception as error:
-        # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
-        model.rows, model.error = [], one_sentence(error)
-
-
-def base_slope(base: Model) -> float:
-    """How well the judge follows the reward model on the base's texts; 0.0 without a judge."""
-    if "judge" not in base.estimates:
-        return 0.0
-    slope = judge_slope([r["sentiment"] for r in base.rows], [r["judge"] for r in base.rows])
-    if slope < MIN_JUDGE_SLOPE:
-        base.notes.append(
-            f"the judge hardly tells the base model's texts apart (it moves by {slope:.2f} where the reward model's "
-            "score moves by 1), so there is no judge gap: give a better one with --judge"
-        )
-    return slope
-
-
-def model_record(model: Model, base: Model) -> dict[str, Any]:
-    """One entry of comparison.json's `models`."""
-    numbers: dict[str, dict[str, Any]] = {}
-    for key, estimate in model.estimates.items():
-        low, high = estimate.interval()
-        entry: dict[str, Any] = {"value": estimate.value, "low": low, "high": high}
-        delta = estimate - base.estimates[key] if key in base.estimates and model is not base else None
-        delta_low, delta_high = delta.interval() if delta else (None, None)
-        entry |= {"delta": delta.value if delta else None, "delta_low": delta_low, "delta_high": delta_high}
-        numbers[key] = entry | {"interval": estimate.kind}
-    return {
-        "name": model.name,
-        "path": display_name(model.path),
-        "verdict": model.verdict,
-        "error": model.error,
-        "notes": model.notes,
-        "metrics": numbers,
-        "spread": spread(model.rows),
-        "signals": [asdict(s) for s in model.signals],
-        "config": model.config,
-    }
 
 
 def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:
@@ -226,28 +161,16 @@ def named_models(args: argparse.Namespace) -> list[Model]:
     return [Model(name, path) for name, path in named_paths([*args.models, *short]).items()]
 
 
-def open_samples(folder: str) -> TextIO:
-    """`folder`/samples.jsonl, for writing: now, not after minutes of sampling. Raises `UserError`."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        return (Path(folder) / "samples.jsonl").open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from None
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     models = named_models(args)
 
     # Load
-    judge = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
-    choice = resolve_models(
-        trained_with(args.model, "model", models),
-        trained_with(args.sentiment_model, "sentiment_model", models),
-    )
+    judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
     for model in models:
         find_model(model.path)  # now, not after minutes of sampling
-    out, samples_file = Path(args.out), open_samples(args.out)
+    out = Path(args.out)
+    refuse_unwritable(args.out)
     bench = load_bench(args, choice, judge, args.fluency)
     base = Model(BASE, choice.policy)
     models = [base, *models]
@@ -277,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         frontier = find_frontier(bench, models, checkpoints, samples)
 
     # Write, draw, render
-    with samples_file:
+    with (out / "samples.jsonl").open("w", encoding="utf-8") as samples_file:
         for model in models:
             samples_file.writelines(
                 to_json({"model": model.name, **{key: row[key] for key in row if key not in UNWRITTEN}})

@@ -54,10 +54,10 @@ import gradio as gr
 from markupsafe import Markup
 
 from data import check_prompts
-from kit.comparison import Model, load_bench, load_measured, one_sentence, trained_with
+from kit.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
 from kit.frontier import best_of_n
 from kit.measuring import POSITIVE, Bench, Row, column_of
-from kit.models import MINI, display_name, resolve_models
+from kit.models import context, display_name
 from kit.report import articles, asset, number, visible
 from kit.runs import read_samples
 from sentiment import word_count_score
@@ -106,8 +106,7 @@ class Play:
 
     def __init__(self, bench: Bench, policies: dict[str, Policy], models: Sequence[Model]) -> None:
         self.bench, self.policies = bench, policies
-        config = policies[BASE][0].config
-        self.context = getattr(config, "max_position_embeddings", 1024)  # tokens
+        self.context = context(policies[BASE][0])
         self.runs = {m.name: m.run for m in models if m.run}
 
     def asked(self, prompt: str, temperature: float, length: int, seed: int) -> Bench:
@@ -257,11 +256,7 @@ def start(argv: Sequence[str]) -> gr.Blocks:
     """Load the models, and serve the page in a thread. Raises `UserError` for whatever cannot be had."""
     args, paths = parse(argv)
     models = [Model(name, path) for name, path in paths.items()]
-    judge = {"auto": str(MINI / "judge"), "none": None}.get(args.judge, args.judge)
-    choice = resolve_models(
-        trained_with(args.model, "model", models),
-        trained_with(args.sentiment_model, "sentiment_model", models),
-    )
+    judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
     bench = load_bench(args, choice, judge)
     policies: dict[str, Policy] = {BASE: (bench.reference, bench.tokenizer)}
     for model in models:

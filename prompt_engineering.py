@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from kit.cli import Parser
-from kit.comparison import Model, load_bench, load_measured, trained_with
+from kit.comparison import Model, chosen_pair, load_bench, load_measured, refuse_unwritable
 from kit.errors import UserError, run_main
 from kit.measuring import Bench
 from kit.metrics import Estimate, mean_estimate
-from kit.models import display_name, find_model, resolve_models
+from kit.models import context, display_name, find_model
 from kit.runs import to_json
 from reward_utils import checked, load_student
 
@@ -62,14 +62,13 @@ def prefix_scores(
     """prefix -> scores (num_prompts, num) of one model; `path` None is the reference."""
     model: Any
     model, tokenizer = (bench.reference, bench.tokenizer) if path is None else load_measured(bench, path)
-    context = getattr(model.config, "max_position_embeddings", 1024)
     scores = {}
     for prefix in prefixes:
         prompts = [prefix + prompt for prompt in bench.prompts]
         longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
-        if longest + bench.max_new_tokens > context:
+        if longest + bench.max_new_tokens > context(model):
             raise UserError(
-                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context}"
+                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context(model)}"
             )
         texts = [c.text for c in bench.sample(model, tokenizer, num, prompts)]
         with bench.phase("scoring"):
@@ -160,17 +159,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     find_model(args.trained)
     out = Path(args.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / "prompt_engineering.json").open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {args.out}: cannot write there ({error.strerror})") from None
+    refuse_unwritable(args.out)
 
-    trained_model = Model("trained", args.trained)
-    choice = resolve_models(
-        trained_with(args.model, "model", [trained_model]),
-        trained_with(args.sentiment_model, "sentiment_model", [trained_model]),
-    )
+    choice = chosen_pair(args, [Model("trained", args.trained)])
     bench = load_bench(args, choice)
     if len(bench.prompts) < 4:
         raise UserError(
@@ -205,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  {gain[name].value:+.3f} [{low:+.3f}, {high:+.3f}]  {text}")
     verdict = conclusion(gain)
     print(verdict)
-    with file:
+    with (out / "prompt_engineering.json").open("w", encoding="utf-8") as file:
         record = {
             "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
             "table": [

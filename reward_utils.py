@@ -276,9 +276,10 @@ def load_student(use_solution: bool = False, kl_type: str = "none", reward_shapi
     name = "rewards_solution" if use_solution else "rewards"
     try:
         module = importlib.import_module(name)
-    except SyntaxError as error:
-        raise UserError(f"{name}.py, line {error.lineno}: {error.msg}") from None
-    except Exception as error:
+    except SyntaxError as error:  # in it, or in what it imports
+        file = Path(error.filename or f"{name}.py").name
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:
         if use_solution and isinstance(error, ModuleNotFoundError) and error.name == name:
             raise UserError(
                 f"{name}.py is not part of the hand-out: leave out --use_solution, and your rewards.py is used"
@@ -316,7 +317,7 @@ def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> 
         raise UserError(
             f"{name} ({where}) is not written yet: fill the stub, then check it with python rewards.py"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == code.co_filename]
         line = f"{Path(code.co_filename).name}, line {frames[-1].lineno}" if frames else where
         raise UserError(f"{name} ({line}) raised {type(error).__name__}: {error}") from None

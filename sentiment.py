@@ -76,7 +76,7 @@ class SentimentScorer:
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """N texts -> N floats in [0, 1]."""
         scores = [NEUTRAL] * len(texts)
-        meant = [i for i, text in enumerate(texts) if re.search(r"\w", text)]
+        meant = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
         meant.sort(key=lambda i: len(texts[i]))  # neighbours of one length: little padding
         for start in range(0, len(meant), self.batch_size):
             rows = meant[start : start + self.batch_size]

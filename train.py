@@ -185,7 +185,7 @@ def main() -> None:
     prompts = session.load_prompts(policy, tokenizer)
     rng = random.Random(settings.seed)
     order: list[str] = []
-    while len(order) < (settings.max_steps + 1) * settings.generation_batch_size:
+    while len(order) < (settings.max_steps + 1) * settings.generation_batch_size // settings.num_generations:
         order += rng.sample(prompts, len(prompts))
 
     # The reward; without a reference model of its own, pi_ref is the LoRA policy less its adapter
@@ -259,7 +259,7 @@ def main() -> None:
             session.start(policy)
     if session.is_main:
         validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
-        print(f"  {what_next(ours, ours.kl_type, ours.kl_coef, validated[0], validated[-1])}")
+        print(f"  {what_next(ours, penalty_flags(ours, settings), validated[0], validated[-1])}")
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------
@@ -320,6 +320,17 @@ METRIC_NAMES = {
 }
 
 
+SHOWN = {  # in the step's line on screen
+    "reward": "reward {:.3f}",
+    "score": "score {:.3f}",
+    "kl_penalty": "penalty {:.2f}",
+    "kl_policy_ref": "KL {:.1f}",
+    "zero_std_groups": "flat groups {:.0%}",
+    "length_mean": "length {:.0f}",
+    "step_time": "{:.1f} s",
+}
+
+
 class StepCallback(TrainerCallback):
     """Every logged step: one line of metrics.jsonl and one on screen. Validates before the first step, every
     `--eval_every` steps and at the end; after the step's own line, and before its checkpoint is saved."""
@@ -348,17 +359,12 @@ class StepCallback(TrainerCallback):
         m = {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
         self.session.check(state.global_step, **m)
         self.session.log(state.global_step, m)
-        penalty = [f"penalty {m['kl_penalty']:.2f}"] if m.get("kl_penalty") else []
+        # A step on a batch that was used before (--num_iterations) has no rewards of its own, most runs no penalty
+        shown = {
+            name: text for name, text in SHOWN.items() if name in m and (m[name] or name != "kl_penalty")
+        }
         self.session.show(
-            state.global_step,
-            state.max_steps,
-            f"reward {m['reward']:.3f}",
-            f"score {m['score']:.3f}",
-            *penalty,
-            f"KL {m['kl_policy_ref']:.1f}",
-            f"flat groups {m['zero_std_groups']:.0%}",
-            f"length {m['length_mean']:.0f}",
-            f"{m['step_time']:.1f} s",
+            state.global_step, state.max_steps, *(shown[name].format(m[name]) for name in shown)
         )
         self._validate_if_due(state)
 
@@ -430,6 +436,13 @@ def refuse_what_is_wrong(student: ModuleType, ours: ExerciseArguments) -> None:
         raise UserError(
             f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same, which is worth seeing once)"
         )
+
+
+def penalty_flags(ours: ExerciseArguments, settings: GRPOSettings) -> str:
+    """The flags of the run's KL term, its strength last; empty for none."""
+    if ours.kl_type != "none":
+        return f"--kl_type {ours.kl_type} --kl_coef {ours.kl_coef:g}"
+    return f"--beta {settings.beta:g}" if settings.beta else ""
 
 
 def run_name(ours: ExerciseArguments, settings: GRPOSettings) -> str:

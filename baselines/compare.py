@@ -29,7 +29,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kit import plots
-from kit.cli import Parser, above_0, at_least_1
+from kit.cli import Parser, at_least_1, positive
 from kit.errors import UserError, run_main
 from kit.measuring import METRICS
 from kit.models import ROOT, resolve_models
@@ -141,7 +141,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
     parser.add_argument("--steps", default=50, help="64 completions each (default: 50)", **n)
     parser.add_argument(
-        "--minutes", type=above_0, metavar="M", help="as many steps of each as M minutes of one thread hold"
+        "--minutes", type=positive, metavar="M", help="as many steps of each as M minutes of one thread hold"
     )
     parser.add_argument("--methods", default=",".join(METHODS), help="which, separated by commas")
     parser.add_argument("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)

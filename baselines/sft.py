@@ -25,6 +25,7 @@ from kit.screen import Progress, quiet
 quiet(__name__)
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
+from kit.models import context
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
+from reward_utils import RewardFunction
 
 IGNORED = -100  # a label that has no loss
 Example = dict[str, list[int]]  # input_ids and labels, of equal length
@@ -113,6 +116,55 @@ def review_examples(
         if len(ids) > 1:  # one token alone has nothing to predict
             examples.append({"input_ids": ids, "labels": list(ids)})
     return examples
+
+
+def labelled_reviews(
+    settings: SFTSettings, wanted: int, tokenizer: PreTrainedTokenizerBase, room: int
+) -> list[Example]:
+    """What `--data imdb` or a file gives: reviews with label `wanted`, cut to `room` tokens or `--max_length`.
+
+    Raises:
+        UserError: there is none.
+    """
+    texts, labels = load_imdb(None if settings.data == "imdb" else settings.data)
+    length = min(settings.max_length or room, room)
+    examples = review_examples(texts, labels, wanted, tokenizer, length, settings.num_reviews)
+    if not examples:
+        raise UserError(f"--data {settings.data}: no review with label {wanted} in it")
+    return examples
+
+
+def best_of_round(
+    lm: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    reward: RewardFunction,
+    ours: BaselineArguments,
+    settings: SFTSettings,
+    rng: np.random.Generator,
+) -> tuple[list[Example], dict[str, float]]:
+    """Sample n completions of some prompts from `lm`, and keep the best of each n: (those, what there is to log)."""
+    kept = settings.prompts_per_round
+    chosen = rng.choice(len(prompts), kept, replace=kept > len(prompts))
+    completions = sample(
+        lm,
+        tokenizer,
+        [prompts[i] for i in chosen],
+        settings.num_generations,
+        max_new_tokens=ours.max_completion_length,
+        temperature=ours.temperature,
+        seed=int(rng.integers(2**31)),
+        on_batch=Progress(kept * settings.num_generations, "sampling", "completions").advance,
+    )
+    scores, shaped = reward.base_reward([c.text for c in completions], [c.prompt for c in completions])
+    best = best_of_n(completions, shaped, settings.num_generations)
+    return [completion_example(completions[i]) for i in best], {
+        "score": float(np.mean(scores)),
+        "shaped": float(np.mean(shaped)),
+        "kept_score": float(np.mean([scores[i] for i in best])),
+        "kept_shaped": float(np.mean([shaped[i] for i in best])),
+        "generated_tokens": sum(len(c.completion_ids) for c in completions),
+    }
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -187,7 +239,8 @@ def fine_tune(
 def main() -> None:
     ours, settings = PARSER.parse()
     session = Session("sft", ours, ours, PARSER.argv)
-    parts = ["sft", Path(settings.data).stem, *ours.name_parts(ours.seed, settings.learning_rate)]
+    data = re.sub(r"[^\w.+=-]+", "-", Path(settings.data).stem)
+    parts = ["sft", data, *ours.name_parts(ours.seed, settings.learning_rate)]
     session.refuse_finished(session.state.get("rounds", 0), settings.rounds, "rounds")
     settings.learning_rate = session.rate(settings.learning_rate, mini=7e-5, full=1e-5)
     lm, tokenizer, reference = session.load_models()
@@ -196,18 +249,13 @@ def main() -> None:
 
     # What there is to learn from, and how many steps it makes
     sampled_data = settings.data == "best_of_n"
-    reviews: list[Example] = []
+    examples: list[Example] = []
     if sampled_data:
         kept, epochs = settings.prompts_per_round, settings.epochs
         source = f"best of {settings.num_generations} for each of {kept} prompts"
     else:
-        texts, labels = load_imdb(None if settings.data == "imdb" else settings.data)
-        wanted, context = 0 if ours.negate_reward else 1, lm.config.max_position_embeddings
-        length = min(settings.max_length or context, context)
-        reviews = review_examples(texts, labels, wanted, tokenizer, length, settings.num_reviews)
-        if not reviews:
-            raise UserError(f"--data {settings.data}: no review with label {wanted} in it")
-        kept, epochs = len(reviews), 1
+        examples = labelled_reviews(settings, 0 if ours.negate_reward else 1, tokenizer, context(lm))
+        kept, epochs = len(examples), 1
         source = f"{kept} reviews"
     steps_per_round = math.ceil(kept / settings.batch_size) * epochs
     total = settings.rounds * steps_per_round
@@ -240,34 +288,11 @@ def main() -> None:
         session.start(lm)
         for number in range(session.state.get("rounds", 0), settings.rounds):
             rng = np.random.default_rng([ours.seed, number])
-            examples = reviews
             if sampled_data:
-                chosen = rng.choice(len(prompts), kept, replace=kept > len(prompts))
-                progress = Progress(kept * settings.num_generations, "sampling", "completions")
-                completions = sample(
-                    lm,
-                    tokenizer,
-                    [prompts[i] for i in chosen],
-                    settings.num_generations,
-                    max_new_tokens=ours.max_completion_length,
-                    temperature=ours.temperature,
-                    seed=int(rng.integers(2**31)),
-                    on_batch=progress.advance,
-                )
-                generated_tokens += sum(len(c.completion_ids) for c in completions)
-                scores, shaped = reward.base_reward(
-                    [c.text for c in completions], [c.prompt for c in completions]
-                )
-                best = best_of_n(completions, shaped, settings.num_generations)
-                examples = [completion_example(completions[i]) for i in best]
-                sampled = {
-                    "score": float(np.mean(scores)),
-                    "shaped": float(np.mean(shaped)),
-                    "kept_score": float(np.mean([scores[i] for i in best])),
-                    "kept_shaped": float(np.mean([shaped[i] for i in best])),
-                    "generated_tokens": generated_tokens,
-                }
-                session.log(step + 1, sampled)  # of the step it is for, as in train.py
+                examples, sampled = best_of_round(lm, tokenizer, prompts, reward, ours, settings, rng)
+                generated_tokens += sampled["generated_tokens"]
+                # of the step it is for, as in train.py
+                session.log(step + 1, sampled | {"generated_tokens": generated_tokens})
                 print(
                     f"round {number + 1}/{settings.rounds} | R {sampled['shaped']:.3f}, of those kept "
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluate import UNWRITTEN, base_slope, fill_in, model_record
 from kit.cli import BASE, Parser
-from kit.comparison import Model, load_bench
+from kit.comparison import UNWRITTEN, Model, base_slope, chosen_judge, fill_in, load_bench, model_record
 from kit.errors import UserError
-from kit.models import MINI, resolve_models
+from kit.models import resolve_models
 from kit.reference import kept_samples
 from kit.runs import to_json
 from kit.screen import Progress
@@ -31,11 +30,13 @@ def measure(folders: Sequence[Path]) -> None:
     parser.add_sampling_flags()
     args: argparse.Namespace = parser.parse_args([])
     choice = resolve_models("mini", "mini")
-    bench = load_bench(args, choice, judge=str(MINI / "judge"))
+    bench = load_bench(args, choice, judge=chosen_judge("auto"))
     total = (1 + len(todo)) * args.num_samples * len(bench.prompts)
     bench.progress = Progress(total, "measuring", "completions")
     base = Model(BASE, choice.policy)
     fill_in(base, bench, args.num_samples)
+    if base.error:
+        raise UserError(f"the reference model cannot be measured: {base.error}")
     _keep(base, base, folders[0].parent / BASE)
     slope, samples = base_slope(base), kept_samples(choice, bench)
     for folder in todo:

@@ -40,7 +40,7 @@ from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.models import ROOT, load_policy, load_reference, resolve_models
 from kit.sampling import end_tokens, rollout, sample
-from kit.sweep import markdown, spread, write_between
+from kit.sweep import markdown, mean_and_range, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
 from sentiment import load_scorer
 
@@ -133,7 +133,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if not mine:
             continue
         name, _, place = where.rpartition(" ") if where != "none" else ("(no term)", "", "")
-        cells = [spread([row[key] for row in mine], digits) for key, digits in columns.items()]
+        cells = [mean_and_range([row[key] for row in mine], digits) for key, digits in columns.items()]
         lines.append([name, place, str(len(mine)), *cells])
     return markdown(header, lines)
 

@@ -32,7 +32,7 @@ from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics, read_samples
-from kit.sweep import Training, finish_runs, markdown, mean_history, spread, write_between
+from kit.sweep import Training, finish_runs, markdown, mean_and_range, mean_history, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def _cells(records: Sequence[dict[str, Any]]) -> list[str]:
     cells = []
     for key, (_, digits) in COLUMNS.items():
         values = [found["metrics"][key]["value"] for found in records if key in found["metrics"]]
-        cells.append(spread(values, digits) if values else "")
+        cells.append(mean_and_range(values, digits) if values else "")
     return cells
 
 
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments of benchmarks/results.yaml")
-    parser.add_argument("--steps", type=at_least_1, metavar="N", help="shorter runs, for a try")
+    parser.add_argument("--steps", type=at_least_1, metavar="N", help="shorter runs, for a try, and no pages")
     parser.add_argument(
         "--jobs", type=at_least_1, default=2, metavar="N", help="trainings at a time (default: 2)"
     )
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in args.only or EXPERIMENTS
     ]
     finish_runs(wanted, args.jobs, RUNS / "log.txt", last_line)
-    if args.no_pages:
+    if args.no_pages or args.steps:  # no page speaks of shorter runs
         return
 
     every = [folder for name in EXPERIMENTS for folder in finished(name, args.seeds)]

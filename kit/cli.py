@@ -76,8 +76,7 @@ class KitParser(HfArgumentParser):
         """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
         args = [part for arg in (sys.argv[1:] if args is None else args) for part in _split(arg)]
         config, args = _take(args, "--config")
-        resume, args = _take(args, "--resume")
-        given = [*(self._flags_of(config) if config else []), *args]
+        resume, given = _take([*(self._flags_of(config) if config else []), *args], "--resume")
         remembered = _remembered(resume) if resume else []
         self.argv = [*remembered, *given]
         self._refuse_unknown(self.argv)
@@ -255,7 +254,7 @@ class Parser(argparse.ArgumentParser):
             help="held_out (default), builtin (training's; fit, tuning: its parts), imdb, a file")  # fmt: skip
         add("--num_prompts", help="only the first N prompts", **n)
         add("--max_new_tokens", default=40, help="longest completion (default: 40)", **n)
-        add("--temperature", type=above_0, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
+        add("--temperature", type=positive, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
         add(
             "--seed", type=at_least_0, default=0, help="of the sampler, the same for every model (default: 0)"
         )
@@ -311,7 +310,7 @@ def at_least_0(text: str) -> int:
     return int(text)
 
 
-def above_0(text: str) -> float:
+def positive(text: str) -> float:
     """An argparse type: a number above 0."""
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")

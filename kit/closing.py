@@ -11,10 +11,11 @@ SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
 FAR = 1.0  # nats from the base that a score should have been bought with
 
 
-def what_next(
-    ours: TaskArguments, kl_type: str, kl_coef: float, first: dict[str, float], last: dict[str, float]
-) -> str:
-    """The last words on screen: at most three lines on what the run's first and last validation say together."""
+def what_next(ours: TaskArguments, penalty: str, first: dict[str, float], last: dict[str, float]) -> str:
+    """The last words on screen: at most three lines on what the run's first and last validation say together.
+
+    `penalty`: the flags of the run's KL term, its strength last (`--kl_type forward --kl_coef 0.05`); empty for none.
+    """
     model, base = (
         {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
     )
@@ -31,16 +32,16 @@ def what_next(
             f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): something drives the wrong way.\n"
             "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
         )
-    if verdict(found) == HACKED and kl_type == "none":
+    if verdict(found) == HACKED and not penalty:
         return (
             f"Hacked, {kl:.0f} nats away ({odd}): is that what you meant by positive?\n"
             "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
             "  then train with             python train.py --kl_type forward"
         )
     if verdict(found) == HACKED:
-        return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger --kl_coef."
+        return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger {penalty.split()[-2]}."
     if length < SHORT:
-        flags = f" --kl_type {kl_type} --kl_coef {kl_coef:g}" if kl_type != "none" else ""
+        flags = f" {penalty}" if penalty else ""
         return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
             "Your shaped reward still pays for it:  python rewards.py shaped_reward"
             if ours.reward_shaping == "shaped"

@@ -1,29 +1,41 @@
 """What `evaluate.py` compares: models on one bench, their runs, and the frontier of KL against score."""
 
 import argparse
+import math
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data import HELD_OUT_PROMPTS, load_prompts
+from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
 from kit.cli import refuse_missing
 from kit.errors import UserError
 from kit.fluency import load_fluency
 from kit.frontier import CurvePoint, captured, curves
-from kit.measuring import Bench, Row, column_of
+from kit.measuring import Bench, Row, column_of, estimates, spreads
 from kit.metrics import Estimate
-from kit.models import ROOT, ModelChoice, default_device, load_policy
+from kit.models import (
+    MINI,
+    ROOT,
+    ModelChoice,
+    context,
+    default_device,
+    display_name,
+    load_policy,
+    resolve_models,
+)
 from kit.reference import ReferenceSamples
 from kit.runs import Run, read_config, read_metrics
-from kit.verdict import Signal
+from kit.verdict import MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
 from sentiment import load_scorer
 
 DEFAULT_BETA = 0.1  # of a run without a KL term
+UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
 
 
@@ -60,6 +72,12 @@ class Model:
             return
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All flags of its run, the method's own too; {} without a run."""
+        config = self.config or {}
+        return {**config, **(config.get("training") or {})}
+
+    @property
     def last_step(self) -> int | None:
         """The last step its run has logged."""
         return max((r["step"] for r in self.history), default=None)
@@ -91,6 +109,28 @@ def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
     return str(ROOT / spec) if (ROOT / spec).is_dir() else spec
 
 
+def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoice:
+    """Reference and reward model: what the flags say, or what the models' runs had. Raises `UserError`."""
+    return resolve_models(
+        trained_with(args.model, "model", models),
+        trained_with(args.sentiment_model, "sentiment_model", models),
+    )
+
+
+def chosen_judge(asked: str) -> str | None:
+    """What `--judge` asks for, to be loaded; None for none."""
+    return {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
+
+
+def refuse_unwritable(folder: str) -> None:
+    """`--out`: now, not after minutes of sampling; what stands there already stays until then. Raises `UserError`."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from None
+
+
 # ---- measuring models --------------------------------------------------------------------------------------
 
 
@@ -100,10 +140,11 @@ def load_bench(
     """What the flags of `kit.cli.Parser` ask for. Raises `UserError` for whatever cannot be had."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
+    room = context(reference) - args.max_new_tokens
     if args.prompts == "held_out":
         prompts = list(HELD_OUT_PROMPTS)[: args.num_prompts]
+        check_prompts(prompts, args.prompts, tokenizer, room)
     else:
-        room = getattr(reference.config, "max_position_embeddings", 1024) - args.max_new_tokens
         prompts = load_prompts(args.prompts, tokenizer, room, args.num_prompts)
     bench = Bench(
         prompts=prompts,
@@ -135,11 +176,89 @@ def zero_std_groups(model: Model) -> float | None:
     return float(np.mean(logged[-LAST_STEPS:])) if logged else None
 
 
+def fill_in(
+    model: Model,
+    bench: Bench,
+    num_samples: int,
+    base: Model | None = None,
+    slope: float = 0.0,
+    samples: ReferenceSamples | None = None,
+) -> None:
+    """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
+
+    Whatever goes wrong is written into the model's row, and the other models go on.
+    """
+    try:
+        pair = load_measured(bench, model.path) if base else (bench.reference, bench.tokenizer)
+        model.rows = bench.rows(*pair, num_samples)
+        with bench.phase("statistics"):
+            model.estimates = estimates(model.rows, num_samples)
+        if base:
+            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model), slope)
+            model.verdict = verdict(model.signals)
+        if base and samples and "kl_policy_ref" in model.estimates:
+            share = captured_by(model, samples, num_samples)
+            model.estimates |= {} if math.isnan(share.value) else {"captured": share}
+        trained_at = (model.settings or {}).get("temperature", bench.temperature)
+        if trained_at != bench.temperature:
+            model.notes.append(
+                f"trained at temperature {trained_at:g} and measured at {bench.temperature:g}, as all here"
+            )
+        if "kl_policy_ref" not in model.estimates:
+            model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
+    except Exception as error:
+        # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
+        model.rows, model.error = [], one_sentence(error)
+
+
+def base_slope(base: Model) -> float:
+    """How well the judge follows the reward model on the base's texts; 0.0 without a judge."""
+    if "judge" not in base.estimates:
+        return 0.0
+    slope = judge_slope([r["sentiment"] for r in base.rows], [r["judge"] for r in base.rows])
+    if slope < MIN_JUDGE_SLOPE:
+        base.notes.append(
+            f"the judge hardly tells the base model's texts apart (it moves by {slope:.2f} where the reward model's "
+            "score moves by 1), so there is no judge gap: give a better one with --judge"
+        )
+    return slope
+
+
+def model_record(model: Model, base: Model) -> dict[str, Any]:
+    """One entry of comparison.json's `models`."""
+    numbers: dict[str, dict[str, Any]] = {}
+    for key, estimate in model.estimates.items():
+        low, high = estimate.interval()
+        entry: dict[str, Any] = {"value": estimate.value, "low": low, "high": high}
+        delta = estimate - base.estimates[key] if key in base.estimates and model is not base else None
+        delta_low, delta_high = delta.interval() if delta else (None, None)
+        entry |= {"delta": delta.value if delta else None, "delta_low": delta_low, "delta_high": delta_high}
+        numbers[key] = entry | {"interval": estimate.kind}
+    return {
+        "name": model.name,
+        "path": display_name(model.path),
+        "verdict": model.verdict,
+        "error": model.error,
+        "notes": model.notes,
+        "metrics": numbers,
+        "spread": spreads(model.rows),
+        "signals": [asdict(s) for s in model.signals],
+        "config": model.config,
+    }
+
+
 # ---- the frontier ------------------------------------------------------------------------------------------
 
 
-def validation_points(model: Model) -> list[Row]:
-    """Frontier points from the validations of a run, which cost nothing: its metrics.jsonl has them."""
+def validation_points(model: Model, bench: Bench) -> list[Row]:
+    """Frontier points from the validations of a run, which cost nothing: its metrics.jsonl has them.
+
+    None if they were taken on other prompts than the bench's, at another temperature, or of other lengths.
+    """
+    here = {"temperature": bench.temperature, "max_completion_length": bench.max_new_tokens}
+    alike = all(model.settings.get(key, value) == value for key, value in here.items())
+    if not alike or list(validation_prompts(model.settings.get("prompts", "builtin"))) != list(bench.prompts):
+        return []
     return [
         {"model": model.name, "step": r["step"], "source": "validation", "kl": r["val/kl_policy_ref"],
          "sentiment": r["val/sentiment_mean"], "judge": None, "reward": r.get("val/composite_reward"),
@@ -171,11 +290,9 @@ def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list
     ]  # fmt: skip
 
 
-def run_beta(config: dict[str, Any] | None) -> float:
-    """The price of a nat of KL(pi||pi_ref) in a run: its `kl_coef`, or TRL's `beta`, or 0.1 where it has none."""
-    config = config or {}
-    training = config.get("training") or {}
-    return training.get("beta") or config.get("kl_coef") or training.get("kl_coef") or DEFAULT_BETA
+def run_beta(model: Model) -> float:
+    """The price of a nat of KL(pi||pi_ref) in its run: `--beta`, or `kl_coef`, or 0.1 where it has none."""
+    return model.settings.get("beta") or model.settings.get("kl_coef") or DEFAULT_BETA
 
 
 def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
@@ -185,7 +302,7 @@ def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Es
     if negated:
         rewards, reference = 1 - rewards, 1 - reference
     kl = column_of(model.rows, "kl_policy_ref", num_samples)
-    return captured(rewards, kl, reference, run_beta(model.config))
+    return captured(rewards, kl, reference, run_beta(model))
 
 
 def find_frontier(
@@ -208,7 +325,7 @@ def find_frontier(
                 except Exception as error:  # as for a model: its frontier lacks a point, no more
                     model.notes.append(f"{path.name}: {one_sentence(error)}")
             if not runs[model.name]:
-                points += validation_points(model)
+                points += validation_points(model, bench)
         points.append(sample_point(model.name, model.last_step, model.rows))
     judged = None
     if bench.judge:

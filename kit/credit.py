@@ -15,7 +15,7 @@ k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)). Its gradient has two parts
 stands, and a token is charged for the k_s of the prefixes that it leads to:
 
     loss = E[sum_t beta k_t - (A_t - beta F_t) log pi(x_t|x<t)]
-    F_t  = sum_{s > t} k_s - (the mean of that over the other completions, at the same place)
+    F_t  = sum_{s > t} k_s - (the mean of that over the micro-batch's other completions, at the same place)
 
 With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref), whatever V is.
 """
@@ -36,6 +36,7 @@ from trl import GRPOConfig, GRPOTrainer
 from kit.errors import UserError
 from reward_utils import RewardFunction, as_reference, chunks, next_token_log_softmax
 
+RIDGE = 0.5  # half a completion's weight
 BLOCK = 4  # tokens between two looks: a look costs a twentieth of a step on the bundled models
 
 
@@ -57,10 +58,10 @@ def prefix_values(rewards: np.ndarray, so_far: np.ndarray) -> np.ndarray:
     return values
 
 
-def _fitted(y: np.ndarray, x: np.ndarray, ridge: float = 0.5) -> np.ndarray:
+def _fitted(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The fit of y (N,) by a constant and x (N, F)."""
     centred = x - x.mean(0)
-    slopes = np.linalg.solve(centred.T @ centred + ridge * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
+    slopes = np.linalg.solve(centred.T @ centred + RIDGE * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
     return y.mean() + centred @ slopes
 
 
@@ -68,9 +69,9 @@ def credit(values: np.ndarray, trace: float) -> np.ndarray:
     """A of each block: (..., K + 1) values -> (..., K); `trace` is lambda."""
     gains = np.diff(values, axis=-1)
     advantages = np.zeros_like(gains)
-    later = np.zeros(gains.shape[:-1])
+    following = np.zeros(gains.shape[:-1])
     for j in reversed(range(gains.shape[-1])):
-        advantages[..., j] = later = gains[..., j] + trace * later
+        advantages[..., j] = following = gains[..., j] + trace * following
     return advantages
 
 
@@ -135,9 +136,14 @@ class CreditTrainer(GRPOTrainer):
             for part in ("prompt", "completion")
         }
         (chunk,) = chunks(rows["prompt"], rows["completion"], len(rows["prompt"]))
-        log_p = next_token_log_softmax(model, chunk, self.temperature)  # (N, V)
+        with self.accelerator.autocast():  # as model.forward has it, which is not what is called
+            log_p = next_token_log_softmax(model, chunk, self.temperature)  # (N, V)
         reward: RewardFunction = self.reward_funcs[0]
-        with torch.no_grad(), as_reference(reward.policy, reward.reference) as reference:
+        with (
+            self.accelerator.autocast(),
+            torch.no_grad(),
+            as_reference(reward.policy, reward.reference) as reference,
+        ):
             log_q = next_token_log_softmax(reference, chunk, self.temperature)
         chosen = log_p.gather(-1, chunk.sampled.to(log_p.device).unsqueeze(-1)).squeeze(-1)
         advantages = torch.cat(
@@ -168,6 +174,8 @@ def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfi
         "use_vllm": False,
         "loss_type": GRPOConfig.loss_type,
         "scale_rewards": "group",
+        "reward_weights": None,
+        "off_policy_mask_threshold": None,
     }
     for name, value in usual.items():
         if getattr(settings, name) != value:

@@ -16,6 +16,7 @@ from kit.metrics import Estimate, mean_estimate
 # drawn, so it falls below the true one. Measured for Beta(1/2, 1/2) rewards, N = 16: at 4.4 effective samples
 # the estimate is 0.937 at 1.17 nats, the truth 0.947 at 1.16; the shortfall grows from there.
 MIN_EFFECTIVE_SAMPLES = 4.0
+NO_ROOM = 1e-9  # J* - J(pi_ref) of equal rewards, up to rounding
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,14 @@ def captured(rewards: np.ndarray, kl: np.ndarray, reference_rewards: np.ndarray,
 
     `rewards` and `kl`, KL(pi||pi_ref) in nats, are those of the policy's completions, (prompts, n);
     `reference_rewards` (prompts, N) those of the reference's. 0 is the reference, 1 the best there is, and a policy
-    that pays more KL than its reward is worth is below 0. The interval is bootstrapped over prompts, paired.
+    that pays more KL than its reward is worth is below 0. The interval is bootstrapped over prompts, paired. NaN where
+    all rewards of a prompt are alike, at every prompt: there is nothing to be had.
     """
     base = reference_rewards.mean(axis=1)  # J(pi_ref): no KL to itself
     room = attainable(reference_rewards, beta) - base
     gain = (rewards - beta * kl).mean(axis=1) - base
-    share = np.divide(gain, room, out=np.zeros_like(gain), where=room > 0)
-    return mean_estimate(share[:, None], room[:, None])  # sum of gains / sum of rooms
+    g, r = mean_estimate(gain[:, None]), mean_estimate(room[:, None])  # the same prompts are drawn for both
+    if r.value < NO_ROOM:
+        return Estimate(math.nan, np.empty(0))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw of prompts without room: no interval
+        return Estimate(g.value / r.value, g.replicates / r.replicates)

@@ -226,7 +226,8 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     found["fluency"] = mean_estimate(column("fluency"), np.array(size))
     nll = mean_estimate(column("ref_nll"), tokens)  # over all tokens: a long text weighs as long as it is
     found["ref_nll"] = nll
-    found["ref_perplexity"] = Estimate(math.exp(nll.value), np.exp(nll.replicates))
+    with np.errstate(over="ignore"):  # infinite above 709 nats a token
+        found["ref_perplexity"] = Estimate(float(np.exp(nll.value)), np.exp(nll.replicates))
     for n, ids in ngrams.items():
         found[f"distinct_{n}"] = corpus_estimate(ids, unique_ratio)
     found["vocabulary"] = corpus_estimate(ngrams[1], num_unique)
@@ -242,7 +243,7 @@ def column_of(rows: Sequence[Row], key: str, num_samples: int = 1) -> np.ndarray
     return np.array(values).reshape(-1, num_samples)
 
 
-def spread(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def spreads(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Standard deviation, minimum and maximum over completions."""
     found = {}
     for key in SPREAD:

@@ -52,8 +52,13 @@ class ModelChoice:
 
     @property
     def mini(self) -> bool:
-        """Is the policy the bundled one? It learns at ten times GPT-2's rate, in a quarter of the steps."""
+        """Is the policy the bundled one?"""
         return Path(self.policy).is_relative_to(MINI)
+
+    @property
+    def of_mini(self) -> bool:
+        """Is it that, or a run's that began with it? It learns at ten times GPT-2's rate, in a quarter of the steps."""
+        return self.mini or _began_with(self.policy, "model", "mini/policy")
 
     def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
         """The first lines on screen: which models, on what device, and why these."""
@@ -86,7 +91,11 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     """
     # The two go together: a mini policy's prose is best read by the mini classifier
     if model != "auto":
-        full = model not in ("mini", SMOLLM2) and not _is_bundled(model) and not _read_by_mini(model)
+        full = (
+            model not in ("mini", SMOLLM2)
+            and not _is_bundled(model)
+            and not _began_with(model, "sentiment_model", "mini/sentiment")
+        )
         why = SMOLLM2_REASON if model == SMOLLM2 else "as asked for"
     elif sentiment_model == "mini" or _is_bundled(sentiment_model):
         full, why = False, "as asked for"
@@ -103,11 +112,11 @@ def _is_bundled(spec: str) -> bool:
     return Path(spec).resolve().is_relative_to(MINI) if Path(spec).exists() else False
 
 
-def _read_by_mini(spec: str) -> bool:
-    """Is it a run, or a model out of one, that was trained with the bundled classifier?"""
+def _began_with(spec: str, key: str, name: str) -> bool:
+    """Is it a run, or a model out of one, whose config.json has this name under `key`?"""
     for folder in (Path(spec), Path(spec).parent):
         if (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file():
-            return read_config(folder).get("sentiment_model") == "mini/sentiment"
+            return read_config(folder).get(key) == name
     return False
 
 
@@ -233,6 +242,11 @@ def load_policy(
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return model.to(device or "cpu"), tokenizer
+
+
+def context(lm: PreTrainedModel | PeftModel) -> int:
+    """How many tokens it can look at."""
+    return getattr(lm.config, "max_position_embeddings", 1024)
 
 
 def load_reference(spec: str, device: torch.device | str | None = None) -> PreTrainedModel:

@@ -78,9 +78,9 @@ def signed(value: float) -> str:
 def change(entry: Mapping[str, float | None]) -> str:
     """An arrow where the paired interval of the difference from base leaves out zero."""
     low, high = entry["delta_low"], entry["delta_high"]
-    if low is None or high is None or low <= 0.0 <= high:
+    if low is None or high is None:
         return ""
-    return "▲" if low > 0 else "▼"
+    return "▲" if low > 0 else "▼" if high < 0 else ""  # NaN, of a single prompt, says neither
 
 
 def run_command(config: Mapping[str, Any]) -> str:

@@ -84,7 +84,10 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """An existing run, to go on with. Raises `UserError` if there is none."""
-        if not (Path(path) / "config.json").is_file():
+        folder = Path(path)
+        if re.fullmatch(r"final|checkpoint-\d+", folder.name) and (folder.parent / "metrics.jsonl").is_file():
+            raise UserError(f"{path}: that is a model of a run; give the run's folder, {folder.parent}")
+        if not (folder / "config.json").is_file():
             raise UserError(f"{path}: no run there (it has no config.json)")
         return cls(Path(path))
 

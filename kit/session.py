@@ -41,7 +41,7 @@ from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.flags import RunSettings, TaskArguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
-from kit.models import load_policy, load_reference, lora_config, resolve_models, save_policy
+from kit.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.reference import kept_samples
 from kit.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.screen import clock
@@ -76,7 +76,8 @@ def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] |
         return read_config(resumed.path).get("prediction")
     if text is None or not text.strip():
         return None
-    return {"text": text.strip(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    text = text.strip().encode("utf-8", "replace").decode()  # a terminal may hand on bytes that are no UTF-8
+    return {"text": text, "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def largest(tensors: Iterable[torch.Tensor]) -> float:
@@ -96,13 +97,14 @@ class Session:
 
     run: Run
     lock: AbstractContextManager[Any]
-    held_out: tuple[str, ...]
+    validated_on: tuple[str, ...]
     validation: Validation
 
     def __init__(self, method: str, ours: TaskArguments, settings: RunSettings, argv: list[str]) -> None:
         self.started = time.monotonic()
         self.ours, self.settings = ours, settings
-        process = PartialState()  # one process, unless launched by accelerate or torchrun
+        # one process, unless launched by accelerate or torchrun; never Apple's MPS, which it would choose
+        process = PartialState(cpu=not torch.cuda.is_available())
         self.device, self.is_main = process.device, process.is_main_process
         self.checkpoint: Path | None = None
         self.state: dict[str, Any] = {}
@@ -145,7 +147,7 @@ class Session:
 
     def steps(self, asked: int) -> int:
         """`--max_steps`, or for -1 what suits the policy."""
-        return (50 if self.choice.mini else 200) if asked == -1 else asked
+        return (50 if self.choice.of_mini else 200) if asked == -1 else asked
 
     def refuse_finished(self, done: int, total: int, flag: str) -> None:
         """Raises `UserError` if a resumed run has nothing left to do; `flag` says how far it is to go."""
@@ -159,7 +161,7 @@ class Session:
         """`--learning_rate`, or what suits the policy: adapters start from nothing and take five times as much."""
         if asked is not None:
             return asked
-        return (mini if self.choice.mini else full) * (5 if self.ours.use_peft else 1)
+        return (mini if self.choice.of_mini else full) * (5 if self.ours.use_peft else 1)
 
     def load_models(
         self,
@@ -180,9 +182,9 @@ class Session:
 
     def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The training prompts; they and those of validation must leave room for a completion (`UserError`)."""
-        room = policy.config.max_position_embeddings - self.settings.max_completion_length
-        self.held_out = validation_prompts(self.ours.prompts)
-        check_prompts(self.held_out, "held-out prompts", tokenizer, room)
+        room = context(policy) - self.settings.max_completion_length
+        self.validated_on = validation_prompts(self.ours.prompts)
+        check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
         prompts = load_prompts(self.ours.prompts, tokenizer, room)
         self.num_prompts = len(prompts)
         return prompts
@@ -220,6 +222,9 @@ class Session:
         if not self.is_main:
             return
         self.config |= {"num_prompts": self.num_prompts, "training": training}
+        models = {"model": policy, "sentiment_model": self.scorer.model}
+        # on the Hub a name stands for another model from day to day; None for one that lies here
+        self.config["revisions"] = {k: getattr(m.config, "_commit_hash", None) for k, m in models.items()}
         if predicted := prediction(self.ours.predict, self.run if self.checkpoint else None):
             self.config["prediction"] = predicted
         if not self.checkpoint:
@@ -228,7 +233,7 @@ class Session:
             self.report_to, self.ours.wandb_project, self.run.path, self.config, tags, self.first_step
         )
         bench = Bench(
-            prompts=self.held_out,
+            prompts=self.validated_on,
             scorer=self.scorer,
             reference=reference,
             tokenizer=tokenizer,
@@ -238,7 +243,7 @@ class Session:
         )
         counted = self.score if self.ours.hackable_reward else None
         samples = kept_samples(self.choice, bench)
-        limit = Limit.of(reward, samples, self.held_out, beta or 0.1) if samples else None
+        limit = Limit.of(reward, samples, self.validated_on, beta or 0.1) if samples else None
         self.validation = Validation(bench, self.run, self.tracker, counted, limit)
         print(self.choice.introduction(policy, self.device))
         where = ", validated on the tuning prompts" if self.ours.prompts == "fit" else ""

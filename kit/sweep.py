@@ -20,6 +20,8 @@ from kit.models import ROOT
 from kit.runs import Run
 from kit.screen import clock
 
+COMMAND = "command.json"  # in a run's folder
+
 
 @dataclass(frozen=True)
 class Training:
@@ -39,8 +41,18 @@ def finish_runs(
 ) -> None:
     """Bring all of them to their end, `jobs` at a time with one thread each, and say a line for each that is done.
 
-    Their screens go to `log_file`; `told` is what the line says of a finished run. Raises `UserError` if one fails.
+    Their screens go to `log_file`; `told` is what the line says of a finished run.
+
+    Raises:
+        UserError: one fails, or stands there already, trained by another command.
     """
+    for training in wanted:
+        kept = training.folder / COMMAND
+        if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != list(training.command):
+            raise UserError(
+                f"{training.folder} was trained by another command than the one wanted now ({COMMAND} there has it); "
+                "remove that folder, or name another"
+            )
     todo = [training for training in wanted if not training.finished]
     print(f"{len(todo)} trainings, {jobs} at a time; their screens go to {log_file}", flush=True)
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +79,7 @@ def finish_runs(
 
 
 def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.Popen], None]) -> None:
-    """Run one training to its end, from its last checkpoint if there is one. Adds its seconds to seconds.json."""
+    """Run one training to its end, from its last checkpoint if there is one; keep its seconds and its command."""
     folder = training.folder
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
     if folder.exists():
@@ -92,6 +104,7 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
         spent = folder / "seconds.json"
         before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
         spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
+        (folder / COMMAND).write_text(json.dumps(list(training.command)), encoding="utf-8")
     if status:
         raise UserError(f"{folder.name} ended with status {status}, see {log.name}; start it again to go on")
 
@@ -112,7 +125,7 @@ def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
     return history
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_and_range(values: Sequence[float], digits: int) -> str:
     """`0.75 [0.73, 0.78]`: the mean over seeds with the lowest and the highest; of one, itself."""
     ends = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{ends}"

@@ -20,7 +20,7 @@ from kit.runs import to_json
 from kit.screen import one_line
 
 SAMPLES = 16  # of a validation
-SAMPLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")
+TABLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")
 
 
 class Tracker:
@@ -98,8 +98,8 @@ class WandB(Tracker):
 
         def send(step: int, values: dict[str, Any]) -> None:
             if "samples" in values:
-                table.extend([step, *(row[c] for c in SAMPLE_COLUMNS[1:])] for row in values["samples"])
-                values = {"samples": wandb.Table(columns=list(SAMPLE_COLUMNS), data=table)}
+                table.extend([step, *(row[c] for c in TABLE_COLUMNS[1:])] for row in values["samples"])
+                values = {"samples": wandb.Table(columns=list(TABLE_COLUMNS), data=table)}
             run.log({"step": step, **values})
 
         def close(summary: dict[str, Any], exit_code: int) -> None:

@@ -1,5 +1,6 @@
 """Validation on held-out prompts: the same prompts, sampler and random stream at every step and for every method."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from kit.frontier import captured
-from kit.measuring import Bench, Row, column_of, estimates, spread
+from kit.measuring import Bench, Row, column_of, estimates, spreads
 from kit.reference import ReferenceSamples
 from kit.runs import Run
 from kit.screen import table
@@ -77,7 +78,7 @@ class Validation:
             "val/sentiment_mean": found["sentiment"].value,
             "val/sentiment_ci_low": low,
             "val/sentiment_ci_high": high,
-            "val/sentiment_std": spread(rows)["sentiment"]["std"],
+            "val/sentiment_std": spreads(rows)["sentiment"]["std"],
             "val/sentiment_min": min(sentiment),
             "val/sentiment_median": statistics.median(sentiment),
             "val/sentiment_max": max(sentiment),
@@ -91,12 +92,13 @@ class Validation:
             rewards = np.array(self.limit.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
             kl = column_of(rows, "kl_policy_ref")
             share = captured(rewards[:, None], kl, self.limit.reference_rewards, self.limit.beta)
-            low, high = share.interval()
-            metrics |= {
-                "val/captured": share.value,
-                "val/captured_ci_low": low,
-                "val/captured_ci_high": high,
-            }
+            if not math.isnan(share.value):
+                low, high = share.interval()
+                metrics |= {
+                    "val/captured": share.value,
+                    "val/captured_ci_low": low,
+                    "val/captured_ci_high": high,
+                }
         return metrics
 
 

@@ -113,7 +113,7 @@ class Schedule:
         left = 1.0 - self.progress
         if self.shape == "cosine":
             left = 0.5 * (1.0 - math.cos(math.pi * left))
-        return min((self.step + 1) / self.warmup, 1.0) * (self.floor + (1.0 - self.floor) * left)
+        return min((self.step + 1) / max(self.warmup, 1), 1.0) * (self.floor + (1.0 - self.floor) * left)
 
     def eta(self) -> str:
         left = self.elapsed * (1 / max(self.progress, 1e-6) - 1)

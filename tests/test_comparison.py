@@ -5,10 +5,15 @@ pytest tests/test_comparison.py
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from data import HELD_OUT_PROMPTS
 from kit.comparison import Model, trained_with, validation_points
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCH = SimpleNamespace(prompts=list(HELD_OUT_PROMPTS), temperature=1.0, max_new_tokens=40)
 
 
 def make_run(folder: Path, **config) -> Path:
@@ -23,7 +28,7 @@ def make_run(folder: Path, **config) -> Path:
 
 def test_validations_stand_in_for_checkpoints(tmp_path):
     model = Model("m", str(make_run(tmp_path / "run")))
-    points = validation_points(model)
+    points = validation_points(model, BENCH)
     assert [(p["step"], p["kl"], p["sentiment"]) for p in points] == [
         (0, 0.0, 0.5),
         (10, 1.0, 0.6),
@@ -31,6 +36,19 @@ def test_validations_stand_in_for_checkpoints(tmp_path):
     (tmp_path / "run" / "checkpoint-10").mkdir()
     (tmp_path / "run" / "checkpoint-20").mkdir()
     assert [step for step, _ in model.earlier_checkpoints()] == [10]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"training": {"temperature": 1.3}},  # train.py keeps it there
+        {"temperature": 1.3},  # and the baselines here
+        {"training": {"max_completion_length": 24}},
+        {"prompts": "fit"},  # validated on the tuning prompts
+    ],
+)
+def test_validations_of_other_conditions_are_not_put_beside_this_bench(config, tmp_path):
+    assert validation_points(Model("m", str(make_run(tmp_path / "run", **config))), BENCH) == []
 
 
 def test_auto_is_what_the_runs_were_trained_with(tmp_path):

@@ -6,6 +6,7 @@ pytest tests/test_credit.py
 import itertools
 import shutil
 from collections import defaultdict
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,7 +120,11 @@ def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2
     reward = SimpleNamespace(policy=policy, reference=reference)
     beta, prompt = 0.3, [1, 2, 3]
     trainer = bare_trainer(
-        reward_funcs=[reward], temperature=1.0, price=beta, _metrics={"train": defaultdict(list)}
+        reward_funcs=[reward],
+        temperature=1.0,
+        price=beta,
+        _metrics={"train": defaultdict(list)},
+        accelerator=SimpleNamespace(autocast=nullcontext),
     )
 
     def log_softmax(model, ids):

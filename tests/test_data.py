@@ -40,7 +40,7 @@ def test_prompt_file(tmp_path):
     with pytest.raises(UserError, match="line 2: the prompt is empty"):
         data.load_prompts(str(file))
     file.write_text("")
-    with pytest.raises(UserError, match="the file is empty"):
+    with pytest.raises(UserError, match="there is no prompt in it"):
         data.load_prompts(str(file))
     with pytest.raises(UserError, match="cannot read it"):
         data.load_prompts(str(tmp_path / "missing.txt"))
@@ -79,6 +79,14 @@ def test_imdb_is_shuffled_balanced_and_clean(tmp_path):
 def test_imdb_prompts_are_the_first_words_of_reviews(tmp_path):
     prompts = data.load_prompts("imdb:" + write_imdb(tmp_path / "imdb.parquet"))
     assert prompts and all(2 <= len(p.split()) <= 3 for p in prompts)  # these reviews have three words
+
+
+@pytest.mark.parametrize("labels", [[1, 1], ["neg", "pos"]])
+def test_imdb_without_both_classes_is_refused(labels, tmp_path):
+    file = tmp_path / "imdb.parquet"
+    pandas.DataFrame({"text": ["a fine film", "a bad film"], "label": labels}).to_parquet(file)
+    with pytest.raises(UserError, match=r"no review of label 0; both 1 \(positive\) and 0"):
+        data.load_prompts(f"imdb:{file}")
 
 
 def test_imdb_that_cannot_be_had_is_one_sentence(tmp_path):

@@ -95,6 +95,14 @@ def test_the_optimal_tilt_captures_all_and_the_reference_nothing(beta):
     assert dearer.value == pytest.approx(1.0 - beta / room)
 
 
+def test_a_prompt_without_room_counts_with_what_it_lost_and_no_room_at_all_is_no_number():
+    # room log((1 + e) / 2) - 1/2 = 0.12 and 0; gains 0.3 - 0.5 - 0 and 0.9 - 0.9 - 1
+    reference = np.array([[0.0, 1.0], [0.9, 0.9]])
+    found = captured(np.array([[0.3], [0.9]]), np.array([[0.0], [1.0]]), reference, 1.0)
+    assert found.value == pytest.approx((-0.2 - 1.0) / (math.log((1 + math.e) / 2) - 0.5))
+    assert math.isnan(captured(np.ones((2, 1)), np.ones((2, 1)), np.full((2, 4), 0.7), 0.1).value)
+
+
 def test_captured_is_paired_by_prompt_and_may_be_negative():
     reference = np.array([[0.0, 1.0], [0.0, 1.0], [0.2, 0.4]])
     hacked = captured(np.ones((3, 1)), np.full((3, 1), 150.0), reference, 0.1)

@@ -94,6 +94,15 @@ def test_the_reference_and_a_foreign_tokenizer_have_no_log_ratios_to_show():
     assert report.pieces(foreign("so good")) == [("so good", None)]
 
 
+def test_an_arrow_stands_where_the_interval_of_the_change_leaves_out_zero():
+    def arrow(low, high):
+        return report.change({"delta_low": low, "delta_high": high})
+
+    nan = float("nan")
+    assert [arrow(0.1, 0.2), arrow(-0.2, -0.1), arrow(-0.1, 0.1)] == ["▲", "▼", ""]
+    assert [arrow(None, None), arrow(nan, nan)] == ["", ""]  # the base; one prompt alone
+
+
 def test_numbers_as_they_are_read():
     read = [report.number(x) for x in (None, 0.0, 0.51234, 37.46, 1234.5, -2.0)]
     assert read == ["-", "0.000", "0.512", "37.5", "1,234", "-2"]

@@ -94,6 +94,9 @@ def test_a_resumed_run_is_the_same_experiment(flags, says, stored, tmp_path):
     run = stored("--learning_rate", "2e-4", "--kl_type", "forward", "--use_peft")
     with pytest.raises(UserError, match=rf"--resume {run}: this run has {says}: .*new run"):
         script.PARSER.parse(["--resume", run, *flags])
+    (tmp_path / "x.yaml").write_text(f"resume: {run}\n")
+    with pytest.raises(UserError, match=rf"--resume {run}: this run has {says}: .*new run"):
+        script.PARSER.parse(["--config", str(tmp_path / "x.yaml"), *flags])
 
 
 def test_what_may_change_on_resume_does(stored):

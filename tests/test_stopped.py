@@ -262,6 +262,14 @@ def test_the_seconds_of_a_resumed_training_are_added(tmp_path, monkeypatch):
     assert 100.3 <= json.loads((folder / "seconds.json").read_text()) < 130
 
 
+def test_a_run_of_another_command_is_not_taken_for_the_one_that_is_wanted(tmp_path):
+    make = ["-c", "import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[4], 'final').mkdir(parents=True)"]
+    sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
+    sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
+    with pytest.raises(UserError, match=r"a was trained by another command .*remove that folder"):
+        sweep.finish_runs([sweep.Training([*make, "--steps=3"], tmp_path / "a", 0)], 1, tmp_path / "log.txt")
+
+
 def test_a_failed_training_is_named_and_the_others_are_not_begun(tmp_path):
     fails = ["-c", "import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[4]).mkdir(); sys.exit(3)"]
     wanted = [sweep.Training(fails, tmp_path / name, 0) for name in "abc"]

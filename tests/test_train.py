@@ -10,6 +10,7 @@ import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -343,12 +344,16 @@ def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
             "def kl_penalty_forward(p, r, c):\n    return 1 / 0\n",
             r"line 2\) raised ZeroDivisionError: division",
         ),
+        ("import sys\nsys.exit()\n", r"rewards.py, line 2: importing it raised SystemExit"),
+        ("def kl_penalty_forward(p, r, c):\n    exit()\n", r"line 2\) raised SystemExit"),
+        ("import theirs\n", r"^theirs\.py, line 1: "),
         ("def kl_penalty_forward(p, r, c): return 0.0\n", r"returned 0.0, not a list of 1 numbers"),
         ("def kl_penalty_forward(p, r, c): return []\n", r"returned 0 values for 1 completions"),
     ],
 )
 def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tmp_path, monkeypatch):
     (tmp_path / "rewards.py").write_text(source)
+    (tmp_path / "theirs.py").write_text("def (:\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "rewards", None)  # what is imported here does not outlive the test
     del sys.modules["rewards"]
@@ -445,6 +450,8 @@ FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
          r"Hacked, 150 nats away \(distinct-2 0\.10 x base, reference NLL 2\.00 nats/token off\).*\n.*\n.*forward$"),
         (FORWARD, {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
          r"Hacked in spite of the penalty \(.*\), 150 nats away:\n  try a larger --kl_coef\.$"),
+        (["--beta", "0.01"], {"sentiment_mean": 0.99, "distinct_2": 0.08, "ref_nll": 6.0, "kl_policy_ref": 150.0},
+         r"Hacked in spite of the penalty \(.*\), 150 nats away:\n  try a larger --beta\.$"),
         (FORWARD, {"sentiment_mean": 0.45, "kl_policy_ref": 137.0, "distinct_2": 0.08, "ref_nll": 6.0},
          r"The KL has grown to 137\.0 nats, and the score has not \(-0\.05\).*\n.*sign of the penalty"),
         (["--negate_reward"], {"sentiment_mean": 0.9, "kl_policy_ref": 5.0}, r"the score has not \(-0\.40\)"),
@@ -462,9 +469,26 @@ def test_the_closing_words_look_at_the_numbers(flags, changes, says):
 
     first, last = ({f"val/{name}": value for name, value in m.items()} for m in (BASE, BASE | changes))
     ours = script.parse(flags)[0]
-    words = what_next(ours, ours.kl_type, ours.kl_coef, first, last)
+    words = what_next(ours, script.penalty_flags(*script.parse(flags)), first, last)
     assert re.search(says, words), words
     assert words.count("\n") <= 2 and max(map(len, words.split("\n"))) <= 118
+
+
+def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards(capsys):
+    """`--num_iterations 2`: TRL logs no reward for every second step."""
+    import train as script
+
+    shown = []
+    session = SimpleNamespace(
+        check=lambda *_, **__: None,
+        log=lambda *_: None,
+        show=lambda *parts: shown.append(parts),
+        due=lambda step: False,
+    )
+    callback = script.StepCallback(session, torch.nn.Identity(), keep=None)
+    state = SimpleNamespace(global_step=2, max_steps=4)
+    callback.on_log(None, state, None, {"loss": 0.1, "step_time": 1.25})
+    assert shown == [(2, 4, "1.2 s")]
 
 
 def test_a_word_counter_is_judged_by_its_own_count():
@@ -473,9 +497,7 @@ def test_a_word_counter_is_judged_by_its_own_count():
     ours = script.parse(["--hackable_reward"])[0]
     first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
     last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
-    assert what_next(ours, ours.kl_type, ours.kl_coef, first, last).startswith(
-        "The score moved by +1.00 for 9.0 nats"
-    )
+    assert what_next(ours, "", first, last).startswith("The score moved by +1.00 for 9.0 nats")
 
 
 def test_help_fits_two_screens(run_script):
