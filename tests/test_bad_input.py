@@ -131,7 +131,7 @@ CASES = [
             ("--model a/b/c", "a/b/c: no such model folder"),
             ("--sentiment_model ./none", "./none: no such model folder"),
             (f"{MINI_PAIR} --prompts none.txt", "none.txt: cannot read it"),
-            (f"{MINI_PAIR} --prompts empty.txt", "the file is empty"),
+            (f"{MINI_PAIR} --prompts empty.txt", "there is no prompt in it"),
             (f"{MINI_PAIR} --prompts nul.txt", "nul.txt, line 2: a NUL byte"),
             (f"{MINI_PAIR} --prompts blank.txt", "blank.txt, line 2: the prompt is empty"),
             (f"{MINI_PAIR} --run_name ../x", "use letters, digits"),
