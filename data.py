@@ -107,7 +107,7 @@ def check_prompts(
             )
 
 
-def load_imdb(source: str | None = None, split: str = "train") -> tuple[list[str], list[int]]:
+def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
     """IMDB reviews (Maas et al. 2011) as cleaned texts and labels (1 positive, 0 negative), shuffled.
 
     The data set is sorted by label, so a naive slice is all negative. Here the two classes are shuffled
@@ -121,13 +121,13 @@ def load_imdb(source: str | None = None, split: str = "train") -> tuple[list[str
 
     try:
         if source is None:
-            rows = load_dataset("stanfordnlp/imdb", split=split)
+            rows = load_dataset("stanfordnlp/imdb", split="train")
         else:
             if not Path(source).is_file():
                 raise FileNotFoundError(f"no such file: {source}")
             rows = load_dataset("parquet", data_files=source, split="train")
             if "split" in rows.column_names:
-                wanted = [i for i, s in enumerate(rows["split"]) if s == split]
+                wanted = [i for i, s in enumerate(rows["split"]) if s == "train"]
                 rows = rows.select(wanted)
         texts, labels = list(rows["text"]), list(rows["label"])
     except (

@@ -136,7 +136,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("Compare models: numbers, figures, and one page to hand in (OUT/report.html).")
     add = parser.add_argument
     add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
-    add("--base", action="store_true", help="the reference model (it takes part in any case)")
     for name in ("sft", "ppo", "grpo"):
         add(f"--{name}", metavar="PATH", help=f"short for {name}=PATH")
     add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")

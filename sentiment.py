@@ -60,13 +60,11 @@ class SentimentScorer:
     cut to the model's context; characters outside its vocabulary are its unknown token.
     """
 
-    __name__ = "sentiment"
-
     def __init__(
-        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int = 64
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
     ) -> None:
         self.model = model.float().eval().requires_grad_(False)
-        self.tokenizer, self.name, self.batch_size = tokenizer, name, batch_size
+        self.tokenizer, self.batch_size = tokenizer, batch_size
         self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
         positions = getattr(model.config, "max_position_embeddings", 512)
         offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0  # these count from pad + 1
@@ -108,7 +106,7 @@ def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_scorer(spec: str, device: torch.device | str | None = None, batch_size: int = 64) -> SentimentScorer:
+def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
     Raises:
@@ -125,9 +123,7 @@ def load_scorer(spec: str, device: torch.device | str | None = None, batch_size:
             f"the sentiment model {spec} cannot be loaded ({reason}); give mini, a Hugging Face id, or a folder "
             "with a sequence-classification model"
         ) from None
-    return SentimentScorer(
-        model.to(device or "cpu"), tokenizer, name=Path(spec).name or spec, batch_size=batch_size
-    )
+    return SentimentScorer(model.to(device or "cpu"), tokenizer)
 
 
 DEMO_TEXTS = (

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -81,6 +80,8 @@ def composite_reward(
 
 # ---- how sure we are ---------------------------------------------------------------------------------------
 
+RESAMPLES = 2000
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -96,17 +97,17 @@ class Estimate:
     replicates: np.ndarray
     kind: str = "bootstrap"
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """(low, high); (nan, nan) for fewer than two prompts."""
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; (nan, nan) for fewer than two prompts."""
         n = len(self.replicates)
         if n < 2 or not np.isfinite(self.replicates).all():
             return math.nan, math.nan
         if self.kind == "bootstrap":
-            low, high = np.quantile(self.replicates, [(1 - level) / 2, (1 + level) / 2])
+            low, high = np.quantile(self.replicates, [0.025, 0.975])
             return float(low), float(high)
         # Efron & Stein 1981: var = (n-1)/n sum_i (theta_(i) - mean)^2
         error = math.sqrt((n - 1) / n * float(((self.replicates - self.replicates.mean()) ** 2).sum()))
-        z = NormalDist().inv_cdf((1 + level) / 2)
+        z = 1.959964
         return self.value - z * error, self.value + z * error
 
     def __sub__(self, other: "Estimate") -> "Estimate":
@@ -117,13 +118,11 @@ class Estimate:
 def mean_estimate(
     values: Sequence[Sequence[float]] | np.ndarray,
     weights: Sequence[Sequence[float]] | np.ndarray | None = None,
-    num_resamples: int = 2000,
-    seed: int = 0,
 ) -> Estimate:
     """The (weighted) mean of `values` (num_prompts, num_samples), bootstrapped over prompts.
 
-    A NaN is left out (a ratio that an empty completion does not have). The same `seed` draws the same
-    prompts, so two estimates may be subtracted.
+    A NaN is left out (a ratio that an empty completion does not have). The same prompts are
+    drawn every time, so two estimates may be subtracted.
     """
     v = np.asarray(values, dtype=float)
     w = np.ones_like(v) if weights is None else np.asarray(weights, dtype=float)
@@ -131,7 +130,7 @@ def mean_estimate(
     top, bottom = (np.where(w > 0, v, 0.0) * w).sum(axis=1), w.sum(axis=1)  # (num_prompts,)
     # Q21. Draw completions instead of prompts: does the interval get too narrow or too wide? For which model
     # would it make no difference?
-    draws = np.random.default_rng(seed).integers(len(v), size=(num_resamples, len(v)))
+    draws = np.random.default_rng(0).integers(len(v), size=(RESAMPLES, len(v)))
     if len(v) < 2:  # one prompt says nothing about the next
         draws = draws[:0]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -27,7 +27,6 @@ class Completion:
     prompt: str
     prompt_ids: list[int]
     completion_ids: list[int]
-    log_probs: list[float]  # log pi of each sampled token, in nats, at the sampling temperature
     text: str
     truncated: bool  # it ended at max_new_tokens, not at EOS
 
@@ -63,22 +62,21 @@ def sample(
 
     for start in range(0, len(prompt_ids), batch_size):
         rows = slice(start, start + batch_size)
-        drawn = rollout(
+        drawn, _ = rollout(
             policy, prompt_ids[rows], uniforms[rows], ends, temperature, on_token if on_text else None
         )
-        for i, (ids, log_probs) in enumerate(zip(*drawn, strict=True), start=start):
+        for i, ids in enumerate(drawn, start=start):
             completions.append(
                 Completion(
                     prompt=prompts[i // num_samples],
                     prompt_ids=prompt_ids[i],
                     completion_ids=ids,
-                    log_probs=log_probs,
                     text=tokenizer.decode(ids, skip_special_tokens=True),
                     truncated=ids[-1] not in ends,
                 )
             )
         if on_batch is not None:
-            on_batch(len(drawn[0]))
+            on_batch(len(drawn))
     return completions
 
 

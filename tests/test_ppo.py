@@ -56,8 +56,7 @@ def tiny_tokenizer(vocab: int = 3) -> PreTrainedTokenizerFast:
 
 
 def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
-    log_probs = [0.0] * len(completion_ids)
-    return Completion("", prompt_ids, completion_ids, log_probs, "", completion_ids[-1] != EOS)
+    return Completion("", prompt_ids, completion_ids, "", completion_ids[-1] != EOS)
 
 
 def exact_log_probs(lm: GPT2LMHeadModel, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:

@@ -62,7 +62,7 @@ class LengthModel(torch.nn.Module):
 def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones():
     from sentiment import SentimentScorer
 
-    scorer = SentimentScorer(LengthModel(), CharTokenizer(), "length", batch_size=2)
+    scorer = SentimentScorer(LengthModel(), CharTokenizer(), batch_size=2)
     texts = ["abcd", "", "a" * 10_000, "a", " \n\t", "...", "👍", "хорошо", "\ud800 x"]
     sigmoid = [1 / (1 + math.exp(-min(len(t), 8))) for t in texts]
     expected = [

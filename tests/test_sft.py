@@ -44,7 +44,7 @@ def sorted_imdb(tmp_path):
 
 
 def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
-    return Completion("", prompt_ids, completion_ids, [0.0] * len(completion_ids), "", truncated=True)
+    return Completion("", prompt_ids, completion_ids, "", truncated=True)
 
 
 # --------------------------------------------------------------------------------------------------- data
