@@ -2,7 +2,7 @@
 
     python -m baselines.compare                              three seeds on the mini models (make baselines)
     python -m baselines.compare --minutes 4                  then as many steps of each as four minutes hold
-    python -m baselines.compare --seeds 1 --steps 10         a taste of it
+    python -m baselines.compare --seeds 1 --steps 10 --runs outputs/taste --out results/taste
 
 It trains what is missing, measures every model with evaluate.py, and writes to --out (default results/baselines)
 table.md and the figures. Stop it whenever you like: started again, it goes on where it was.
