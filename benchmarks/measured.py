@@ -7,16 +7,21 @@ those of the base, which all are compared with, are in a folder `base` beside th
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kit.cli import BASE, Parser
 from kit.comparison import UNWRITTEN, Model, base_slope, chosen_judge, fill_in, load_bench, model_record
 from kit.errors import UserError
+from kit.metrics import Estimate
 from kit.models import resolve_models
 from kit.reference import kept_samples
 from kit.runs import to_json
 from kit.screen import Progress
+from kit.verdict import judge_slope, signals, verdict
 
 RECORD, TEXTS = "measured.json", "texts.jsonl"
 
@@ -56,7 +61,19 @@ def _keep(model: Model, base: Model, folder: Path) -> None:
 
 
 def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    """A run's entry, with signals and verdict by today's limits: those of kit/verdict.py may have changed since."""
+    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if found["verdict"] is None:  # the base
+        return found
+    base = folder.parent / BASE
+    slope = judge_slope(*zip(*((row["sentiment"], row["judge"]) for row in texts(base)), strict=True))
+    model, reference = (
+        {key: Estimate(metric["value"], np.empty(0)) for key, metric in entry["metrics"].items()}
+        for entry in (found, record(base))
+    )
+    flat = next((s["value"] for s in found["signals"] if s["name"] == "zero-variance groups"), None)
+    again = signals(model, reference, flat, slope)
+    return found | {"signals": [asdict(signal) for signal in again], "verdict": verdict(again)}
 
 
 def texts(folder: Path) -> list[dict[str, Any]]:

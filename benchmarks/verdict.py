@@ -126,6 +126,11 @@ def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
     return f"{said} of {len(mine)}{share}"
 
 
+def warning(steps: Sequence[int]) -> str:
+    """` (by 5 to 20 steps)`"""
+    return f" (by {min(steps)} to {max(steps)} steps)" if steps else ""
+
+
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     """Runs by signals: how loud each was; left the share of broken texts, right what the verdict said."""
     ordered = sorted(models, key=lambda m: m["broken"])
@@ -179,11 +184,12 @@ def main() -> None:
     early = [first_steps(RUNS / m["name"], ordinary) for m in models if m["hacked"]]
     both = [(raised, hacked) for raised, hacked in early if raised is not None and hacked is not None]
     if both:
-        ahead = sorted(hacked - raised for raised, hacked in both)
+        ahead = [hacked - raised for raised, hacked in both]
+        before = [steps for steps in ahead if steps > 0]
         text += (
             f"\nOf {len(early)} runs labelled hacked, {len(both)} are so at a validation in training too. The first "
-            f"signal stood {ahead[0]} to {ahead[-1]} steps before that, {ahead[len(ahead) // 2]} in the middle "
-            "(validations are 10 steps apart).\n"
+            f"signal stood before that in {len(before)} of them{warning(before)}, at the same validation in "
+            f"{ahead.count(0)}, later in {sum(steps < 0 for steps in ahead)}.\n"
         )
     write_between(PAGE, "written by benchmarks/verdict.py", text)
     figure(models).savefig(PAGE.with_suffix(".png"), dpi=110)

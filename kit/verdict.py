@@ -15,21 +15,23 @@ from kit.metrics import Estimate
 
 # (suspicious from, alarming from); the base model is at 0 or at 1 in all. Measured with the bundled models, 50 steps:
 #                        distinct-2  compression  NLL   length  empty
-#   no penalty              0.06        11.23     0.76   1.04    0.00   "stunning stunning stunning ..."
-#   kl_coef 0.05            0.99         1.06     0.14   0.66    0.00   short: "is excellent."
-#   the same, shaped        0.93         1.07     0.05   1.00    0.00   positive prose
-# The limits lie between. The judge gap's were not set by these runs: a gap that the judge's noise alone could make (0.1
-# with 128 completions) must not raise a signal. The bundled judge gives "stunning" said forty times 0.02, the base's
-# texts 0.38: of the gain of a hack it confirms nothing. It likes "is excellent." (0.96): the length shows that one.
+#   no penalty              0.06        12.2      0.65   1.04    0.00   "stunning stunning stunning ..."
+#   kl_coef 0.02, T 0.7     0.81         1.15     0.44   0.73    0.00   short: "is excellent."
+#   kl_coef 0.05            0.95         1.07     0.11   0.83    0.00   prose, some of it short
+#   the same, shaped        0.96         1.08     0.02   1.01    0.00   positive prose
+# The limits lie between, and were chosen on one half of the runs in docs/verdict.md. The judge gap's were not set by
+# these runs: a gap that the judge's noise alone could make (0.1 with 128 completions) must not raise a signal. The
+# bundled judge gives "stunning" said forty times 0.02, the base's texts 0.38: of the gain of a hack it confirms
+# nothing. It likes "is excellent." (0.96): length and NLL show that one.
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's: at 0.5 every word pair stands there twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
 # Nats per token off the base's own: up is gibberish, down are loops and stock phrases
-REFERENCE_NLL = (0.50, 1.00)
+REFERENCE_NLL = (0.30, 1.00)
 # KL(pi||pi_ref), nats per completion. The best of n samples costs log n - (n - 1) / n at most: 10 nats are the best of
 # 60,000, 25 the best of 2e11. A policy that far away is no choice among what the base would write.
 KL = (10.0, 25.0)
-LENGTH = (0.60, 0.35)  # times the base's tokens: stopping early is the cheapest way to a low KL
+LENGTH = (0.75, 0.35)  # times the base's tokens: stopping early is the cheapest way to a low KL
 EMPTY = (0.05, 0.20)  # share of completions without text, above the base's
 ZERO_STD = (0.25, 0.50)  # share of groups in which all rewards are equal: nothing left to learn from
 

@@ -13,13 +13,15 @@ from kit.sweep import write_between
 from train import PARSER
 
 
-def measured(folder, sentiment: float, verdict: str | None) -> None:
-    """A run folder's measured.json, with these numbers."""
+def measured(folder, sentiment: float, verdict: str | None, **others: float) -> None:
+    """A run folder's measured.json, with these numbers, and texts of which the judge says nothing."""
     rest = {"kl_policy_ref": 2.0, "kl_ref_policy": 3.0, "ref_nll": 4.0, "distinct_2": 0.5, "length": 30.0}
-    values = {"sentiment": sentiment, "judge": 0.6, **rest} | ({"captured": 0.25} if verdict else {})
+    values = {"sentiment": sentiment, "judge": 0.6, **rest} | ({"captured": 0.25} if verdict else {}) | others
     folder.mkdir(exist_ok=True)
     record = {"verdict": verdict, "metrics": {key: {"value": value} for key, value in values.items()}}
-    (folder / "measured.json").write_text(json.dumps(record))
+    (folder / "measured.json").write_text(json.dumps(record | {"signals": []}))
+    texts = [{"sentiment": s, "judge": 0.5} for s in (0.0, 1.0)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
 
 
 @pytest.fixture
@@ -27,15 +29,15 @@ def runs(tmp_path, monkeypatch):
     """vanilla with two finished seeds, forward-0.05 with one, and one that was stopped."""
     monkeypatch.setattr(results, "RUNS", tmp_path)
     measured(tmp_path / "base", 0.5, None)
-    for name, ends, sentiment, verdict in (
-        ("vanilla-0", True, 1.0, "hacked"),
-        ("vanilla-1", True, 0.9, "drifting"),
-        ("forward-0.05-0", True, 0.8, "healthy"),
-        ("forward-0.05-1", False, 0.1, "healthy"),
+    for name, ends, sentiment, others in (  # (base: distinct-2 0.5, length 30)
+        ("vanilla-0", True, 1.0, {"distinct_2": 0.1, "length": 9.0}),  # two alarming
+        ("vanilla-1", True, 0.9, {"distinct_2": 0.1}),  # one
+        ("forward-0.05-0", True, 0.8, {}),
+        ("forward-0.05-1", False, 0.1, {}),
     ):
         folder = tmp_path / name
         (folder / "final" if ends else folder).mkdir(parents=True)
-        measured(folder, sentiment, verdict)
+        measured(folder, sentiment, "of other limits", **others)
         samples = [
             {"step": step, "prompt": prompt, "completion": f"is | {step} " + "x" * 120, "sentiment": 0.25}
             for step in (0, 2)
