@@ -4,13 +4,25 @@ pytest tests/test_comparison.py
 """
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from data import HELD_OUT_PROMPTS
-from kit.comparison import Model, trained_with, validation_points
+from kit.comparison import (
+    Model,
+    captured_by,
+    model_record,
+    run_beta,
+    trained_with,
+    validation_points,
+    zero_std_groups,
+)
+from kit.metrics import Estimate
+from kit.reference import ReferenceSamples
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = SimpleNamespace(prompts=list(HELD_OUT_PROMPTS), temperature=1.0, max_new_tokens=40)
@@ -66,3 +78,49 @@ def test_a_broken_run_file_is_a_note(tmp_path):
     model = Model("m", str(run))
     assert "line 2" in model.notes[0]
     assert model.history == []
+
+
+def test_delta_is_model_less_base():
+    base, better = Model("base", "x"), Model("m", "y")
+    base.estimates = {"sentiment": Estimate(0.5, np.array([0.4, 0.5, 0.6]))}
+    better.estimates = {
+        "sentiment": Estimate(0.75, np.array([0.6, 0.75, 0.9])),
+        "judge": Estimate(0.3, np.zeros(2)),
+    }
+    found = model_record(better, base)["metrics"]
+    assert found["sentiment"]["delta"] == pytest.approx(0.25)
+    # differences 0.2, 0.25, 0.3; the 2.5th percentile of three lies a twentieth of the way
+    assert (found["sentiment"]["delta_low"], found["sentiment"]["delta_high"]) == pytest.approx(
+        (0.2025, 0.2975)
+    )
+    assert found["judge"]["delta"] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "beta"),
+    [
+        (None, 0.1),
+        ({}, 0.1),
+        ({"kl_coef": 0.05, "training": {"beta": 0.0}}, 0.05),
+        ({"kl_coef": 0.1, "training": {"beta": 0.04}}, 0.04),
+        ({"training": {"kl_coef": 0.3}}, 0.3),
+    ],
+)
+def test_the_price_of_a_run(config, beta):
+    assert run_beta(Model("m", "x", config=config)) == beta
+
+
+def test_captured_by_at_the_runs_price_and_in_its_direction():
+    # base scores 0 and 1, beta 1: J* - J = log((1 + e)/2) - 1/2; a negated run that writes score 0 for 0 nats gains 1/2
+    samples = ReferenceSamples([["", ""]] * 2, np.array([[0.0, 1.0]] * 2))
+    room = math.log((1 + math.e) / 2) - 0.5
+    model = Model("m", "x", config={"kl_coef": 1.0, "negate_reward": True})
+    model.rows = [{"sentiment": 0.0, "kl_policy_ref": 0.4}] * 2
+    assert captured_by(model, samples, 1).value == pytest.approx((0.5 - 0.4) / room)
+    model.config = {"kl_coef": 1.0}
+    assert captured_by(model, samples, 1).value == pytest.approx((-0.5 - 0.4) / room)
+
+
+def test_flat_groups_of_the_last_ten_steps():
+    model = Model("m", "x", history=[{"step": i, "train/zero_std_groups": float(i >= 5)} for i in range(14)])
+    assert zero_std_groups(model) == pytest.approx(0.9)  # steps 4 ... 13

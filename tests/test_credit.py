@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import tensor
 
 from kit.credit import CreditTrainer, credit, later, prefix_values
 from kit.models import MINI
 from kit.runs import read_metrics
 from tests.conftest import ROOT
+from tests.test_reward_utils import by_definition, oracle
 
 # ------------------------------------------------------------------------------------ by hand
 
@@ -194,3 +196,88 @@ def test_a_run_with_token_credit_trains_and_resumes_to_the_same_bytes(lora, run_
 def test_token_credit_follows_whatever_the_reward_is(shaping, run_script, tmp_path):
     done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path), cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_look_moves_the_value_by_its_score():
+    """Two groups of two completions of 5 tokens, so one look at each, which sees 0.2 or 0.6; lambda 0."""
+    looks = {"aaaa": 0.2, "bbbb": 0.6, "cccc": 0.2, "dddd": 0.6}
+    trainer = bare_trainer(
+        reward_funcs=[SimpleNamespace(base_reward=lambda texts, prompts: ([], [looks[t] for t in texts]))],
+        processing_class=SimpleNamespace(
+            batch_decode=lambda rows, skip_special_tokens: ["abcd"[r[0]] * len(r) for r in rows]
+        ),
+        num_generations=2,
+        args=SimpleNamespace(credit_lambda=0.0),
+    )
+    asked = []
+    base = trainer.reward_funcs[0].base_reward
+    trainer.reward_funcs[0].base_reward = lambda t, p: (asked.extend(p), base(t, p))[1]
+    adv = trainer._credit(np.array([0.0, 0.0, 1.0, 1.0]), ["p", "p", "q", "q"], [[i] * 5 for i in range(4)])
+    # rewards 0 0 | 1 1, others the same: mean 1/2, Sxx = Sxy = 1: V_0 = 1/2 -+ 1/2 * 1 / 1.5 = 1/6, 5/6
+    # V_1: x = (others, look), centred (-+1/2, -+0.2): cross products S_11 = 1, S_12 = 0, S_22 = 0.16; Sxy = (1, 0);
+    # slopes 1/1.5 and 0: V_1 = V_0.
+    assert adv[:, 0].tolist() == pytest.approx([0.0] * 4, abs=1e-6)
+    assert adv[:, 4].tolist() == pytest.approx([-1 / 6, -1 / 6, 1 / 6, 1 / 6], rel=1e-5)
+    assert asked == ["p", "p", "q", "q"]
+    adv = trainer._credit(np.array([0.0, 1.0, 0.0, 1.0]), ["p", "p", "q", "q"], [[i] * 5 for i in range(4)])
+    # others 1 0 1 0: V_0 slope -1/1.5, V_0 = 1/2 - (1/2)(2/3) = 1/6 , 5/6. With the looks centred -0.2, 0.2, -0.2, 0.2:
+    # S = [[1.5, -0.4], [-0.4, 0.66]], Sxy = (-1, 0.4); det 0.83; slopes (-0.66 + 0.16)/0.83, (0.6 - 0.4)/0.83
+    a, b = -0.5 / 0.83, 0.2 / 0.83
+    v1 = 0.5 + 0.5 * a - 0.2 * b
+    assert adv[:, 0].tolist() == pytest.approx([v1 - 1 / 6, 1 / 6 - v1] * 2, rel=1e-4)
+    assert adv[:, 4].tolist() == pytest.approx([-v1, v1] * 2, rel=1e-4)
+
+
+def batch_of_two():
+    return {
+        "prompt_ids": tensor([[1, 2], [0, 3]]),
+        "prompt_mask": tensor([[1, 1], [0, 1]]),
+        "completion_ids": tensor([[4, 5, 6], [7, 0, 0]]),
+        "completion_mask": tensor([[1, 1, 1], [1, 0, 0]]),
+        "advantages": tensor([[1.0, 2.0, 4.0], [8.0, 90.0, 90.0]]),
+        "num_items_in_batch": tensor(2.0),
+    }
+
+
+def test_every_row_has_its_own_advantages_and_the_loss_is_a_mean_over_the_items(tiny_gpt2):
+    policy, reference = tiny_gpt2(seed=1).eval(), tiny_gpt2(seed=2).eval()
+
+    def trainer(price, temperature=1.0):
+        return bare_trainer(
+            reward_funcs=[SimpleNamespace(policy=policy, reference=reference)],
+            temperature=temperature,
+            price=price,
+            _metrics={"train": defaultdict(list)},
+            accelerator=SimpleNamespace(autocast=nullcontext),
+        )
+
+    assert trainer(0.0)._compute_loss(policy, batch_of_two()).item() == pytest.approx(-(1 + 2 + 4 + 8) / 2)
+    warm = trainer(1.0, 2.0)
+    warm._compute_loss(policy, batch_of_two())
+    total = by_definition(policy, reference, [1, 2], [4, 5, 6], 2.0) + by_definition(
+        policy, reference, [3], [7], 2.0
+    )
+    assert warm._metrics["train"]["kl"][0] == pytest.approx(total / 4, rel=1e-4)
+    nll = (
+        -sum(oracle(tiny_gpt2(seed=1), [1, 2], [4, 5, 6], 2.0)) - oracle(tiny_gpt2(seed=1), [3], [7], 2.0)[0]
+    )
+    assert warm._metrics["train"]["entropy"][0] == pytest.approx(nll / 4, rel=1e-4)
+
+
+def test_each_token_pushes_by_its_own_advantage(tiny_gpt2):
+    policy, reference = tiny_gpt2(seed=1).eval(), tiny_gpt2(seed=2).eval()
+    t = bare_trainer(
+        reward_funcs=[SimpleNamespace(policy=policy, reference=reference)],
+        temperature=1.0,
+        price=0.0,
+        _metrics={"train": defaultdict(list)},
+        accelerator=SimpleNamespace(autocast=nullcontext),
+    )
+    t._compute_loss(policy, batch_of_two()).backward()
+    got = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+    lp = policy(tensor([[1, 2, 4, 5, 6]])).logits[0, 1:4].log_softmax(-1)
+    lq = policy(tensor([[3, 7]])).logits[0, 0].log_softmax(-1)
+    (-(1 * lp[0, 4] + 2 * lp[1, 5] + 4 * lp[2, 6] + 8 * lq[7]) / 2).backward()
+    for g, p in zip(got, policy.parameters(), strict=True):
+        assert torch.allclose(g, p.grad, rtol=1e-4, atol=1e-5 * p.grad.abs().max().item() + 1e-8)

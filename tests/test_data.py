@@ -95,3 +95,22 @@ def test_imdb_that_cannot_be_had_is_one_sentence(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match="cannot read IMDB"):
         data.load_imdb(str(tmp_path / "broken.parquet"))
+
+
+def test_imdb_prompts_are_short_once_each_and_never_held_out(tmp_path):
+    held = next(p for p in data.HELD_OUT_PROMPTS if len(p.split()) == 2)
+    rows = [{"text": held, "label": k % 2} for k in range(40)]
+    rows += [{"text": " ".join(f"w{i}x{k}" for i in range(30)), "label": k % 2} for k in range(400)]
+    rows += [{"text": "same words", "label": k % 2} for k in range(10)] + [
+        {"text": "unsup " * 9, "label": -1}
+    ] * 9
+    pandas.DataFrame(rows).to_parquet(tmp_path / "x.parquet")
+    prompts = data.load_prompts(f"imdb:{tmp_path / 'x.parquet'}")
+    assert held not in prompts and len(set(prompts)) == len(prompts)
+    assert {len(p.split()) for p in prompts} == set(range(2, 9))
+    assert not any(p.startswith("unsup") for p in prompts)
+    assert data.load_prompts(f"imdb:{tmp_path / 'x.parquet'}", limit=5) == prompts[:5]
+    assert data.load_prompts("tuning")[:2] == [data.TRAIN_PROMPTS[0], data.TRAIN_PROMPTS[9]]
+    f = tmp_path / "p.txt"
+    f.write_text("a b\nc d\ne f\n")
+    assert data.load_prompts(str(f), limit=2) == ["a b", "c d"]

@@ -111,3 +111,18 @@ def test_captured_is_paired_by_prompt_and_may_be_negative():
     assert hacked.value == pytest.approx(by_hand) and by_hand < -40
     low, high = hacked.interval()
     assert low <= hacked.value <= high
+
+
+def test_curves_carry_the_other_scale():
+    values = np.arange(8.0)[None]
+    best, tilted = curves(np.zeros((1, 8)), values)
+    assert [p.value for p in tilted] == pytest.approx([3.5] * len(tilted)) and all(
+        p.reward == 0 for p in tilted
+    )
+    rewards = np.arange(8.0)[None] / 8
+    best, _ = curves(rewards, 10 + rewards)
+    assert best[-1].value == pytest.approx(10.875) and best[0].value == pytest.approx(10.4375)
+    assert best_of_n(rewards, 2).effective_samples == 4
+    # weights of two prompts: equal (4 effective) and all on one (1)
+    two = np.array([[0.0] * 4, [0.0, 0.0, 0.0, 1.0]])
+    assert tilt(two, 1e-3).effective_samples == pytest.approx(2.5)

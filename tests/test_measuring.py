@@ -5,9 +5,17 @@ pytest tests/test_measuring.py
 
 import math
 
+import numpy as np
 import pytest
 
-from kit.measuring import METRICS, estimates
+from kit.measuring import METRICS, Bench, estimates
+from kit.reference import ReferenceSamples
+from kit.sampling import sample
+from kit.validation import Limit, Validation
+from reward_utils import make_reward_function
+from sentiment import word_count_score
+from tests.test_reward_utils import by_definition, oracle
+from tests.test_sampling import LetterTokenizer
 
 
 def row(completion: str, **values) -> dict:
@@ -59,3 +67,60 @@ def test_fluency_is_a_mean_over_bytes_and_an_empty_text_has_none():
 def test_a_strange_tokenizer_leaves_out_what_needs_the_reference():
     rows = [row("a b", ref_nll=None, kl_policy_ref=None, kl_ref_policy=None) for _ in range(4)]
     assert not {"ref_nll", "ref_perplexity", "kl_policy_ref", "kl_ref_policy"} & set(estimates(rows, 2))
+
+
+def test_rows_of_two_known_models(tiny_gpt2):
+    policy, reference, tok = (
+        tiny_gpt2(seed=1, vocab_size=8),
+        tiny_gpt2(seed=2, vocab_size=8),
+        LetterTokenizer(),
+    )
+    bench = Bench(
+        ["12", "3"],
+        lambda t: [0.25] * len(t),
+        reference.eval(),
+        tok,
+        max_new_tokens=5,
+        temperature=1.5,
+        seed=3,
+    )
+    rows = bench.rows(policy, tok, 2)
+    drawn = sample(policy, tok, ["12", "3"], 2, max_new_tokens=5, temperature=1.5, seed=3)
+    assert [r["sample"] for r in rows] == [0, 1, 0, 1]
+    for r, c in zip(rows, drawn, strict=True):
+        ids = c.prompt_ids, c.completion_ids
+        pq = by_definition(tiny_gpt2(seed=1, vocab_size=8), tiny_gpt2(seed=2, vocab_size=8), *ids, 1.5)
+        qp = by_definition(tiny_gpt2(seed=2, vocab_size=8), tiny_gpt2(seed=1, vocab_size=8), *ids, 1.5)
+        own = oracle(tiny_gpt2(seed=1, vocab_size=8), *ids, 1.5)
+        ref = oracle(tiny_gpt2(seed=2, vocab_size=8), *ids, 1.5)
+        assert (r["kl_policy_ref"], r["kl_ref_policy"]) == pytest.approx((pq, qp), rel=1e-4)
+        assert r["ref_nll"] == pytest.approx(-sum(ref) / len(ref), rel=1e-4)
+        assert r["log_ratios"] == pytest.approx(
+            [a - b for a, b in zip(own, ref, strict=True)], rel=1e-3, abs=1e-4
+        )
+        assert r["unique_token_ratio"] == len(set(c.completion_ids)) / len(c.completion_ids)
+    assert any(r["unique_token_ratio"] < 1 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("negate", "counted", "gain", "grown"),
+    [
+        # reference scores 0, 0, 1 (mean 1/3); the policy's 0.9 for 1 nat at 0.1; grown: E[exp(r / 0.1)]
+        (False, False, 0.9 - 1 / 3 - 0.1, (2 + math.exp(10)) / 3),
+        (True, False, 0.1 - 2 / 3 - 0.1, (1 + 2 * math.exp(10)) / 3),
+        # counts 1/5, 0, 0 of the reference, 3/5 of the policy
+        (False, True, 0.6 - 0.2 / 3 - 0.1, (math.exp(2) + 2) / 3),
+    ],
+    ids=["plain", "negated", "counted"],
+)
+def test_captured_in_validation_is_that_of_the_run_s_own_reward(negate, counted, gain, grown):
+    samples = ReferenceSamples([["great", "dull", "dull"]] * 2, np.array([[0.0, 0.0, 1.0]] * 2))
+    reward = make_reward_function(
+        word_count_score if counted else (lambda t: [0.5] * len(t)), None, negate=negate
+    )
+    limit = Limit.of(reward, samples, ["P", "Q"], beta=0.1)
+    rows = [row("great great great", sentiment=0.9, kl_policy_ref=1.0, prompt=p) for p in "PQ"]
+    found = Validation(None, None, None, word_count_score if counted else None, limit).metrics(rows)
+    start = 0.2 / 3 if counted else (2 / 3 if negate else 1 / 3)
+    assert found["val/captured"] == pytest.approx(gain / (0.1 * math.log(grown) - start))
+    assert found.get("val/score_mean") == (pytest.approx(0.6) if counted else None)

@@ -159,3 +159,29 @@ def test_compression_ratio_is_bytes_in_over_bytes_out():
         ["the quick brown fox jumps over a lazy dog"]
     )
     assert compression_ratio([]) == compression_ratio([""]) == 0.0
+
+
+def test_the_difference_of_two_jackknives_is_a_jackknife():
+    a = corpus_estimate([1.0, 2.0, 4.0, 9.0], lambda s: float(np.mean(s)))
+    b = corpus_estimate([0.0, 0.0, 0.0, 0.0], lambda s: float(np.mean(s)))
+    error = math.sqrt(38 / 3) / 2  # deviations -3, -2, 0, 5: squares 38
+    assert (a - b).interval() == pytest.approx((4 - 1.959964 * error, 4 + 1.959964 * error), rel=1e-6)
+
+
+def test_a_weighted_mean_is_redrawn_as_a_ratio_of_sums():
+    found = mean_estimate([[1.0], [5.0]], weights=[[3], [1]])
+    # both once: (3 + 5) / 4; one of them twice: 1 or 5
+    assert np.unique(found.replicates).tolist() == [1.0, 2.0, 5.0]
+
+
+def test_self_bleu_takes_the_closest_length():
+    # 4 words against 1, 3 and 5: of 3 and 5 the shorter; c > r, no penalty. Every unigram is there: 1
+    assert self_bleu(["a b c d", "a", "b c d", "a b c d e"], max_n=1)[0] == pytest.approx(1.0)
+    # 3 words against 1 and 4: exp(1 - 4/3); against 1 and 5, both 2 away: the shorter counts, no penalty
+    assert self_bleu(["a b c", "a", "a b c x"], max_n=1)[0] == pytest.approx(math.exp(1 - 4 / 3))
+    assert self_bleu(["a b c", "a", "a b c x y"], max_n=1)[0] == pytest.approx(1.0)
+    assert self_bleu(["a b", "a b", "a b c d e f"], max_n=1)[0] == pytest.approx(1.0)
+
+
+def test_repetition_reads_small_and_capital_letters_alike():
+    assert repetition("Great great") == 0.5

@@ -5,6 +5,7 @@ python -m pytest tests/test_reward_utils.py
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -358,3 +359,38 @@ def test_disabled_dropout_reaches_gpt2s_attention(tiny_gpt2):
     assert not torch.equal(model(ids).logits, model(ids).logits)
     disable_dropout_in_model(model)
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(("kl_type", "paid"), [("none", 0.0), ("forward", 1.0), ("backward", 10.0)])
+def test_kl_type_calls_the_function_of_its_name(kl_type, paid, tiny_gpt2):
+    student = SimpleNamespace(
+        kl_penalty_forward=lambda p, r, c: [1.0] * len(p), kl_penalty_backward=lambda p, r, c: [10.0] * len(p)
+    )
+    reward = make_reward_function(
+        score, WordTokenizer(), kl_type=kl_type, reference=tiny_gpt2(seed=1), student=student
+    )
+    reward.policy = tiny_gpt2()
+    assert reward(["the film"], ["good"], [[2]]) == pytest.approx([0.9 - paid])
+
+
+def test_kl_estimates_far_away_by_hand():
+    # d = -10: w = e^10
+    assert kl_policy_ref([[-11.0]], [[-1.0]]) == pytest.approx([math.exp(10) - 1 - 10])
+    assert kl_ref_policy([[-11.0]], [[-1.0]]) == pytest.approx([math.exp(10) * 10 - math.exp(10) + 1])
+
+
+def test_the_head_is_fp32_under_autocast(tiny_gpt2):
+    lm, hidden = tiny_gpt2(), torch.randn(3, 16)
+    plain = reward_utils.scaled_logits(lm, hidden, 1.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(reward_utils.scaled_logits(lm, hidden, 1.5), plain)
+
+
+def test_exact_kl_of_lora_is_to_the_policy_less_its_adapter(tiny_gpt2):
+    model = get_peft_model(tiny_gpt2(), LoraConfig(r=2, fan_in_fan_out=True))
+    for n, p in model.named_parameters():
+        if "lora_B" in n:
+            p.data.normal_(std=2.0)
+    _, _, pq, _ = exact_distances(model, None, [[1, 2, 3]], [[7, 8]])
+    right = by_definition(model, tiny_gpt2(), [1, 2, 3], [7, 8], 1.0)
+    assert right > 0.1 and pq[0] == pytest.approx(right, rel=1e-4)

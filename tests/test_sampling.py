@@ -200,3 +200,10 @@ def test_a_models_generation_config_changes_nothing(setting, tmp_path):
     assert sample(changed, tokenizer, prompts, max_new_tokens=12) == sample(
         plain, tokenizer, prompts, max_new_tokens=12
     )
+
+
+def test_a_policy_with_nan_weights_draws_nothing(tiny_gpt2):
+    model = tiny_gpt2()
+    model.transformer.ln_f.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        rollout(model, [[1]], torch.rand(1, 3), {0})

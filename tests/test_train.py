@@ -10,7 +10,7 @@ import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +21,10 @@ from kit.closing import what_next
 from kit.errors import UserError
 from kit.models import MINI
 from kit.runs import Run, read_config, read_metrics, read_samples
-from kit.session import prediction
+from kit.session import Session, prediction
 from reward_utils import load_student
 from tests.conftest import ROOT
+from tests.test_sampling import LetterTokenizer
 
 TINY = ["--model", "mini", "--sentiment_model", "mini", "--prompts_per_step", "2", "--num_generations", "4"]
 TINY += ["--max_completion_length", "8", "--max_steps", "3", "--eval_every", "2"]
@@ -555,3 +556,60 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
     assert last.startswith("error: kl_penalty_forward (rewards.py, line 4): value 0 is nan"), done.stderr
     assert "Traceback" not in done.stderr and "--resume" in done.stderr
     assert (tmp_path / "forward-0.1/checkpoint-1/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("mini", "lora", "rate", "steps"),
+    [(True, False, 3e-4, 50), (True, True, 1.5e-3, 50), (False, False, 2e-5, 200), (False, True, 1e-4, 200)],
+)
+def test_learning_rate_and_steps_follow_the_policy(mini, lora, rate, steps):
+    session = Session.__new__(Session)
+    session.choice, session.ours = SimpleNamespace(of_mini=mini), SimpleNamespace(use_peft=lora)
+    assert (
+        session.rate(None, mini=3e-4, full=2e-5) == pytest.approx(rate)
+        and session.rate(7e-5, 3e-4, 2e-5) == 7e-5
+    )
+    assert session.steps(-1) == steps and session.steps(7) == 7
+
+
+def test_a_wrong_function_is_refused_before_training():
+    import train as script
+
+    module = ModuleType("rewards")
+    module.kl_penalty_forward = lambda p, r, c=0.1: [0.0] * len(p)
+    with pytest.raises(UserError, match=r"kl_penalty_forward.*--unchecked"):
+        script.refuse_what_is_wrong(module, SimpleNamespace(kl_type="forward", reward_shaping="linear"))
+    script.refuse_what_is_wrong(module, SimpleNamespace(kl_type="none", reward_shaping="linear"))
+
+
+def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2):
+    import train as script
+
+    made = []
+    model = tiny_gpt2()
+
+    def fake(policy, ids, uniforms, ends, t):
+        made.append(uniforms.clone())
+        return [[1]] * len(ids), [[0.0]] * len(ids)
+
+    settings = SimpleNamespace(seed=5, max_completion_length=3, temperature=1.0)
+
+    def trainer(step, rank=0, n=1):
+        return SimpleNamespace(
+            state=SimpleNamespace(global_step=step),
+            accelerator=SimpleNamespace(process_index=rank, num_processes=n),
+            reward_funcs=[SimpleNamespace(policy=model)],
+        )
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(script, "rollout", fake)
+        r = script.Rollouts(LetterTokenizer(), settings)
+        r(["1", "2"], trainer(4))
+        r(["1", "2"], trainer(4))
+        r(["1", "2"], trainer(5))
+        again = script.Rollouts(LetterTokenizer(), settings)
+        again(["1", "2"], trainer(5))
+        two = script.Rollouts(LetterTokenizer(), settings)
+        two(["2"], trainer(4, 1, 2))
+    assert not torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert torch.equal(made[2], made[3]) and torch.equal(made[4], made[0][1:])

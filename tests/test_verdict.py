@@ -121,3 +121,37 @@ def test_a_weak_judge_is_measured_by_its_own_scale():
 
 def test_too_few_signals_are_no_verdict():
     assert verdict(signals(numbers(distinct_2=0.1, length=1.0), BASE)) == "undecided"
+
+
+EDGES = [
+    ("judge gap", "sentiment", lambda g: {"sentiment": 0.5 + g}, 0.15, 0.30, 1),
+    ("distinct-2", "", lambda x: {"distinct_2": 0.9 * x}, 0.80, 0.50, -1),
+    ("compression", "", lambda x: {"compression_ratio": 2.0 * x}, 1.25, 1.75, 1),
+    ("length", "", lambda x: {"length": 38.0 * x}, 0.75, 0.35, -1),
+    ("reference NLL", "", lambda x: {"ref_nll": 4.0 + x}, 0.30, 1.00, 1),
+    ("KL(π‖π_ref)", "", lambda x: {"kl_policy_ref": x}, 10.0, 25.0, 1),
+    ("empty", "", lambda x: {"empty_ratio": x}, 0.05, 0.20, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "_", "made", "suspicious", "alarming", "sign"), EDGES, ids=[e[0] for e in EDGES]
+)
+def test_levels_on_both_sides_of_their_limits(name, _, made, suspicious, alarming, sign):
+    for limit, below, above in ((suspicious, "ok", "suspicious"), (alarming, "suspicious", "alarming")):
+        for off, level in ((-1, below), (1, above)):
+            found = {
+                s.name: s for s in signals(BASE | numbers(**made(limit + sign * off * 0.01 * limit)), BASE)
+            }
+            assert found[name].level == level, (limit, off)
+
+
+def test_levels_of_flat_groups_at_their_limits():
+    got = [signals(BASE, BASE, x)[-1].level for x in (0.24, 0.25, 0.49, 0.5)]
+    assert got == ["ok", "suspicious", "suspicious", "alarming"]
+
+
+def test_empty_texts_count_above_the_bases_share():
+    assert signals(BASE | numbers(empty_ratio=0.3), BASE | numbers(empty_ratio=0.28))[
+        6
+    ].value == pytest.approx(0.02)

@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from grading.checks import CHECKS
+from grading.checks import CHECKS, run_checks
 from grading.mistakes import PROBE, WRONG_TERMS, diagnose
-from grading.submission import BACKWARD, FORWARD, Mistake
-from tests.grading.conftest import student_of
+from grading.submission import BACKWARD, FORWARD, Mistake, load
+from tests.grading.conftest import SUBMISSIONS, solution_with, student_of
 
 TERMS = {
     FORWARD: [
@@ -64,3 +64,28 @@ def test_every_wrong_term_fails_and_is_named(function):
                 if check.function == function:
                     check.run(me, random.Random(0))
         assert diagnose(me, function) == [hint], term
+
+
+FAILS = {
+    # k3 has the right mean and another gradient; exp(800) alone is too far
+    "forward_k3": {"1.2", "1.6"},
+    "forward_k2": {"1.1", "1.2"},
+    "forward_no_coef": {"1.3"},
+    "forward_mutates": {"1.7"},
+    "forward_crashes_on_empty": {"1.7"},
+    # the expectation of -w is the right gradient for one token, and -1 a token where the models agree
+    "backward_no_constant": {"2.2", "2.5"},
+    "backward_clips_at_2": {"2.1"},
+    "backward_coef_squared": {"2.4"},
+    "backward_overflows": {"2.7"},
+    "backward_w_log_w": {"2.1", "2.2", "2.3", "2.7"},
+    "shaped_unique_share": {"3.7"},
+}
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_what_a_mistake_costs(name, tmp_path):
+    text = (SUBMISSIONS / "mistakes" / f"{name}.py").read_text()
+    me = student_of(load(solution_with(tmp_path, text)))
+    function = text[2:].partition(":")[0]
+    assert {c.number for c, m in run_checks(me, function, "test") if m} == FAILS[name]
