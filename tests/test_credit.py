@@ -162,42 +162,6 @@ def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2
     assert len(trainer._metrics["train"]["kl"]) == 25
 
 
-# ------------------------------------------------------------------------------------ real runs, tiny
-
-TINY = "--model mini --sentiment_model mini --max_completion_length 10 --eval_every 0 --prompts_per_step 2"
-TINY += " --num_generations 4 --max_steps 2 --credit token --beta 0.1"
-
-
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_a_run_with_token_credit_trains_and_resumes_to_the_same_bytes(lora, run_script, tmp_path):
-    flags = [*TINY.split(), "--save_steps", "1", "--output_dir", str(tmp_path)]
-    done = run_script("train.py", *flags, *(["--use_peft"] if lora else []), "--run_name", "r")
-    assert done.returncode == 0, done.stderr
-    weights = "adapter_model.safetensors" if lora else "model.safetensors"
-    trained = load_file(tmp_path / "r/final" / weights)
-    if not lora:
-        before = load_file(MINI / "policy" / weights)
-        assert any(not torch.equal(trained[k].float(), before[k].float()) for k in before if k in trained)
-    lines = [m for m in read_metrics(tmp_path / "r") if "train/trl_kl" in m]
-    assert [m["step"] for m in lines] == [1, 2]
-    assert lines[0]["train/trl_kl"] == pytest.approx(0, abs=1e-6) and lines[1]["train/trl_kl"] > 0
-    # the last checkpoint and what came of it are taken away, and made again
-    shutil.rmtree(tmp_path / "r/checkpoint-2")
-    shutil.rmtree(tmp_path / "r/final")
-    again = run_script("train.py", "--resume", str(tmp_path / "r"))
-    assert again.returncode == 0, again.stderr
-    resumed = load_file(tmp_path / "r/final" / weights)
-    assert all(torch.equal(resumed[k], trained[k]) for k in trained)
-
-
-@pytest.mark.parametrize(
-    "shaping", [["--negate_reward"], ["--hackable_reward"], ["--reward_shaping", "sparse"]]
-)
-def test_token_credit_follows_whatever_the_reward_is(shaping, run_script, tmp_path):
-    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path), cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_look_moves_the_value_by_its_score():
     """Two groups of two completions of 5 tokens, so one look at each, which sees 0.2 or 0.6; lambda 0."""
     looks = {"aaaa": 0.2, "bbbb": 0.6, "cccc": 0.2, "dddd": 0.6}
@@ -281,3 +245,37 @@ def test_each_token_pushes_by_its_own_advantage(tiny_gpt2):
     (-(1 * lp[0, 4] + 2 * lp[1, 5] + 4 * lp[2, 6] + 8 * lq[7]) / 2).backward()
     for g, p in zip(got, policy.parameters(), strict=True):
         assert torch.allclose(g, p.grad, rtol=1e-4, atol=1e-5 * p.grad.abs().max().item() + 1e-8)
+
+
+# ------------------------------------------------------------------------------------ real runs, tiny
+
+TINY = "--model mini --sentiment_model mini --max_completion_length 10 --eval_every 0 --prompts_per_step 2"
+TINY += " --num_generations 4 --max_steps 2 --credit token --beta 0.1"
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_run_with_token_credit_trains_and_resumes_to_the_same_bytes(lora, run_script, tmp_path):
+    flags = [*TINY.split(), "--save_steps", "1", "--output_dir", str(tmp_path)]
+    done = run_script("train.py", *flags, *(["--use_peft"] if lora else []), "--run_name", "r")
+    assert done.returncode == 0, done.stderr
+    weights = "adapter_model.safetensors" if lora else "model.safetensors"
+    trained = load_file(tmp_path / "r/final" / weights)
+    if not lora:
+        before = load_file(MINI / "policy" / weights)
+        assert any(not torch.equal(trained[k].float(), before[k].float()) for k in before if k in trained)
+    lines = [m for m in read_metrics(tmp_path / "r") if "train/trl_kl" in m]
+    assert [m["step"] for m in lines] == [1, 2]
+    assert lines[0]["train/trl_kl"] == pytest.approx(0, abs=1e-6) and lines[1]["train/trl_kl"] > 0
+    # the last checkpoint and what came of it are taken away, and made again
+    shutil.rmtree(tmp_path / "r/checkpoint-2")
+    shutil.rmtree(tmp_path / "r/final")
+    again = run_script("train.py", "--resume", str(tmp_path / "r"))
+    assert again.returncode == 0, again.stderr
+    resumed = load_file(tmp_path / "r/final" / weights)
+    assert all(torch.equal(resumed[k], trained[k]) for k in trained)
+
+
+def test_token_credit_follows_whatever_the_reward_is(run_script, tmp_path):
+    shaping = ["--negate_reward", "--reward_shaping", "sparse"]
+    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path), cwd=ROOT)
+    assert done.returncode == 0, done.stderr

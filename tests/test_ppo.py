@@ -336,6 +336,115 @@ def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
     assert (law(model.lm) - optimum).abs().sum() / 2 < 0.05  # total variation
 
 
+def uniform(vocab=3):
+    lm = tiny_lm(vocab)
+    with torch.no_grad():
+        lm.lm_head.weight.zero_()
+    return lm
+
+
+def made(scores=(1.0, 0.0, 0.5), bias=0.0, **settings):
+    cpu = Accelerator(cpu=True)
+    model, settings = ActorCritic(uniform()), PPOSettings(**{"minibatch_size": 3, "kl_coef": 0.0, **settings})
+    model.value_head.bias.data.fill_(bias)
+    return (
+        model,
+        settings,
+        cpu,
+        ppo.collect(model, uniform().eval(), RAGGED, list(scores), 1.0, settings, cpu),
+    )
+
+
+def test_collect_by_hand():
+    """Lengths 3, 1, 5; V = 0.5 everywhere, gamma = 1/2, lam = 0: A is -1/4, and R - 1/2 at the last token."""
+    *_, rollout = made(bias=0.5, gamma=0.5, lam=0.0)
+    assert rollout.returns[0, :3].tolist() == pytest.approx([0.25, 0.25, 1.0])
+    assert rollout.returns[2].tolist() == pytest.approx([0.25] * 4 + [0.5])
+    # A: -1/4 (6 times), 1/2, -1/2, 0: mean -1/6, mean square (6/16 + 1/4 + 1/4)/9 = 7/72, variance 7/72 - 1/36 = 5/72
+    sd = math.sqrt(5 / 72)
+    assert rollout.advantages[0, :3].tolist() == pytest.approx(
+        [-1 / 12 / sd, -1 / 12 / sd, (2 / 3) / sd], rel=1e-5
+    )
+
+
+def test_the_loss_of_an_update_by_hand():
+    """A uniform policy of 3 tokens, V = 0, gamma = lam = 1: G is the score, whitened advantages have mean 0."""
+    model, settings, cpu, rollout = made(gamma=1.0, lam=1.0, ppo_epochs=3, value_coef=0.25, entropy_coef=0.5)
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
+    )
+    assert stats["updates"] == 3
+    assert stats["policy_loss"] == pytest.approx(0, abs=1e-6)
+    v = 0.5 * (3 * 1 + 5 * 0.25) / 9
+    assert stats["value_loss"] == pytest.approx(v)
+    assert stats["entropy"] == pytest.approx(math.log(3))
+    assert stats["loss"] == pytest.approx(0.25 * v - 0.5 * math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "loss"), [(1.5, -1.3), (0.5, -0.5)])
+def test_clipping_in_an_update_by_hand(ratio, loss):
+    """All ratios 1.5, all advantages 1, clip 0.3; values 0 that were -1, returns 1, clip 0.1: V_clip = -0.9."""
+    model, settings, cpu, rollout = made(clip_range=0.3, value_clip_range=0.1, ppo_epochs=1, target_kl=0.0)
+    mask = rollout.batch.mask
+    rollout = replace(
+        rollout,
+        log_probs=rollout.log_probs - math.log(ratio) * mask,
+        advantages=mask,
+        values=-mask,
+        returns=mask,
+    )
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
+    )
+    assert stats["policy_loss"] == pytest.approx(loss, rel=1e-5)
+    assert stats["value_loss"] == pytest.approx(0.5 * 1.9**2, rel=1e-5)
+    assert stats["clip_fraction"] == 1.0 and stats["ratio"] == pytest.approx(ratio, rel=1e-5)
+    assert stats["update_kl_k3"] == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-4)
+    assert stats["update_kl_k1"] == pytest.approx(-math.log(ratio), rel=1e-4)
+
+
+def test_an_update_stops_at_its_target_kl_and_its_step_is_no_longer_than_the_norm():
+    model, settings, cpu, rollout = made(ppo_epochs=5, target_kl=1e-6)
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
+    )
+    assert stats["updates"] == 1
+    model, settings, cpu, rollout = made(ppo_epochs=1, max_grad_norm=1e-3, entropy_coef=0.0)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
+    )
+    moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
+    assert stats["grad_norm"] > 1e-3 and moved == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_what_is_logged_by_hand():
+    """pi gives every token twice what pi_ref gives it: d = ln 2, w = 1/2; 9 tokens in 3 completions."""
+    *_, rollout = made(gamma=1.0, lam=1.0)
+    rollout = replace(rollout, ref_log_probs=rollout.log_probs - math.log(2) * rollout.batch.mask)
+    found = ppo.numbers(rollout, [0.2, 0.4, 0.9], [1.0, 0.0, 0.5], kl_coef=0.1)
+    assert found["kl_policy_ref"] == pytest.approx(3 * (math.log(2) - 0.5), rel=1e-5)
+    assert found["kl_policy_ref_k1"] == pytest.approx(3 * math.log(2), rel=1e-5)
+    assert found["kl_penalty"] == pytest.approx(0.3 * math.log(2), rel=1e-5)
+    assert (found["score"], found["shaped"], found["length_mean"]) == pytest.approx((0.5, 0.5, 3.0))
+    assert found["reward"] == pytest.approx(0.5) and found["truncated_ratio"] == pytest.approx(2 / 3)
+    assert found["return"] == pytest.approx(5.5 / 9)
+
+
+def test_log_probs_of_rollout_and_update_have_the_temperature():
+    cpu, settings = Accelerator(cpu=True), PPOSettings(minibatch_size=3, ppo_epochs=1)
+    model = ActorCritic(tiny_lm())
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.5, settings, cpu)
+    for rows, lm in ((rollout.log_probs, tiny_lm()), (rollout.ref_log_probs, tiny_lm(seed=1))):
+        for row, c in zip(rows, RAGGED, strict=True):
+            right = oracle(lm, c.prompt_ids, c.completion_ids, 1.5)
+            assert row[: len(right)].tolist() == pytest.approx(right, rel=1e-4)
+    stats = ppo.update(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.5, settings, cpu, seed=0
+    )
+    assert stats["first_ratio_error"] < 1e-5
+
+
 # --------------------------------------------------------------------------------------------- the script
 
 TINY = (
@@ -469,112 +578,3 @@ def test_a_users_error_is_one_sentence(flags, says, tmp_path, run_ppo):
         run_ppo(flags)
     assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())  # and leaves no empty run behind
-
-
-def uniform(vocab=3):
-    lm = tiny_lm(vocab)
-    with torch.no_grad():
-        lm.lm_head.weight.zero_()
-    return lm
-
-
-def made(scores=(1.0, 0.0, 0.5), bias=0.0, **settings):
-    cpu = Accelerator(cpu=True)
-    model, settings = ActorCritic(uniform()), PPOSettings(**{"minibatch_size": 3, "kl_coef": 0.0, **settings})
-    model.value_head.bias.data.fill_(bias)
-    return (
-        model,
-        settings,
-        cpu,
-        ppo.collect(model, uniform().eval(), RAGGED, list(scores), 1.0, settings, cpu),
-    )
-
-
-def test_collect_by_hand():
-    """Lengths 3, 1, 5; V = 0.5 everywhere, gamma = 1/2, lam = 0: A is -1/4, and R - 1/2 at the last token."""
-    *_, rollout = made(bias=0.5, gamma=0.5, lam=0.0)
-    assert rollout.returns[0, :3].tolist() == pytest.approx([0.25, 0.25, 1.0])
-    assert rollout.returns[2].tolist() == pytest.approx([0.25] * 4 + [0.5])
-    # A: -1/4 (6 times), 1/2, -1/2, 0: mean -1/6, mean square (6/16 + 1/4 + 1/4)/9 = 7/72, variance 7/72 - 1/36 = 5/72
-    sd = math.sqrt(5 / 72)
-    assert rollout.advantages[0, :3].tolist() == pytest.approx(
-        [-1 / 12 / sd, -1 / 12 / sd, (2 / 3) / sd], rel=1e-5
-    )
-
-
-def test_the_loss_of_an_update_by_hand():
-    """A uniform policy of 3 tokens, V = 0, gamma = lam = 1: G is the score, whitened advantages have mean 0."""
-    model, settings, cpu, rollout = made(gamma=1.0, lam=1.0, ppo_epochs=3, value_coef=0.25, entropy_coef=0.5)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
-    )
-    assert stats["updates"] == 3
-    assert stats["policy_loss"] == pytest.approx(0, abs=1e-6)
-    v = 0.5 * (3 * 1 + 5 * 0.25) / 9
-    assert stats["value_loss"] == pytest.approx(v)
-    assert stats["entropy"] == pytest.approx(math.log(3))
-    assert stats["loss"] == pytest.approx(0.25 * v - 0.5 * math.log(3), rel=1e-5)
-
-
-@pytest.mark.parametrize(("ratio", "loss"), [(1.5, -1.3), (0.5, -0.5)])
-def test_clipping_in_an_update_by_hand(ratio, loss):
-    """All ratios 1.5, all advantages 1, clip 0.3; values 0 that were -1, returns 1, clip 0.1: V_clip = -0.9."""
-    model, settings, cpu, rollout = made(clip_range=0.3, value_clip_range=0.1, ppo_epochs=1, target_kl=0.0)
-    mask = rollout.batch.mask
-    rollout = replace(
-        rollout,
-        log_probs=rollout.log_probs - math.log(ratio) * mask,
-        advantages=mask,
-        values=-mask,
-        returns=mask,
-    )
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
-    )
-    assert stats["policy_loss"] == pytest.approx(loss, rel=1e-5)
-    assert stats["value_loss"] == pytest.approx(0.5 * 1.9**2, rel=1e-5)
-    assert stats["clip_fraction"] == 1.0 and stats["ratio"] == pytest.approx(ratio, rel=1e-5)
-    assert stats["update_kl_k3"] == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-4)
-    assert stats["update_kl_k1"] == pytest.approx(-math.log(ratio), rel=1e-4)
-
-
-def test_an_update_stops_at_its_target_kl_and_its_step_is_no_longer_than_the_norm():
-    model, settings, cpu, rollout = made(ppo_epochs=5, target_kl=1e-6)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
-    )
-    assert stats["updates"] == 1
-    model, settings, cpu, rollout = made(ppo_epochs=1, max_grad_norm=1e-3, entropy_coef=0.0)
-    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
-    )
-    moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
-    assert stats["grad_norm"] > 1e-3 and moved == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_what_is_logged_by_hand():
-    """pi gives every token twice what pi_ref gives it: d = ln 2, w = 1/2; 9 tokens in 3 completions."""
-    *_, rollout = made(gamma=1.0, lam=1.0)
-    rollout = replace(rollout, ref_log_probs=rollout.log_probs - math.log(2) * rollout.batch.mask)
-    found = ppo.numbers(rollout, [0.2, 0.4, 0.9], [1.0, 0.0, 0.5], kl_coef=0.1)
-    assert found["kl_policy_ref"] == pytest.approx(3 * (math.log(2) - 0.5), rel=1e-5)
-    assert found["kl_policy_ref_k1"] == pytest.approx(3 * math.log(2), rel=1e-5)
-    assert found["kl_penalty"] == pytest.approx(0.3 * math.log(2), rel=1e-5)
-    assert (found["score"], found["shaped"], found["length_mean"]) == pytest.approx((0.5, 0.5, 3.0))
-    assert found["reward"] == pytest.approx(0.5) and found["truncated_ratio"] == pytest.approx(2 / 3)
-    assert found["return"] == pytest.approx(5.5 / 9)
-
-
-def test_log_probs_of_rollout_and_update_have_the_temperature():
-    cpu, settings = Accelerator(cpu=True), PPOSettings(minibatch_size=3, ppo_epochs=1)
-    model = ActorCritic(tiny_lm())
-    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.5, settings, cpu)
-    for rows, lm in ((rollout.log_probs, tiny_lm()), (rollout.ref_log_probs, tiny_lm(seed=1))):
-        for row, c in zip(rows, RAGGED, strict=True):
-            right = oracle(lm, c.prompt_ids, c.completion_ids, 1.5)
-            assert row[: len(right)].tolist() == pytest.approx(right, rel=1e-4)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.5, settings, cpu, seed=0
-    )
-    assert stats["first_ratio_error"] < 1e-5

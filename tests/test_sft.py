@@ -156,6 +156,44 @@ def test_the_trainers_loss_is_the_unpadded_mean_over_completion_tokens(tmp_path)
     assert not torch.equal(model.transformer.h[0].attn.c_attn.weight, before)
 
 
+class Seen(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [("", 1), ("--negate_reward", 0)])
+def test_reviews_of_the_class_that_the_reward_wants(flags, wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "load_imdb", lambda source: (["bad", "good"], [0, 1]))
+
+    def examples(texts, labels, label, *_):
+        raise Seen(label)
+
+    monkeypatch.setattr(sft, "review_examples", examples)
+    argv = f"sft --model mini --sentiment_model mini --data x.parquet --output_dir {tmp_path} {flags}"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    with pytest.raises(Seen) as seen:
+        sft.main()
+    assert seen.value.args == (wanted,)
+
+
+def test_what_is_kept_is_the_best_by_the_reward_not_by_the_score(monkeypatch):
+    drawn = [
+        Completion(prompt="p", prompt_ids=[7], completion_ids=[i], text=str(i), truncated=True)
+        for i in range(4)
+    ]
+    monkeypatch.setattr(sft, "sample", lambda *_, **__: drawn)
+    reward = SimpleNamespace(
+        base_reward=lambda texts, prompts: ([0.9, 0.1, 0.8, 0.2], [0.1, 0.3, -0.5, -0.4])
+    )
+    settings = sft.SFTSettings(prompts_per_round=2, num_generations=2)
+    examples, logged = sft.best_of_round(
+        None, None, ["p", "q"], reward, BaselineArguments(), settings, np.random.default_rng(0)
+    )
+    assert [e["input_ids"] for e in examples] == [[7, 1], [7, 3]]
+    assert logged == pytest.approx(
+        {"score": 0.5, "shaped": -0.125, "kept_score": 0.15, "kept_shaped": -0.05, "generated_tokens": 4}
+    )
+
+
 # --------------------------------------------------------------------------------------------- the script
 
 
@@ -230,41 +268,3 @@ def test_a_users_error_is_one_sentence(flags, says, tmp_path, monkeypatch):
         sft.main()
     assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())  # and leaves no empty run behind
-
-
-class Seen(Exception):
-    pass
-
-
-@pytest.mark.parametrize(("flags", "wanted"), [("", 1), ("--negate_reward", 0)])
-def test_reviews_of_the_class_that_the_reward_wants(flags, wanted, tmp_path, monkeypatch):
-    monkeypatch.setattr(sft, "load_imdb", lambda source: (["bad", "good"], [0, 1]))
-
-    def examples(texts, labels, label, *_):
-        raise Seen(label)
-
-    monkeypatch.setattr(sft, "review_examples", examples)
-    argv = f"sft --model mini --sentiment_model mini --data x.parquet --output_dir {tmp_path} {flags}"
-    monkeypatch.setattr(sys, "argv", argv.split())
-    with pytest.raises(Seen) as seen:
-        sft.main()
-    assert seen.value.args == (wanted,)
-
-
-def test_what_is_kept_is_the_best_by_the_reward_not_by_the_score(monkeypatch):
-    drawn = [
-        Completion(prompt="p", prompt_ids=[7], completion_ids=[i], text=str(i), truncated=True)
-        for i in range(4)
-    ]
-    monkeypatch.setattr(sft, "sample", lambda *_, **__: drawn)
-    reward = SimpleNamespace(
-        base_reward=lambda texts, prompts: ([0.9, 0.1, 0.8, 0.2], [0.1, 0.3, -0.5, -0.4])
-    )
-    settings = sft.SFTSettings(prompts_per_round=2, num_generations=2)
-    examples, logged = sft.best_of_round(
-        None, None, ["p", "q"], reward, BaselineArguments(), settings, np.random.default_rng(0)
-    )
-    assert [e["input_ids"] for e in examples] == [[7, 1], [7, 3]]
-    assert logged == pytest.approx(
-        {"score": 0.5, "shaped": -0.125, "kept_score": 0.15, "kept_shaped": -0.05, "generated_tokens": 4}
-    )
