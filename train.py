@@ -318,8 +318,6 @@ METRIC_NAMES = {
     "learning_rate": "learning_rate",
     "step_time": "step_time",
 }
-
-
 SHOWN = {  # in the step's line on screen
     "reward": "reward {:.3f}",
     "score": "score {:.3f}",
@@ -360,11 +358,9 @@ class StepCallback(TrainerCallback):
         self.session.check(state.global_step, **m)
         self.session.log(state.global_step, m)
         # A step on a batch that was used before (--num_iterations) has no rewards of its own, most runs no penalty
-        shown = {
-            name: text for name, text in SHOWN.items() if name in m and (m[name] or name != "kl_penalty")
-        }
+        shown = [name for name in SHOWN if name in m and (m[name] or name != "kl_penalty")]
         self.session.show(
-            state.global_step, state.max_steps, *(shown[name].format(m[name]) for name in shown)
+            state.global_step, state.max_steps, *(SHOWN[name].format(m[name]) for name in shown)
         )
         self._validate_if_due(state)
 

@@ -186,7 +186,8 @@ def fill_in(
 ) -> None:
     """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
 
-    Whatever goes wrong is written into the model's row, and the other models go on.
+    Whatever goes wrong is written into the model's row, and the other models go on; without the base none can, so that
+    is a `UserError`.
     """
     try:
         pair = load_measured(bench, model.path) if base else (bench.reference, bench.tokenizer)
@@ -199,7 +200,7 @@ def fill_in(
         if base and samples and "kl_policy_ref" in model.estimates:
             share = captured_by(model, samples, num_samples)
             model.estimates |= {} if math.isnan(share.value) else {"captured": share}
-        trained_at = (model.settings or {}).get("temperature", bench.temperature)
+        trained_at = model.settings.get("temperature", bench.temperature)
         if trained_at != bench.temperature:
             model.notes.append(
                 f"trained at temperature {trained_at:g} and measured at {bench.temperature:g}, as all here"
@@ -209,6 +210,8 @@ def fill_in(
     except Exception as error:
         # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
         model.rows, model.error = [], one_sentence(error)
+        if base is None:
+            raise UserError(f"the reference model cannot be measured: {model.error}") from None
 
 
 def base_slope(base: Model) -> float:

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 
 from data import HELD_OUT_PROMPTS
+from kit import comparison
 from kit.comparison import (
     Model,
     captured_by,
+    fill_in,
     model_record,
     run_beta,
     trained_with,
     validation_points,
     zero_std_groups,
 )
+from kit.errors import UserError
 from kit.metrics import Estimate
 from kit.reference import ReferenceSamples
 
@@ -78,6 +81,24 @@ def test_a_broken_run_file_is_a_note(tmp_path):
     model = Model("m", str(run))
     assert "line 2" in model.notes[0]
     assert model.history == []
+
+
+def test_a_model_that_fails_is_a_row_and_a_base_that_fails_is_the_end(monkeypatch):
+    def rows(*_):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(comparison, "load_measured", lambda *_: (None, None))
+    bench, base, model = (
+        SimpleNamespace(reference=None, tokenizer=None, rows=rows),
+        Model("base", "x"),
+        Model("m", "y"),
+    )
+    fill_in(model, bench, 4, base)
+    assert model.error == "RuntimeError: out of memory" and model.rows == []
+    with pytest.raises(
+        UserError, match=r"^the reference model cannot be measured: RuntimeError: out of memory$"
+    ):
+        fill_in(base, bench, 4)
 
 
 def test_delta_is_model_less_base():

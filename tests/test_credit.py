@@ -65,6 +65,17 @@ def bare_trainer(**attributes) -> CreditTrainer:
     return trainer
 
 
+def loss_trainer(policy, reference, price: float, temperature: float = 1.0) -> CreditTrainer:
+    """A trainer with what its loss needs."""
+    return bare_trainer(
+        reward_funcs=[SimpleNamespace(policy=policy, reference=reference)],
+        temperature=temperature,
+        price=price,
+        _metrics={"train": defaultdict(list)},
+        accelerator=SimpleNamespace(autocast=nullcontext),
+    )
+
+
 def test_every_token_of_a_block_gets_its_credit_and_the_texts_so_far_are_scored_without_their_prompts():
     asked = []
 
@@ -119,15 +130,8 @@ def test_the_expected_gradient_is_that_of_the_objective_by_enumeration(tiny_gpt2
     beta KL(pi||pi_ref) = beta sum_x pi(x) log(pi(x) / pi_ref(x)), nothing held.
     """
     policy, reference = tiny_gpt2(seed=1, vocab_size=5).eval(), tiny_gpt2(seed=2, vocab_size=5).eval()
-    reward = SimpleNamespace(policy=policy, reference=reference)
     beta, prompt = 0.3, [1, 2, 3]
-    trainer = bare_trainer(
-        reward_funcs=[reward],
-        temperature=1.0,
-        price=beta,
-        _metrics={"train": defaultdict(list)},
-        accelerator=SimpleNamespace(autocast=nullcontext),
-    )
+    trainer = loss_trainer(policy, reference, price=beta)
 
     def log_softmax(model, ids):
         return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
@@ -193,6 +197,7 @@ def test_a_look_moves_the_value_by_its_score():
 
 
 def batch_of_two():
+    """Two completions, of three tokens and of one, padded as TRL pads."""
     return {
         "prompt_ids": tensor([[1, 2], [0, 3]]),
         "prompt_mask": tensor([[1, 1], [0, 1]]),
@@ -205,18 +210,9 @@ def batch_of_two():
 
 def test_every_row_has_its_own_advantages_and_the_loss_is_a_mean_over_the_items(tiny_gpt2):
     policy, reference = tiny_gpt2(seed=1).eval(), tiny_gpt2(seed=2).eval()
-
-    def trainer(price, temperature=1.0):
-        return bare_trainer(
-            reward_funcs=[SimpleNamespace(policy=policy, reference=reference)],
-            temperature=temperature,
-            price=price,
-            _metrics={"train": defaultdict(list)},
-            accelerator=SimpleNamespace(autocast=nullcontext),
-        )
-
-    assert trainer(0.0)._compute_loss(policy, batch_of_two()).item() == pytest.approx(-(1 + 2 + 4 + 8) / 2)
-    warm = trainer(1.0, 2.0)
+    free = loss_trainer(policy, reference, price=0.0)
+    assert free._compute_loss(policy, batch_of_two()).item() == pytest.approx(-(1 + 2 + 4 + 8) / 2)
+    warm = loss_trainer(policy, reference, price=1.0, temperature=2.0)
     warm._compute_loss(policy, batch_of_two())
     total = by_definition(policy, reference, [1, 2], [4, 5, 6], 2.0) + by_definition(
         policy, reference, [3], [7], 2.0
@@ -230,14 +226,7 @@ def test_every_row_has_its_own_advantages_and_the_loss_is_a_mean_over_the_items(
 
 def test_each_token_pushes_by_its_own_advantage(tiny_gpt2):
     policy, reference = tiny_gpt2(seed=1).eval(), tiny_gpt2(seed=2).eval()
-    t = bare_trainer(
-        reward_funcs=[SimpleNamespace(policy=policy, reference=reference)],
-        temperature=1.0,
-        price=0.0,
-        _metrics={"train": defaultdict(list)},
-        accelerator=SimpleNamespace(autocast=nullcontext),
-    )
-    t._compute_loss(policy, batch_of_two()).backward()
+    loss_trainer(policy, reference, price=0.0)._compute_loss(policy, batch_of_two()).backward()
     got = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
     lp = policy(tensor([[1, 2, 4, 5, 6]])).logits[0, 1:4].log_softmax(-1)

@@ -475,7 +475,7 @@ def test_the_closing_words_look_at_the_numbers(flags, changes, says):
     assert words.count("\n") <= 2 and max(map(len, words.split("\n"))) <= 118
 
 
-def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards(capsys):
+def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
     """`--num_iterations 2`: TRL logs no reward for every second step."""
     import train as script
 
@@ -565,10 +565,8 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
 def test_learning_rate_and_steps_follow_the_policy(mini, lora, rate, steps):
     session = Session.__new__(Session)
     session.choice, session.ours = SimpleNamespace(of_mini=mini), SimpleNamespace(use_peft=lora)
-    assert (
-        session.rate(None, mini=3e-4, full=2e-5) == pytest.approx(rate)
-        and session.rate(7e-5, 3e-4, 2e-5) == 7e-5
-    )
+    assert session.rate(None, mini=3e-4, full=2e-5) == pytest.approx(rate)
+    assert session.rate(7e-5, mini=3e-4, full=2e-5) == 7e-5
     assert session.steps(-1) == steps and session.steps(7) == 7
 
 
@@ -582,7 +580,7 @@ def test_a_wrong_function_is_refused_before_training():
     script.refuse_what_is_wrong(module, SimpleNamespace(kl_type="none", reward_shaping="linear"))
 
 
-def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2):
+def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, monkeypatch):
     import train as script
 
     made = []
@@ -601,15 +599,13 @@ def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2):
             reward_funcs=[SimpleNamespace(policy=model)],
         )
 
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(script, "rollout", fake)
-        r = script.Rollouts(LetterTokenizer(), settings)
-        r(["1", "2"], trainer(4))
-        r(["1", "2"], trainer(4))
-        r(["1", "2"], trainer(5))
-        again = script.Rollouts(LetterTokenizer(), settings)
-        again(["1", "2"], trainer(5))
-        two = script.Rollouts(LetterTokenizer(), settings)
-        two(["2"], trainer(4, 1, 2))
-    assert not torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
-    assert torch.equal(made[2], made[3]) and torch.equal(made[4], made[0][1:])
+    monkeypatch.setattr(script, "rollout", fake)
+    run = script.Rollouts(LetterTokenizer(), settings)
+    run(["1", "2"], trainer(4))
+    run(["1", "2"], trainer(4))  # a second round in the same step
+    run(["1", "2"], trainer(5))
+    script.Rollouts(LetterTokenizer(), settings)(["1", "2"], trainer(5))  # a resumed run
+    script.Rollouts(LetterTokenizer(), settings)(["2"], trainer(4, rank=1, n=2))
+    first, second_round, next_step, resumed, second_process = made
+    assert not torch.equal(first, second_round) and not torch.equal(first, next_step)
+    assert torch.equal(resumed, next_step) and torch.equal(second_process, first[1:])

@@ -124,20 +124,18 @@ def test_too_few_signals_are_no_verdict():
 
 
 EDGES = [
-    ("judge gap", "sentiment", lambda g: {"sentiment": 0.5 + g}, 0.15, 0.30, 1),
-    ("distinct-2", "", lambda x: {"distinct_2": 0.9 * x}, 0.80, 0.50, -1),
-    ("compression", "", lambda x: {"compression_ratio": 2.0 * x}, 1.25, 1.75, 1),
-    ("length", "", lambda x: {"length": 38.0 * x}, 0.75, 0.35, -1),
-    ("reference NLL", "", lambda x: {"ref_nll": 4.0 + x}, 0.30, 1.00, 1),
-    ("KL(π‖π_ref)", "", lambda x: {"kl_policy_ref": x}, 10.0, 25.0, 1),
-    ("empty", "", lambda x: {"empty_ratio": x}, 0.05, 0.20, 1),
+    ("judge gap", lambda g: {"sentiment": 0.5 + g}, 0.15, 0.30, 1),
+    ("distinct-2", lambda x: {"distinct_2": 0.9 * x}, 0.80, 0.50, -1),
+    ("compression", lambda x: {"compression_ratio": 2.0 * x}, 1.25, 1.75, 1),
+    ("length", lambda x: {"length": 38.0 * x}, 0.75, 0.35, -1),
+    ("reference NLL", lambda x: {"ref_nll": 4.0 + x}, 0.30, 1.00, 1),
+    ("KL(π‖π_ref)", lambda x: {"kl_policy_ref": x}, 10.0, 25.0, 1),
+    ("empty", lambda x: {"empty_ratio": x}, 0.05, 0.20, 1),
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "_", "made", "suspicious", "alarming", "sign"), EDGES, ids=[e[0] for e in EDGES]
-)
-def test_levels_on_both_sides_of_their_limits(name, _, made, suspicious, alarming, sign):
+@pytest.mark.parametrize(("name", "made", "suspicious", "alarming", "sign"), EDGES, ids=[e[0] for e in EDGES])
+def test_levels_on_both_sides_of_their_limits(name, made, suspicious, alarming, sign):
     for limit, below, above in ((suspicious, "ok", "suspicious"), (alarming, "suspicious", "alarming")):
         for off, level in ((-1, below), (1, above)):
             found = {
@@ -152,6 +150,5 @@ def test_levels_of_flat_groups_at_their_limits():
 
 
 def test_empty_texts_count_above_the_bases_share():
-    assert signals(BASE | numbers(empty_ratio=0.3), BASE | numbers(empty_ratio=0.28))[
-        6
-    ].value == pytest.approx(0.02)
+    found = signals(BASE | numbers(empty_ratio=0.3), BASE | numbers(empty_ratio=0.28))
+    assert {s.name: s.value for s in found}["empty"] == pytest.approx(0.02)
