@@ -3,6 +3,7 @@
 pytest tests/test_models.py
 """
 
+import json
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from kit.errors import UserError
 from kit.models import (
     HUB_TIMEOUT_SECONDS,
     MINI,
+    ModelChoice,
     add_plain_head,
     load_policy,
     load_reference,
@@ -144,3 +146,14 @@ def test_the_plain_head_is_trls_in_values_and_gradients(tiny_gpt2, temperature):
         assert torch.allclose(gradient, expected, atol=1e-4, rtol=1e-4)
     # without the flag the model answers as before
     assert model(input_ids=ids, attention_mask=mask).logits.shape == (2, 6, 11)
+
+
+@pytest.mark.parametrize(
+    ("began_with", "like_mini"), [("mini/policy", True), ("openai-community/gpt2", False)]
+)
+def test_a_run_that_began_with_the_mini_policy_is_trained_as_it_was(began_with, like_mini, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"model": began_with}))
+    for folder in (tmp_path, tmp_path / "final"):
+        choice = ModelChoice(str(folder), "mini/sentiment", "as asked for")
+        assert choice.of_mini is like_mini and not choice.mini

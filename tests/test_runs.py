@@ -179,3 +179,12 @@ input()
             run.lock()
     with run.lock():
         pass
+
+
+@pytest.mark.parametrize("name", ["final", "checkpoint-20"])
+def test_a_model_of_a_run_is_not_taken_for_the_run(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")  # the model's
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=rf"that is a model of a run; give the run's folder, {tmp_path}$"):
+        Run.open(tmp_path / name)
