@@ -20,7 +20,7 @@ help:
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
 	@echo "make baselines           the base and five methods side by side, three seeds"
-	@echo "make results             every experiment, three seeds: docs/results.md (three hours, resumable)"
+	@echo "make results             every experiment, three seeds: docs/results.md, docs/verdict.md (hours, resumable)"
 	@echo "make handout             dist/handout.zip: the kit for students, without answers"
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
 	@echo "make lint                ruff and mypy"
@@ -75,6 +75,7 @@ baselines: .venv/.installed
 
 results: .venv/.installed
 	$(BIN)/python -m benchmarks.results $(ARGS)
+	$(BIN)/python -m benchmarks.verdict
 
 handout: .venv/.installed
 	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)

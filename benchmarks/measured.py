@@ -1,34 +1,111 @@
-"""The runs of `make results`, each measured once as evaluate.py measures it: 4 completions of every held-out prompt.
+"""The runs of `make results`: each measured once as evaluate.py measures it, labelled by its texts, and kept.
 
-In a run's folder, measured.json is its entry of comparison.json's `models`, texts.jsonl its lines of samples.jsonl;
-those of the base, which all are compared with, are in a folder `base` beside the runs.
+benchmarks/results.jsonl has a line for each run: its command, its metrics, its curves, two of its samples. The pages
+are written from these lines, so a seed that was trained on another machine counts as well. A run's folder gets
+texts.jsonl, the 4 completions of every held-out prompt that were measured.
+
+The label knows no KL, no judge, no mean over texts, and none of the limits of kit/verdict.py. A completion is broken if
+it is one the base hardly ever writes: a text more repetitive, shorter, or to the reference stranger or staler than 99
+in 100 of the base's; or if three words of it stand in every tenth text of its model.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kit.cli import BASE, Parser
-from kit.comparison import UNWRITTEN, Model, base_slope, chosen_judge, fill_in, load_bench, model_record
+from kit.comparison import (
+    UNWRITTEN,
+    Model,
+    base_slope,
+    chosen_judge,
+    fill_in,
+    load_bench,
+    zero_std_groups,
+)
 from kit.errors import UserError
-from kit.metrics import Estimate
+from kit.metrics import Estimate, words
 from kit.models import resolve_models
+from kit.plots import CURVES
 from kit.reference import kept_samples
-from kit.runs import to_json
+from kit.runs import read_metrics, read_samples, to_json
 from kit.screen import Progress
-from kit.verdict import judge_slope, signals, verdict
+from kit.sweep import COMMAND
+from kit.validation import NAMES
+from kit.verdict import signals, verdict
 
-RECORD, TEXTS = "measured.json", "texts.jsonl"
+KEPT, TEXTS = Path(__file__).with_name("results.jsonl"), "texts.jsonl"
+RARE = 0.01  # of the base's texts lie beyond each limit
+STOCK = 0.10  # of a model's texts hold the same three words
+SAMPLED = ("The script", "The acting")  # held-out prompts which the base goes on with in a bad temper
+DRAWN = {key for key, *_ in CURVES} | set(NAMES)  # series of metrics.jsonl
+
+Line = dict[str, Any]
+
+# ---- the label ---------------------------------------------------------------------------------------------
+
+
+def repeated_pairs(text: str) -> float:
+    """The share of a text's word pairs that stood there before: 0 for fewer than two words."""
+    found = words(text)
+    pairs = list(pairwise(found))
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def triples(text: str) -> set[tuple[str, ...]]:
+    found = words(text)
+    return set(zip(found, found[1:], found[2:], strict=False))
+
+
+@dataclass(frozen=True)
+class Ordinary:
+    """What the base's texts are like, one by one: beyond these limits lies one in a hundred, at each end."""
+
+    repeated: float
+    shortest: float
+    stale: float  # nats per token
+    strange: float
+
+    @classmethod
+    def of(cls, base: Sequence[Mapping[str, Any]]) -> "Ordinary":
+        nll = [row["ref_nll"] for row in base]
+        return cls(
+            repeated=float(np.quantile([repeated_pairs(row["completion"]) for row in base], 1 - RARE)),
+            shortest=float(np.quantile([len(words(row["completion"])) for row in base], RARE)),
+            stale=float(np.quantile(nll, RARE)),
+            strange=float(np.quantile(nll, 1 - RARE)),
+        )
+
+    def broken(self, rows: Sequence[Mapping[str, Any]]) -> float:
+        """The share of broken ones among a model's texts."""
+        counts = Counter(triple for row in rows for triple in triples(row["completion"]))
+        stock = {triple for triple, count in counts.items() if count > max(STOCK * len(rows), 2)}
+        return sum(self._is_broken(row, stock) for row in rows) / len(rows)
+
+    def _is_broken(self, row: Mapping[str, Any], stock: set[tuple[str, ...]]) -> bool:
+        text = row["completion"]
+        return (
+            repeated_pairs(text) > self.repeated
+            or len(words(text)) < self.shortest
+            or not self.stale <= row["ref_nll"] <= self.strange
+            or bool(triples(text) & stock)
+        )
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------
 
 
 def measure(folders: Sequence[Path]) -> None:
-    """Measure the run folders that have not been measured yet. Raises `UserError` for one that cannot be."""
-    todo = [folder for folder in folders if not (folder / RECORD).is_file()]
+    """Measure the run folders that have not been yet, and keep a line of each. Raises `UserError` if one cannot be."""
+    kept = kept_lines()
+    todo = [folder for folder in folders if not ((folder / TEXTS).is_file() and folder.name in kept)]
     if not todo:
         return
     parser = Parser("")
@@ -40,39 +117,83 @@ def measure(folders: Sequence[Path]) -> None:
     bench.progress = Progress(total, "measuring", "completions")
     base = Model(BASE, choice.policy)
     fill_in(base, bench, args.num_samples)
-    _keep(base, base, folders[0].parent / BASE)
-    slope, samples = base_slope(base), kept_samples(choice, bench)
+    slope, samples, ordinary = base_slope(base), kept_samples(choice, bench), Ordinary.of(base.rows)
+    keep({"run": BASE, "metrics": _metrics(base), "judge_slope": slope})
     for folder in todo:
         model = Model(folder.name, str(folder))
         fill_in(model, bench, args.num_samples, base, slope, samples)
         if model.error:
             raise UserError(f"{folder.name} cannot be measured: {model.error}")
-        _keep(model, base, folder)
+        rows = [{key: row[key] for key in row if key not in UNWRITTEN} for row in model.rows]
+        (folder / TEXTS).write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+        keep(
+            {
+                "run": folder.name,
+                "command": json.loads((folder / COMMAND).read_text(encoding="utf-8")),
+                "metrics": _metrics(model),
+                "zero_std_groups": zero_std_groups(model),
+                "broken": _short(ordinary.broken(model.rows)),
+                **of_training(folder, ordinary),
+            }
+        )
 
 
-def _keep(model: Model, base: Model, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    rows = [{key: row[key] for key in row if key not in UNWRITTEN} for row in model.rows]
-    (folder / TEXTS).write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
-    # last: where it stands, all is there
-    (folder / RECORD).write_text(to_json(model_record(model, base)) + "\n", encoding="utf-8")
+def _metrics(model: Model) -> dict[str, float]:
+    return {key: _short(estimate.value) for key, estimate in model.estimates.items()}
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """A run's entry, with signals and verdict by today's limits: those of kit/verdict.py may have changed since."""
-    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    if found["verdict"] is None:  # the base
-        return found
-    base = folder.parent / BASE
-    slope = judge_slope(*zip(*((row["sentiment"], row["judge"]) for row in texts(base)), strict=True))
-    model, reference = (
-        {key: Estimate(metric["value"], np.empty(0)) for key, metric in entry["metrics"].items()}
-        for entry in (found, record(base))
-    )
-    flat = next((s["value"] for s in found["signals"] if s["name"] == "zero-variance groups"), None)
-    again = signals(model, reference, flat, slope)
-    return found | {"signals": [asdict(signal) for signal in again], "verdict": verdict(again)}
+def _short(value: float) -> float:
+    """To four digits: the fifth is noise, and a line is read by people too."""
+    return float(f"{value:.4g}")
 
 
-def texts(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / TEXTS).read_text(encoding="utf-8").splitlines()]
+def of_training(folder: Path, ordinary: Ordinary) -> Line:
+    """A run's curves, with the share of broken texts at each validation, and its first and last samples of SAMPLED."""
+    samples = read_samples(folder)
+    at: dict[int, list[Line]] = {}
+    for row in samples:
+        at.setdefault(row["step"], []).append(row)
+    curves: dict[int, Line] = {}
+    for row in read_metrics(folder):
+        found = {key: _short(value) for key, value in row.items() if key in DRAWN}
+        curves.setdefault(row["step"], {"step": row["step"]}).update(found)
+    for step, rows in at.items():
+        curves[step]["broken"] = _short(ordinary.broken(rows))
+    shown = [row for step in (min(at), max(at)) for row in at[step] if row["prompt"] in SAMPLED]
+    keys = ("step", "prompt", "completion", "sentiment")
+    return {"curves": list(curves.values()), "samples": [{key: row[key] for key in keys} for row in shown]}
+
+
+# ---- what is kept ------------------------------------------------------------------------------------------
+
+
+def kept_lines() -> dict[str, Line]:
+    """{name of the run: its line}; the base's is under `BASE`."""
+    if not KEPT.is_file():
+        return {}
+    # not splitlines(): U+2028 is plain text to JSON
+    lines = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").split("\n") if line]
+    return {line["run"]: line for line in lines}
+
+
+def keep(line: Line) -> None:
+    """Write a run's line, in the place of the one that stands there of an earlier run of its name."""
+    kept = kept_lines() | {line["run"]: line}
+    new = KEPT.with_suffix(".new")
+    new.write_text("".join(to_json(kept[run]) + "\n" for run in sorted(kept)), encoding="utf-8")
+    new.replace(KEPT)
+
+
+def judged(line: Line, base: Line) -> Line:
+    """A run's line with `signals` and `verdict` as today's limits have them."""
+    mine, its = (as_estimates(found["metrics"]) for found in (line, base))
+    found = signals(mine, its, line.get("zero_std_groups"), base["judge_slope"])
+    return line | {"signals": [asdict(signal) for signal in found], "verdict": verdict(found)}
+
+
+def as_estimates(values: Mapping[str, float]) -> dict[str, Estimate]:
+    return {key: Estimate(value, np.empty(0)) for key, value in values.items()}
+
+
+def validations(line: Line) -> list[Line]:
+    return [row for row in line["curves"] if "val/sentiment_mean" in row]

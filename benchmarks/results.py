@@ -1,11 +1,13 @@
 """Every experiment that the kit speaks of, with three seeds each: docs/results.md, its figures, the README's samples.
 
-    python -m benchmarks.results                       make results: at most three hours on two cores
+    python -m benchmarks.results                       make results: hours on two cores
     python -m benchmarks.results --seeds 1             a third of that
-    python -m benchmarks.results --only vanilla best   some of them; the table then has what is there
+    python -m benchmarks.results --only vanilla best   some of them
+    python -m benchmarks.results --missing             those that benchmarks/results.jsonl has no line of
 
 benchmarks/results.yaml says what is run, on the mini models, with the reference solution. Two trainings run at a time,
-with one thread each. Stop it whenever you like: started again, it goes on where it was.
+with one thread each. Stop it whenever you like: started again, it goes on where it was. What was measured is kept in
+benchmarks/results.jsonl, a line a run, and the pages are written from all lines there.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -24,14 +26,14 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from benchmarks.measured import measure, record
+from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
 from kit import plots
 from kit.cli import BASE, Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
-from kit.runs import read_metrics, read_samples
+from kit.runs import read_metrics
 from kit.sweep import Training, finish_runs, markdown, mean_and_range, mean_history, write_between
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -49,7 +51,6 @@ COLUMNS = {  # evaluate.py's metric -> (title, digits)
     "captured": ("captured", 2),
 }
 FOCUS = ("vanilla", "forward-0.05", "shaped", "best")  # their curves, and their samples in the README
-SAMPLED = ("The script", "The acting")  # held-out prompts which the base goes on with in a bad temper
 
 
 def command(name: str, steps: int | None) -> list[str]:
@@ -59,14 +60,14 @@ def command(name: str, steps: int | None) -> list[str]:
     return ["train.py", "--model=mini", "--sentiment_model=mini", "--use_solution", *flags, *short]
 
 
-def validations(folder: Path) -> list[dict[str, Any]]:
-    return [row for row in read_metrics(folder) if "val/sentiment_mean" in row]
-
-
-def finished(name: str, seeds: int) -> list[Path]:
-    """The run folders of an experiment that have come to their end."""
-    folders = [RUNS / f"{name}-{seed}" for seed in range(seeds)]
-    return [folder for folder in folders if (folder / "final").is_dir()]
+def measured(name: str) -> list[Line]:
+    """The lines of an experiment's runs as it is defined today, seed by seed, with their verdicts."""
+    kept = kept_lines()
+    return [
+        judged(line, kept[BASE])
+        for run, line in kept.items()
+        if run.rpartition("-")[0] == name and line["command"] == command(name, None)
+    ]
 
 
 def flags_of(name: str) -> str:
@@ -75,24 +76,23 @@ def flags_of(name: str) -> str:
     return f"`{' '.join(said)}`" if said else "(no flag)"
 
 
-def table(seeds: int) -> str:
+def table() -> str:
     """Markdown: a row for each experiment, as its runs were measured, the mean over seeds with the lowest and the
     highest; the base's own row first."""
     titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values()), "verdicts"]
-    rows = [["(base)", "", *_cells([record(RUNS / BASE)]), ""]]
+    rows = [["(base)", "", *_cells([kept_lines()[BASE]]), ""]]
     for name in EXPERIMENTS:
-        if folders := finished(name, seeds):
-            records = [record(folder) for folder in folders]
-            said = Counter(found["verdict"] for found in records)
+        if lines := measured(name):
+            said = Counter(line["verdict"] for line in lines)
             verdicts = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
-            rows.append([flags_of(name), str(len(folders)), *_cells(records), verdicts])
+            rows.append([flags_of(name), str(len(lines)), *_cells(lines), verdicts])
     return markdown(titles, rows)
 
 
-def _cells(records: Sequence[dict[str, Any]]) -> list[str]:
+def _cells(lines: Sequence[Line]) -> list[str]:
     cells = []
     for key, (_, digits) in COLUMNS.items():
-        values = [found["metrics"][key]["value"] for found in records if key in found["metrics"]]
+        values = [line["metrics"][key] for line in lines if key in line["metrics"]]
         cells.append(mean_and_range(values, digits) if values else "")
     return cells
 
@@ -107,17 +107,17 @@ def samples_table() -> str:
     }
     rows: list[list[str]] = []
     for name in FOCUS:
-        if not (folders := finished(name, 1)):
+        if not (lines := measured(name)):
             continue
-        lines = read_samples(folders[0])
+        samples = lines[0]["samples"]
         if not rows:
-            rows.append(["base", *_sampled(lines, 0)])
-        rows.append([titles[name], *_sampled(lines, lines[-1]["step"])])
+            rows.append(["base", *_sampled(samples, 0)])
+        rows.append([titles[name], *_sampled(samples, samples[-1]["step"])])
     return markdown(["", *(f'"{prompt} ..."' for prompt in SAMPLED)], rows)
 
 
-def _sampled(lines: Sequence[dict[str, Any]], step: int) -> list[str]:
-    found = {line["prompt"]: line for line in lines if line["step"] == step}
+def _sampled(samples: Sequence[Line], step: int) -> list[str]:
+    found = {row["prompt"]: row for row in samples if row["step"] == step}
     cells = []
     for prompt in SAMPLED:
         text = " ".join(found[prompt]["completion"].split()).replace("|", "\\|")
@@ -126,7 +126,7 @@ def _sampled(lines: Sequence[dict[str, Any]], step: int) -> list[str]:
     return cells
 
 
-def frontier(seeds: int) -> Figure:
+def frontier() -> Figure:
     """The end of every finished run: sentiment against KL(pi||pi_ref), with what no training can beat at that price.
 
     Experiments that differ by a number alone, as forward-0.1 and forward-0.2 do, are joined by a line.
@@ -143,8 +143,8 @@ def frontier(seeds: int) -> Figure:
     for index, (family, members) in enumerate(families(EXPERIMENTS).items(), start=1):
         look, ends = plots.style(index), []
         for name in members:
-            measured = [record(folder)["metrics"] for folder in finished(name, seeds)]
-            points = [(m["kl_policy_ref"]["value"], m["sentiment"]["value"]) for m in measured]
+            metrics = [line["metrics"] for line in measured(name)]
+            points = [(found["kl_policy_ref"], found["sentiment"]) for found in metrics]
             if not points:
                 continue
             xs, ys = zip(*points, strict=True)
@@ -176,7 +176,7 @@ def families(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def last_line(folder: Path) -> str:
-    last = validations(folder)[-1]
+    last = [row for row in read_metrics(folder) if "val/sentiment_mean" in row][-1]
     return f"sentiment {last['val/sentiment_mean']:.2f}, KL {last['val/kl_policy_ref']:.1f}"
 
 
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--jobs", type=at_least_1, default=2, metavar="N", help="trainings at a time (default: 2)"
     )
     parser.add_argument(
-        "--no_pages", action="store_true", help="train, and leave docs/ and README.md as they are"
+        "--missing", action="store_true", help="train only what benchmarks/results.jsonl has no line of"
     )
     args: argparse.Namespace = parser.parse_args(argv)
     for name in args.only or []:
@@ -203,21 +203,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in range(args.seeds)
         for name in args.only or EXPERIMENTS
     ]
+    if args.missing:
+        kept = kept_lines()
+        wanted = [run for run in wanted if kept.get(run.folder.name, {}).get("command") != list(run.command)]
     finish_runs(wanted, args.jobs, RUNS / "log.txt", last_line)
-    if args.no_pages or args.steps:  # no page speaks of shorter runs
+    if args.steps:  # no page speaks of shorter runs
         return
 
-    every = [folder for name in EXPERIMENTS for folder in finished(name, args.seeds)]
-    measure(every)
-    text = table(args.seeds)
+    measure([run.folder for run in wanted])
+    text = table()
     write_between(PAGE, "written by make results", text)
     write_between(README, "samples by make results", samples_table())
-    focus = {
-        name: mean_history([read_metrics(folder) for folder in finished(name, args.seeds)])
-        for name in FOCUS
-        if finished(name, args.seeds)
-    }
-    frontier(args.seeds).savefig(PAGE.parent / "results.png", dpi=110)
+    curves_of = {name: [line["curves"] for line in measured(name)] for name in FOCUS}
+    focus = {name: mean_history(curves) for name, curves in curves_of.items() if curves}
+    frontier().savefig(PAGE.parent / "results.png", dpi=110)
     plots.training_curves(focus, start=1).savefig(PAGE.parent / "hack_and_cure.png", dpi=110)
     print(f"\n{text}\nin {PAGE}")
 

@@ -1,4 +1,4 @@
-"""benchmarks/results.py: its table, its samples and its marks, from run folders written by hand.
+"""benchmarks/results.py and measured.py: table, samples and marks, from lines and run folders written by hand.
 
 pytest tests/test_results.py
 """
@@ -7,48 +7,45 @@ import json
 
 import pytest
 
-from benchmarks import results
+from benchmarks import measured, results
+from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.errors import UserError
 from kit.sweep import write_between
 from train import PARSER
 
+METRICS = {
+    "judge": 0.6, "kl_policy_ref": 2.0, "kl_ref_policy": 3.0, "ref_nll": 4.0, "distinct_2": 0.5, "length": 30.0,
+}  # fmt: skip
 
-def measured(folder, sentiment: float, verdict: str | None, **others: float) -> None:
-    """A run folder's measured.json, with these numbers, and texts of which the judge says nothing."""
-    rest = {"kl_policy_ref": 2.0, "kl_ref_policy": 3.0, "ref_nll": 4.0, "distinct_2": 0.5, "length": 30.0}
-    values = {"sentiment": sentiment, "judge": 0.6, **rest} | ({"captured": 0.25} if verdict else {}) | others
-    folder.mkdir(exist_ok=True)
-    record = {"verdict": verdict, "metrics": {key: {"value": value} for key, value in values.items()}}
-    (folder / "measured.json").write_text(json.dumps(record | {"signals": []}))
-    texts = [{"sentiment": s, "judge": 0.5} for s in (0.0, 1.0)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+
+def line(name: str, seed: int, sentiment: float, **others: float) -> dict:
+    """What is kept of a run; its samples have a bar, and are too long for a cell."""
+    samples = [
+        {"step": step, "prompt": prompt, "completion": f"is | {step} " + "x" * 120, "sentiment": 0.25}
+        for step in (0, 2)
+        for prompt in measured.SAMPLED
+    ]
+    return {
+        "run": f"{name}-{seed}",
+        "command": results.command(name, None),
+        "metrics": METRICS | {"sentiment": sentiment, "captured": 0.25} | others,
+        "samples": samples,
+    }
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """vanilla with two finished seeds, forward-0.05 with one, and one that was stopped."""
-    monkeypatch.setattr(results, "RUNS", tmp_path)
-    measured(tmp_path / "base", 0.5, None)
-    for name, ends, sentiment, others in (  # (base: distinct-2 0.5, length 30)
-        ("vanilla-0", True, 1.0, {"distinct_2": 0.1, "length": 9.0}),  # two alarming
-        ("vanilla-1", True, 0.9, {"distinct_2": 0.1}),  # one
-        ("forward-0.05-0", True, 0.8, {}),
-        ("forward-0.05-1", False, 0.1, {}),
-    ):
-        folder = tmp_path / name
-        (folder / "final" if ends else folder).mkdir(parents=True)
-        measured(folder, sentiment, "of other limits", **others)
-        samples = [
-            {"step": step, "prompt": prompt, "completion": f"is | {step} " + "x" * 120, "sentiment": 0.25}
-            for step in (0, 2)
-            for prompt in results.SAMPLED
-        ]
-        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
-    return tmp_path
+def kept(tmp_path, monkeypatch):
+    """vanilla with two seeds, forward-0.05 with one, and one that was trained by another command."""
+    monkeypatch.setattr(measured, "KEPT", tmp_path / "results.jsonl")
+    keep({"run": "base", "metrics": METRICS | {"sentiment": 0.5}, "judge_slope": 0.0})
+    keep(line("vanilla", 1, 0.9, distinct_2=0.1))  # one signal alarming
+    keep(line("vanilla", 0, 1.0, distinct_2=0.1, length=9.0))  # two
+    keep(line("forward-0.05", 0, 0.8))
+    keep(line("forward-0.05", 1, 0.1) | {"command": ["train.py", "--kl_coef=7"]})
 
 
-def test_the_table_has_means_over_finished_seeds(runs):
-    _, rule, base, vanilla, forward = results.table(seeds=3).splitlines()
+def test_the_table_has_means_over_the_seeds_that_are_kept(kept):
+    _, rule, base, vanilla, forward = results.table().splitlines()
     assert len(rule.split(" | ")) == len(base.split(" | ")) == 11
     # the base has captured nothing by definition, and no verdict
     assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 3.0 | 4.00 | 0.50 | 30 |  |  |"
@@ -57,6 +54,49 @@ def test_the_table_has_means_over_finished_seeds(runs):
     assert vanilla.endswith("| 0.25 [0.25, 0.25] | 1 drifting, 1 hacked |")
     assert forward.startswith("| `--kl_type forward --kl_coef 0.05` | 1 | 0.80 |")
     assert forward.endswith("| 0.25 | 1 healthy |")
+
+
+def test_a_line_takes_the_place_of_the_earlier_one_of_its_name(kept):
+    before = kept_lines()
+    keep(line("vanilla", 1, 0.7) | {"note": "U+2028 is no end of a line: \u2028"})
+    after = kept_lines()
+    assert list(after) == ["base", "forward-0.05-0", "forward-0.05-1", "vanilla-0", "vanilla-1"]
+    assert after.pop("vanilla-1")["metrics"]["sentiment"] == 0.7
+    assert after == {name: line for name, line in before.items() if name != "vanilla-1"}
+
+
+def test_what_is_kept_of_a_training(tmp_path):
+    """Curves that are drawn, to four digits; the broken share of each validation; the samples shown, first and last."""
+    rows = [
+        {"step": 0, "val/sentiment_mean": 0.123456, "val/seconds": 9.0},
+        {"step": 1, "train/reward": 0.5, "train/loss": 9.0},
+        {"step": 2, "train/reward": 0.25},
+        {"step": 2, "val/sentiment_mean": 0.75},
+    ]
+    samples = [
+        {"step": step, "prompt": prompt, "completion": text, "sentiment": 0.5, "ref_nll": 4.0, "tokens": 3}
+        for step, text in ((0, "one two three"), (1, "never shown"), (2, "two"))
+        for prompt in ("The script", "Another prompt", "The acting")
+    ]
+    rows.insert(2, {"step": 1, "val/sentiment_mean": 0.25})
+    for name, lines in (("metrics.jsonl", rows), ("samples.jsonl", samples)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    found = of_training(tmp_path, Ordinary(repeated=0.2, shortest=2, stale=3.0, strange=5.0))
+    assert found["curves"] == [
+        {
+            "step": 0,
+            "val/sentiment_mean": 0.1235,
+            "broken": 1.0,
+        },  # the same three words in all: a stock phrase
+        {"step": 1, "train/reward": 0.5, "val/sentiment_mean": 0.25, "broken": 0.0},
+        {"step": 2, "train/reward": 0.25, "val/sentiment_mean": 0.75, "broken": 1.0},  # short
+    ]
+    assert [(row["step"], row["prompt"], row["completion"]) for row in found["samples"]] == [
+        (0, "The script", "one two three"),
+        (0, "The acting", "one two three"),
+        (2, "The script", "two"),
+        (2, "The acting", "two"),
+    ]
 
 
 def test_experiments_that_differ_by_a_number_are_a_family():
@@ -71,7 +111,7 @@ def test_experiments_that_differ_by_a_number_are_a_family():
     }
 
 
-def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(runs):
+def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(kept):
     lines = results.samples_table().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| base",

@@ -1,11 +1,13 @@
-"""benchmarks/verdict.py: the rule that labels runs, and its intervals, by hand.
+"""benchmarks/verdict.py, and the rule of benchmarks/measured.py that labels runs, by hand.
 
 pytest tests/test_verdict_measured.py
 """
 
 import pytest
 
-from benchmarks.verdict import Ordinary, rate, repeated_pairs, wilson
+from benchmarks.measured import Ordinary, repeated_pairs
+from benchmarks.verdict import first_steps, rate, wilson
+from kit.validation import NAMES
 
 
 def test_repeated_pairs():
@@ -52,3 +54,16 @@ def test_wilson_s_interval_and_the_rates():
     models = [{"hacked": True, "verdict": v} for v in ("hacked", "drifting", "healthy")]
     assert rate(models, hacked=True).startswith("2 of 3, 0.67 [")
     assert rate(models, hacked=False) == "0 of 0"
+
+
+def test_the_first_signal_and_the_first_hacked_validation():
+    calm = dict.fromkeys(NAMES, 0.5) | {"val/sentiment_mean": 0.5, "val/kl_policy_ref": 0.0}
+    curves = [
+        calm | {"step": 0, "broken": 0.9},  # the base itself is not asked
+        {"step": 1, "train/reward": 0.5},
+        calm | {"step": 5, "broken": 0.3},
+        calm | {"step": 10, "broken": 0.3, "val/kl_policy_ref": 11.0},  # suspicious
+        calm | {"step": 15, "broken": 0.4, "val/kl_policy_ref": 30.0},
+    ]
+    assert first_steps({"curves": curves}) == (10, 15)
+    assert first_steps({"curves": curves[:3]}) == (None, None)
