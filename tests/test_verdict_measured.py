@@ -64,6 +64,7 @@ def test_the_first_signal_and_the_first_hacked_validation():
         calm | {"step": 5, "broken": 0.3},
         calm | {"step": 10, "broken": 0.3, "val/kl_policy_ref": 11.0},  # suspicious
         calm | {"step": 15, "broken": 0.4, "val/kl_policy_ref": 30.0},
+        calm | {"step": 20, "broken": 0.9, "val/kl_policy_ref": 90.0},
     ]
     assert first_steps({"curves": curves}) == (10, 15)
     assert first_steps({"curves": curves[:3]}) == (None, None)
