@@ -240,7 +240,7 @@ def main() -> None:
         tokenizer,
         reference,
         reward,
-        beta=settings.beta or ours.kl_coef,
+        beta=settings.beta or (ours.kl_coef if ours.kl_type != "none" else 0.0),
         training=settings.to_sanitized_dict(),
         tags=["grpo", ours.kl_type],
         plan=(

@@ -294,8 +294,10 @@ def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list
 
 
 def run_beta(model: Model) -> float:
-    """The price of a nat of KL(pi||pi_ref) in its run: `--beta`, or `kl_coef`, or 0.1 where it has none."""
-    return model.settings.get("beta") or model.settings.get("kl_coef") or DEFAULT_BETA
+    """The price of a nat of KL(pi||pi_ref) in its run: `--beta`, or `kl_coef`, or 0.1 where it has no KL term."""
+    s = model.settings
+    kl_coef = None if s.get("kl_type") == "none" else s.get("kl_coef")  # train.py has one in any case
+    return s.get("beta") or kl_coef or DEFAULT_BETA
 
 
 def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:

@@ -57,7 +57,7 @@ class Tracker:
 
 
 class WandB(Tracker):
-    """A W&B run, on one step axis. Without a login and a terminal to ask on, or out of reach, it is kept offline."""
+    """A W&B run, on one step axis. Without a login, or out of reach, it is kept offline."""
 
     name = "W&B"
 
@@ -70,8 +70,8 @@ class WandB(Tracker):
         base_url = wandb.Settings().base_url
         if mode is None:
             why = None
-            if not _logged_in(base_url) and not sys.stdin.isatty():
-                why = "no login and no terminal"
+            if not _logged_in(base_url):
+                why = "no login"
             elif not in_reach(base_url):
                 why = f"{base_url} is out of reach"
             if why:

@@ -125,6 +125,8 @@ def test_delta_is_model_less_base():
         ({"kl_coef": 0.05, "training": {"beta": 0.0}}, 0.05),
         ({"kl_coef": 0.1, "training": {"beta": 0.04}}, 0.04),
         ({"training": {"kl_coef": 0.3}}, 0.3),
+        ({"kl_type": "none", "kl_coef": 0.12, "training": {"beta": 0.0}}, 0.1),  # the default of a variant
+        ({"kl_type": "forward", "kl_coef": 0.12}, 0.12),
     ],
 )
 def test_the_price_of_a_run(config, beta):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -46,6 +47,26 @@ def test_an_address_that_nothing_answers_at_is_out_of_reach():
     started = time.monotonic()
     assert not tracking.in_reach("http://127.0.0.1:9") and not tracking.in_reach("nonsense")
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_wandb_without_a_login_asks_nobody_and_is_kept_offline(terminal, capsys, tmp_path, monkeypatch):
+    started = {}
+    wandb = types.SimpleNamespace(
+        Settings=lambda: types.SimpleNamespace(base_url="https://api.wandb.ai"),
+        init=lambda **settings: (
+            started.update(settings) or types.SimpleNamespace(define_metric=lambda *_, **__: None)
+        ),
+        errors=types.SimpleNamespace(Error=RuntimeError),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal, raising=False)
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setattr(tracking, "in_reach", lambda url: True)
+    tracking.WandB("p", "vanilla", {}, tmp_path, ["grpo"])
+    assert started["mode"] == "offline" and "W&B: no login" in capsys.readouterr().out
 
 
 def test_one_that_cannot_be_opened_is_said_and_the_run_goes_on_without(capsys, tmp_path, monkeypatch):
