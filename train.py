@@ -185,7 +185,8 @@ def main() -> None:
     prompts = session.load_prompts(policy, tokenizer)
     rng = random.Random(settings.seed)
     order: list[str] = []
-    while len(order) < (settings.max_steps + 1) * settings.generation_batch_size // settings.num_generations:
+    drawn = max(settings.prompts_per_step, settings.generation_batch_size // settings.num_generations)
+    while len(order) < (settings.max_steps + 1) * drawn:
         order += rng.sample(prompts, len(prompts))
 
     # The reward; without a reference model of its own, pi_ref is the LoRA policy less its adapter
@@ -205,21 +206,28 @@ def main() -> None:
         student=student,
     )
 
+    if (gguf := Path(session.choice.policy)).suffix == ".gguf":
+        settings.model_init_kwargs = {
+            "gguf_file": gguf.name
+        }  # TRL loads pi_ref of --beta itself, from its folder
     run = session.open_run(name)
     settings.output_dir, settings.run_name = str(run.path), run.path.name
     settings.report_to = "none"  # the session logs there, under our names; TRL would too, under its own
     # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
     # leaves a run that is wrong without a word?
     trainer_class = CreditTrainer if settings.credit == "token" else GRPOTrainer
-    trainer = trainer_class(
-        model=policy,
-        reward_funcs=reward,
-        args=settings,
-        train_dataset=Dataset.from_dict({"prompt": order}),
-        processing_class=tokenizer,
-        peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
-        rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
-    )
+    try:
+        trainer = trainer_class(
+            model=policy,
+            reward_funcs=reward,
+            args=settings,
+            train_dataset=Dataset.from_dict({"prompt": order}),
+            processing_class=tokenizer,
+            peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
+            rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
+        )
+    except ValueError as error:  # two of its many flags that do not go together
+        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from None
     # It would write one beside every checkpoint: "a fine-tuned version of None"
     trainer.create_model_card = lambda *_, **__: None
     # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
@@ -230,6 +238,10 @@ def main() -> None:
         if lm is not None:
             add_plain_head(lm, settings.temperature)
     if trainer.ref_model is not None:  # --beta: TRL has loaded pi_ref, and one copy is enough
+        if (
+            not trainer.is_fsdp_enabled
+        ):  # by the name in the policy's config, which a merged adapter has of its base
+            trainer.ref_model.load_state_dict(policy.state_dict())
         reference = reward.reference = trainer.ref_model
         follow_mask_positions(trainer.ref_model)
     # What the trainer has made of the model: LoRA's wrapper around it, where there is one
@@ -269,7 +281,8 @@ class Rollouts:
     """TRL's `rollout_func`: completions from the policy as it is, with the log-probability of every token drawn.
 
     The random numbers are a function of the seed, the step and the completion's place in the batch of all processes:
-    a resumed run draws what the uninterrupted one drew, and two processes draw together what one would.
+    a resumed run draws what the uninterrupted one drew, and two processes draw together what one would. (With
+    --num_iterations above 1 the first is so where it was stopped between two batches.)
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings) -> None:
@@ -403,10 +416,15 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
         raise UserError(
             "--use_vllm: vLLM is not installed, and it needs a GPU; leave it out, or pip install vllm"
         )
-    if settings.top_entropy_quantile < 1 or settings.entropy_coef:
+    if settings.top_entropy_quantile < 1 or settings.entropy_coef or settings.use_adaptive_entropy:
         raise UserError(
-            "top_entropy_quantile and entropy_coef need the entropy of every token, which this kit only estimates "
-            "from the sampled ones; leave them out"
+            "top_entropy_quantile, entropy_coef and use_adaptive_entropy need the entropy of every token, which this "
+            "kit only estimates from the sampled ones; leave them out"
+        )
+    if settings.sync_ref_model or settings.cast_lm_head_to_fp32:
+        raise UserError(
+            "sync_ref_model would move the reference that every KL here is measured to, and cast_lm_head_to_fp32 does "
+            "what is done already; leave them out"
         )
     refuse_launch(ours, settings)
     return ours, settings

@@ -56,6 +56,8 @@ def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
         methods["grpo"] += " --learning_rate 1e-4"
         # on the tuning prompts: the defaults captured 0.36, these 0.63
         methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
+    else:
+        methods["token"] += " --learning_rate 1e-4"  # train.py's own for LoRA, not that of the YAML file
     return {name: command.split() for name, command in methods.items()}
 
 

@@ -47,10 +47,10 @@ from kit.screen import quiet
 
 quiet(__name__)
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ class PPOSettings:
     target_kl: float = setting(
         0.05, "end a step's updates once KL(pi_old||pi_new) passes this, nats per token; 0: never"
     )
-    max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm")
+    max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm; 0: none is")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
     save_total_limit: int = setting(2, "checkpoints kept")
     bf16: bool = setting(False, "run the trunk in bfloat16 (weights, heads and log-probs stay fp32)")
@@ -122,7 +122,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
-from reward_utils import scaled_logits
+from reward_utils import as_reference, scaled_logits
 
 # ---- formulas ----------------------------------------------------------------------------------------------
 # Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and
@@ -321,8 +321,8 @@ def collect(
         part = batch[rows]
         with accelerator.autocast():
             logits, values = model(part, temperature)
-            with nullcontext() if reference is not None else model.lm.disable_adapter():
-                ref_logits, _ = logits_and_hidden(reference or model.lm, part, temperature)
+            with as_reference(model.lm, reference) as pi_ref:
+                ref_logits, _ = logits_and_hidden(pi_ref, part, temperature)
         parts.append((action_log_probs(logits, part), action_log_probs(ref_logits, part), values * part.mask))
     log_probs, ref_log_probs, values = (torch.cat(column) for column in zip(*parts, strict=True))
 
@@ -381,7 +381,7 @@ def update(
         loss = pg_loss + settings.value_coef * v_loss - settings.entropy_coef * bonus
         optimizer.zero_grad()
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm or math.inf)
         check(loss=loss.item(), gradient_norm=norm.item())
         optimizer.step()
         stats["loss"].append(loss.item())

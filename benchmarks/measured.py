@@ -37,7 +37,7 @@ from kit.plots import CURVES
 from kit.reference import kept_samples
 from kit.runs import read_metrics, read_samples, to_json
 from kit.screen import Progress
-from kit.sweep import COMMAND
+from kit.sweep import Training, spelled_out
 from kit.validation import NAMES
 from kit.verdict import signals, verdict
 
@@ -102,10 +102,10 @@ class Ordinary:
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 
-def measure(folders: Sequence[Path]) -> None:
-    """Measure the run folders that have not been yet, and keep a line of each. Raises `UserError` if one cannot be."""
+def measure(trained: Sequence[Training]) -> None:
+    """Measure the runs that have not been yet, and keep a line of each. Raises `UserError` if one cannot be."""
     kept = kept_lines()
-    todo = [folder for folder in folders if not ((folder / TEXTS).is_file() and folder.name in kept)]
+    todo = [run for run in trained if not ((run.folder / TEXTS).is_file() and run.folder.name in kept)]
     if not todo:
         return
     parser = Parser("")
@@ -119,7 +119,8 @@ def measure(folders: Sequence[Path]) -> None:
     fill_in(base, bench, args.num_samples)
     slope, samples, ordinary = base_slope(base), kept_samples(choice, bench), Ordinary.of(base.rows)
     keep({"run": BASE, "metrics": _metrics(base), "judge_slope": slope})
-    for folder in todo:
+    for run in todo:
+        folder = run.folder
         model = Model(folder.name, str(folder))
         fill_in(model, bench, args.num_samples, base, slope, samples)
         if model.error:
@@ -129,11 +130,13 @@ def measure(folders: Sequence[Path]) -> None:
         keep(
             {
                 "run": folder.name,
-                "command": json.loads((folder / COMMAND).read_text(encoding="utf-8")),
+                "command": spelled_out(run.command),
                 "metrics": _metrics(model),
                 "zero_std_groups": zero_std_groups(model),
                 "broken": _short(ordinary.broken(model.rows)),
-                **of_training(folder, ordinary),
+                **of_training(
+                    folder, ordinary if model.settings["temperature"] == bench.temperature else None
+                ),
             }
         )
 
@@ -147,8 +150,11 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def of_training(folder: Path, ordinary: Ordinary) -> Line:
-    """A run's curves, with the share of broken texts at each validation, and its first and last samples of SAMPLED."""
+def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
+    """A run's curves, with the share of broken texts at each validation, and its first and last samples of SAMPLED.
+
+    Validations are sampled at the run's own temperature: where that is not the base's, its limits say nothing (None).
+    """
     samples = read_samples(folder)
     at: dict[int, list[Line]] = {}
     for row in samples:
@@ -157,8 +163,9 @@ def of_training(folder: Path, ordinary: Ordinary) -> Line:
     for row in read_metrics(folder):
         found = {key: _short(value) for key, value in row.items() if key in DRAWN}
         curves.setdefault(row["step"], {"step": row["step"]}).update(found)
-    for step, rows in at.items():
-        curves[step]["broken"] = _short(ordinary.broken(rows))
+    if ordinary:
+        for step, rows in at.items():
+            curves[step]["broken"] = _short(ordinary.broken(rows))
     shown = [row for step in (min(at), max(at)) for row in at[step] if row["prompt"] in SAMPLED]
     keys = ("step", "prompt", "completion", "sentiment")
     return {"curves": list(curves.values()), "samples": [{key: row[key] for key in keys} for row in shown]}

@@ -34,7 +34,15 @@ from kit.frontier import curves
 from kit.models import ROOT
 from kit.reference import read_kept
 from kit.runs import read_metrics
-from kit.sweep import Training, finish_runs, markdown, mean_and_range, mean_history, write_between
+from kit.sweep import (
+    Training,
+    finish_runs,
+    markdown,
+    mean_and_range,
+    mean_history,
+    spelled_out,
+    write_between,
+)
 
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
@@ -66,7 +74,7 @@ def measured(name: str) -> list[Line]:
     return [
         judged(line, kept[BASE])
         for run, line in kept.items()
-        if run.rpartition("-")[0] == name and line["command"] == command(name, None)
+        if run.rpartition("-")[0] == name and line["command"] == spelled_out(command(name, None))
     ]
 
 
@@ -205,12 +213,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if args.missing:
         kept = kept_lines()
-        wanted = [run for run in wanted if kept.get(run.folder.name, {}).get("command") != list(run.command)]
+        wanted = [
+            run for run in wanted if kept.get(run.folder.name, {}).get("command") != spelled_out(run.command)
+        ]
     finish_runs(wanted, args.jobs, RUNS / "log.txt", last_line)
     if args.steps:  # no page speaks of shorter runs
         return
 
-    measure([run.folder for run in wanted])
+    measure(wanted)
     text = table()
     write_between(PAGE, "written by make results", text)
     write_between(README, "samples by make results", samples_table())

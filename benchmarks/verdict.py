@@ -51,7 +51,7 @@ def first_steps(line: Line) -> tuple[int | None, int | None]:
     for row in later:
         if raised is None and any(s.level != LEVELS[0] for s in signals(_validated(row), base)):
             raised = row["step"]
-        if hacked is None and row["broken"] > HACKED_FROM:
+        if hacked is None and row.get("broken", 0) > HACKED_FROM:
             hacked = row["step"]
     return raised, hacked
 

@@ -17,7 +17,8 @@ stands, and a token is charged for the k_s of the prefixes that it leads to:
     loss = E[sum_t beta k_t - (A_t - beta F_t) log pi(x_t|x<t)]
     F_t  = sum_{s > t} k_s - (the mean of that over the micro-batch's other completions, at the same place)
 
-With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref), whatever V is.
+With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref) for any V that does not see the completion's own
+reward. V is fitted to the N completions of the batch with its own among them, so it is off by about 3/N.
 """
 
 import os
@@ -114,7 +115,8 @@ class CreditTrainer(GRPOTrainer):
             [completion_ids[i][:end] for i, end in cuts], skip_special_tokens=True
         )
         so_far = np.full((len(rewards), (longest - 1) // BLOCK), np.nan)
-        _, scores = self.reward_funcs[0].base_reward(texts, [prompts[i] for i, _ in cuts])
+        # without cuts, all of them short, a student's function would get a batch of nothing
+        scores = self.reward_funcs[0].base_reward(texts, [prompts[i] for i, _ in cuts])[1] if cuts else []
         for (i, end), score in zip(cuts, scores, strict=True):
             so_far[i, end // BLOCK - 1] = score
         groups = (len(rewards) // self.num_generations, self.num_generations)
@@ -176,6 +178,11 @@ def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfi
         "scale_rewards": "group",
         "reward_weights": None,
         "off_policy_mask_threshold": None,
+        "importance_sampling_level": "token",
+        "epsilon": GRPOConfig.epsilon,
+        "epsilon_high": None,
+        "delta": None,
+        "mask_truncated_completions": False,
     }
     for name, value in usual.items():
         if getattr(settings, name) != value:

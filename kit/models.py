@@ -213,20 +213,7 @@ def load_policy(
             f"{spec}: this run has no final/ model: it did not finish; give one of its checkpoint-* folders"
         )
     try:
-        adapter = folder / "adapter_config.json"
-        base = _adapter_base(adapter) if adapter.is_file() else spec
-        # trust_remote_code=False, said aloud: left out, transformers asks on standard input
-        gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
-        base = str(folder.parent) if gguf else base
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
-        )
-        if gguf:  # plain fp32 by now, but marked as quantised, and so neither saved nor trained
-            model.hf_quantizer, model.is_quantized = None, False
-            del model.config.quantization_config
-        if adapter.is_file():
-            model = PeftModel.from_pretrained(model, spec).merge_and_unload()
-        tokenizer = load_tokenizer(spec if (folder / "tokenizer_config.json").is_file() else base, **gguf)
+        model, tokenizer = _load(spec)
     except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -242,6 +229,30 @@ def load_policy(
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return model.to(device or "cpu"), tokenizer
+
+
+def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(spec)
+    if (folder / "adapter_config.json").is_file():
+        model, tokenizer = _load(_adapter_base(folder / "adapter_config.json"))  # which may be one itself
+        model = PeftModel.from_pretrained(model, spec).merge_and_unload()
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = load_tokenizer(spec)
+        spec = str(folder.resolve())
+    else:
+        gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
+        place = str(folder.parent) if gguf else spec
+        # trust_remote_code=False, said aloud: left out, transformers asks on standard input
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
+        )
+        if gguf:  # plain fp32 by now, but marked as quantised, and so neither saved nor trained
+            model.hf_quantizer, model.is_quantized = None, False
+            del model.config.quantization_config
+        tokenizer = load_tokenizer(place, **gguf)
+    # What PEFT writes down as the base of adapters trained on it
+    model.name_or_path = spec
+    return model, tokenizer
 
 
 def context(lm: PreTrainedModel | PeftModel) -> int:

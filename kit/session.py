@@ -407,7 +407,6 @@ class Session:
 
         Of all checkpoints the `keep` latest stay.
         """
-        self.check_weights(step, policy)
         folder = self.run.path / f"checkpoint-{step}"
         save_policy(policy, tokenizer, folder)
         more(folder)

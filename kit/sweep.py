@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
+import yaml
+
 from kit.errors import UserError
 from kit.models import ROOT
 from kit.runs import Run
 from kit.screen import clock
-
-COMMAND = "command.json"  # in a run's folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,21 @@ class Training:
     def finished(self) -> bool:
         return (self.folder / "final").is_dir()
 
+    @property
+    def record(self) -> Path:
+        """Its command is kept beside its folder: there before the folder is, whatever stops driver or training."""
+        return self.folder.with_name(f"{self.folder.name}.command.json")
+
+
+def spelled_out(command: Sequence[str]) -> list[str]:
+    """The command with the flags of its YAML file in the file's place: what must be equal in two runs of one name."""
+    parts = [part for arg in command for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    if "--config" not in parts:
+        return list(command)
+    at = parts.index("--config")
+    settings = yaml.safe_load((ROOT / parts[at + 1]).read_text(encoding="utf-8"))
+    return [*parts[:at], *(f"--{key}={value}" for key, value in settings.items()), *parts[at + 2 :]]
+
 
 def finish_runs(
     wanted: Sequence[Training], jobs: int, log_file: Path, told: Callable[[Path], str] = lambda folder: ""
@@ -47,11 +62,11 @@ def finish_runs(
         UserError: one fails, or stands there already, trained by another command.
     """
     for training in wanted:
-        kept = training.folder / COMMAND
-        if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != list(training.command):
+        kept = json.loads(training.record.read_text(encoding="utf-8")) if training.record.is_file() else None
+        if training.folder.exists() and kept != spelled_out(training.command):
             raise UserError(
-                f"{training.folder} was trained by another command than the one wanted now ({COMMAND} there has it); "
-                "remove that folder, or name another"
+                f"{training.folder} was trained by another command than the one wanted now "
+                f"({training.record.name} beside it has it); remove that folder, or name another"
             )
     todo = [training for training in wanted if not training.finished]
     print(f"{len(todo)} trainings, {jobs} at a time; their screens go to {log_file}", flush=True)
@@ -79,7 +94,7 @@ def finish_runs(
 
 
 def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.Popen], None]) -> None:
-    """Run one training to its end, from its last checkpoint if there is one; keep its seconds and its command."""
+    """Run one training to its end, from its last checkpoint if there is one; keep its seconds."""
     folder = training.folder
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
     if folder.exists():
@@ -87,7 +102,10 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
             Run(folder).last_checkpoint()  # if none is whole, its sentence; nothing is thrown away
             flags = ["--resume", str(folder)]
         else:  # it was stopped before there was anything to keep
-            shutil.rmtree(folder)
+            with Run(folder).lock():  # or it is training at this moment: then its sentence
+                shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    training.record.write_text(json.dumps(spelled_out(training.command)), encoding="utf-8")
     print(f"\n=== {folder.name}: python {' '.join([*training.command, *flags])}", file=log, flush=True)
     start = time.monotonic()
     with subprocess.Popen(
@@ -104,7 +122,6 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
         spent = folder / "seconds.json"
         before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
         spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
-        (folder / COMMAND).write_text(json.dumps(list(training.command)), encoding="utf-8")
     if status:
         raise UserError(f"{folder.name} ended with status {status}, see {log.name}; start it again to go on")
 

@@ -57,6 +57,7 @@ def test_all_train_on_the_same_reward_and_price():
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
     assert parse_grpo(commands(40)["grpo"][1:])[1].learning_rate == 1e-4
     assert parse_grpo(commands(40, mini=False)["grpo"][1:])[1].learning_rate is None  # the model's own
+    assert parse_grpo(commands(40, mini=False)["token"][1:])[1].learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])

@@ -76,6 +76,19 @@ def loss_trainer(policy, reference, price: float, temperature: float = 1.0) -> C
     )
 
 
+def test_completions_of_one_block_are_scored_once_and_nothing_empty_is():
+    """A student's shaped_reward is never called with a batch of nothing."""
+    trainer = bare_trainer(
+        reward_funcs=[SimpleNamespace(base_reward=None)],
+        processing_class=SimpleNamespace(batch_decode=lambda rows, skip_special_tokens: []),
+        num_generations=2,
+        args=SimpleNamespace(credit_lambda=1.0),
+    )
+    advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 4, [2] * 2])
+    # others: 1 and 0, slope -1/2 / (1/2 + 1/2) = -1/2, so V_0 = 1/4 and 3/4
+    assert advantages.tolist() == [[-0.25] * 4, [0.25] * 4]
+
+
 def test_every_token_of_a_block_gets_its_credit_and_the_texts_so_far_are_scored_without_their_prompts():
     asked = []
 

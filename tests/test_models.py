@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
+from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import add_fused_lm_head
 
@@ -21,6 +22,8 @@ from kit.models import (
     add_plain_head,
     load_policy,
     load_reference,
+    load_tokenizer,
+    lora_config,
     resolve_models,
     save_policy,
 )
@@ -121,6 +124,30 @@ def test_half_written_model_is_one_sentence(tmp_path, tiny_gpt2):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="did not finish"):
         load_policy(str(tmp_path))
+
+
+def test_an_adapter_on_an_adapter_is_loaded_with_both(tmp_path, tiny_gpt2):
+    """LoRA after LoRA: the second's base is the first with its own base, not that base alone."""
+    tokenizer = load_tokenizer(str(MINI / "policy"))
+    save_policy(tiny_gpt2(vocab_size=8192), tokenizer, tmp_path / "plain")
+    place = str(tmp_path / "plain")
+    for name in ("first", "second"):
+        model = get_peft_model(load_policy(place)[0], lora_config(2, load_policy(place)[0]))
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:  # 0 until trained
+                parameter.data.normal_(std=0.5)
+        place = str(tmp_path / name)
+        save_policy(model, tokenizer, tmp_path / name)
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        trained = model.eval()(ids).logits
+        assert torch.allclose(load_policy(place)[0].eval()(ids).logits, trained, atol=1e-4)
+        assert not torch.allclose(
+            load_policy(str(tmp_path / "plain"))[0].eval()(ids).logits, trained, atol=0.1
+        )
+        with model.disable_adapter():  # the first alone is another model than the plain one, too
+            first = model(ids).logits
+    assert torch.allclose(load_policy(str(tmp_path / "first"))[0].eval()(ids).logits, first, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])

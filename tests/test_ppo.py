@@ -416,6 +416,12 @@ def test_an_update_stops_at_its_target_kl_and_its_step_is_no_longer_than_the_nor
     )
     moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
     assert stats["grad_norm"] > 1e-3 and moved == pytest.approx(1e-3, rel=1e-2)
+    # 0 is no clipping, as in train.py: SGD at rate 1 moves by the whole gradient
+    model, settings, cpu, rollout = made(ppo_epochs=1, max_grad_norm=0.0, entropy_coef=0.0)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    ppo.update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0)
+    moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
+    assert moved == pytest.approx(stats["grad_norm"], rel=1e-3)
 
 
 def test_what_is_logged_by_hand():

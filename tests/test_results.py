@@ -10,7 +10,7 @@ import pytest
 from benchmarks import measured, results
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.errors import UserError
-from kit.sweep import write_between
+from kit.sweep import spelled_out, write_between
 from train import PARSER
 
 METRICS = {
@@ -27,7 +27,7 @@ def line(name: str, seed: int, sentiment: float, **others: float) -> dict:
     ]
     return {
         "run": f"{name}-{seed}",
-        "command": results.command(name, None),
+        "command": spelled_out(results.command(name, None)),
         "metrics": METRICS | {"sentiment": sentiment, "captured": 0.25} | others,
         "samples": samples,
     }
@@ -65,6 +65,17 @@ def test_a_line_takes_the_place_of_the_earlier_one_of_its_name(kept):
     assert after == {name: line for name, line in before.items() if name != "vanilla-1"}
 
 
+def test_a_line_of_another_yaml_file_is_no_line_of_this_experiment(kept, tmp_path, monkeypatch):
+    keep(line("best", 0, 0.75))
+    assert len(results.measured("best")) == 1
+    found = results.measured("best")[0]["command"]
+    assert "--beta=0.1" in found and "--config" not in " ".join(found)
+    monkeypatch.setattr("kit.sweep.ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "best.yaml").write_text("credit: token\nbeta: 0.2\n")
+    assert results.measured("best") == []
+
+
 def test_what_is_kept_of_a_training(tmp_path):
     """Curves that are drawn, to four digits; the broken share of each validation; the samples shown, first and last."""
     rows = [
@@ -91,6 +102,7 @@ def test_what_is_kept_of_a_training(tmp_path):
         {"step": 1, "train/reward": 0.5, "val/sentiment_mean": 0.25, "broken": 0.0},
         {"step": 2, "train/reward": 0.25, "val/sentiment_mean": 0.75, "broken": 1.0},  # short
     ]
+    assert not any("broken" in row for row in of_training(tmp_path, None)["curves"])
     assert [(row["step"], row["prompt"], row["completion"]) for row in found["samples"]] == [
         (0, "The script", "one two three"),
         (0, "The acting", "one two three"),

@@ -258,6 +258,7 @@ def test_the_seconds_of_a_resumed_training_are_added(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.Run, "checkpoints", lambda run: [(1, folder)])
     monkeypatch.setattr(sweep.Run, "last_checkpoint", lambda run: (folder, []))
     sleep = sweep.Training(["-c", "import time; time.sleep(0.3)"], folder, 0)
+    sleep.record.write_text(json.dumps(sleep.command))
     sweep.finish_runs([sleep], 1, tmp_path / "log.txt")
     assert 100.3 <= json.loads((folder / "seconds.json").read_text()) < 130
 
@@ -268,6 +269,21 @@ def test_a_run_of_another_command_is_not_taken_for_the_one_that_is_wanted(tmp_pa
     sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
     with pytest.raises(UserError, match=r"a was trained by another command .*remove that folder"):
         sweep.finish_runs([sweep.Training([*make, "--steps=3"], tmp_path / "a", 0)], 1, tmp_path / "log.txt")
+    (tmp_path / "a.command.json").unlink()  # nobody knows what it is of
+    with pytest.raises(UserError, match="was trained by another command"):
+        sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
+
+
+def test_a_run_that_is_training_at_this_moment_is_not_removed(tmp_path):
+    """Another sweep's: it has no checkpoint yet, and looks as if it had been stopped."""
+    wanted = sweep.Training(["-c", "pass"], tmp_path / "a", 0)
+    wanted.folder.mkdir()
+    wanted.record.write_text(json.dumps(wanted.command))
+    with sweep.Run(wanted.folder).lock(), pytest.raises(UserError, match="another process"):
+        sweep.finish_runs([wanted], 1, tmp_path / "log.txt")
+    assert wanted.folder.is_dir()
+    sweep.finish_runs([wanted], 1, tmp_path / "log.txt")  # it has ended
+    assert not wanted.folder.is_dir()
 
 
 def test_a_failed_training_is_named_and_the_others_are_not_begun(tmp_path):

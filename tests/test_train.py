@@ -311,6 +311,10 @@ def wandb_rows(path: Path) -> list[dict]:
         (["--max_completion_length", "300"], r"leave room"),
         (["--prompts", "none.txt"], r"cannot read it"),
         (["--report_to", "nowhere"], r"nowhere"),
+        (["--beta", "0.1", "--sync_ref_model"], r"would move the reference"),
+        (["--use_adaptive_entropy"], r"use_adaptive_entropy need the entropy of every token"),
+        (["--credit", "token", "--delta", "2"], r"no --delta"),
+        (["--credit", "token", "--mask_truncated_completions"], r"no --mask_truncated_completions"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
