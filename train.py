@@ -105,6 +105,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grading.self_check import what_is_wrong
 from kit.closing import what_next
 from kit.credit import CreditTrainer, refuse_beside_token_credit
+from kit.frontier import price
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.processes import follow, refuse_launch
 from kit.runs import read_metrics
@@ -175,6 +176,11 @@ def main() -> None:
     if student is not None and not (ours.unchecked or ours.use_solution):
         refuse_what_is_wrong(student, ours)
     session = Session("grpo", ours, settings, PARSER.argv)
+    if session.choice.policy.endswith(".gguf") and settings.beta and not ours.use_peft:
+        raise UserError(
+            f"--beta with --model {session.choice.policy_name}: TRL cannot load its copy of the reference from such a "
+            "file; add --use_peft, or take --kl_type"
+        )
     settings.max_steps = session.steps(settings.max_steps)
     session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
     name = settings.run_name or run_name(ours, settings)
@@ -206,10 +212,6 @@ def main() -> None:
         student=student,
     )
 
-    if (gguf := Path(session.choice.policy)).suffix == ".gguf":
-        settings.model_init_kwargs = {
-            "gguf_file": gguf.name
-        }  # TRL loads pi_ref of --beta itself, from its folder
     run = session.open_run(name)
     settings.output_dir, settings.run_name = str(run.path), run.path.name
     settings.report_to = "none"  # the session logs there, under our names; TRL would too, under its own
@@ -252,7 +254,7 @@ def main() -> None:
         tokenizer,
         reference,
         reward,
-        beta=settings.beta or (ours.kl_coef if ours.kl_type != "none" else 0.0),
+        price=price({**vars(ours), **vars(settings)}),
         training=settings.to_sanitized_dict(),
         tags=["grpo", ours.kl_type],
         plan=(

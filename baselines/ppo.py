@@ -120,6 +120,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model
 
+from kit.frontier import price
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
 from reward_utils import as_reference, scaled_logits
@@ -469,7 +470,7 @@ def main() -> None:
         tokenizer,
         reference,
         reward,
-        beta=settings.kl_coef,
+        price=price(vars(settings)),
         training=vars(settings),
         tags=["ppo"],
         plan=(

@@ -76,6 +76,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
+from kit.frontier import DEFAULT_PRICE
 from kit.models import context
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
@@ -266,7 +267,7 @@ def main() -> None:
         tokenizer,
         reference,
         reward,
-        beta=0.0,
+        price=DEFAULT_PRICE,
         training=vars(settings),
         tags=["sft"],
         plan=(

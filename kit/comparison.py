@@ -16,7 +16,7 @@ from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_promp
 from kit.cli import refuse_missing
 from kit.errors import UserError
 from kit.fluency import load_fluency
-from kit.frontier import CurvePoint, captured, curves
+from kit.frontier import CurvePoint, captured, curves, price
 from kit.measuring import Bench, Row, column_of, estimates, spreads
 from kit.metrics import Estimate
 from kit.models import (
@@ -34,7 +34,6 @@ from kit.runs import Run, read_config, read_metrics
 from kit.verdict import MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
 from sentiment import load_scorer
 
-DEFAULT_BETA = 0.1  # of a run without a KL term
 UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
 
@@ -293,13 +292,6 @@ def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list
     ]  # fmt: skip
 
 
-def run_beta(model: Model) -> float:
-    """The price of a nat of KL(pi||pi_ref) in its run: `--beta`, or `kl_coef`, or 0.1 where it has no KL term."""
-    s = model.settings
-    kl_coef = None if s.get("kl_type") == "none" else s.get("kl_coef")  # train.py has one in any case
-    return s.get("beta") or kl_coef or DEFAULT_BETA
-
-
 def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
     """`captured` of the model's rows at its run's price of KL, in P(positive), or in 1 - it for a negated reward."""
     negated = bool((model.config or {}).get("negate_reward"))
@@ -307,7 +299,7 @@ def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Es
     if negated:
         rewards, reference = 1 - rewards, 1 - reference
     kl = column_of(model.rows, "kl_policy_ref", num_samples)
-    return captured(rewards, kl, reference, run_beta(model))
+    return captured(rewards, kl, reference, price(model.settings))
 
 
 def find_frontier(

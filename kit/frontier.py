@@ -6,7 +6,9 @@ Both curves are averages over prompts.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,22 @@ from kit.metrics import Estimate, mean_estimate
 # the estimate is 0.937 at 1.17 nats, the truth 0.947 at 1.16; the shortfall grows from there.
 MIN_EFFECTIVE_SAMPLES = 4.0
 NO_ROOM = 1e-9  # J* - J(pi_ref) of equal rewards, up to rounding
+DEFAULT_PRICE = 0.1  # of a run that pays nothing for its distance
+
+
+def price(settings: Mapping[str, Any]) -> float:
+    """beta of J = E[r] - beta KL(pi||pi_ref) for a run with these flags: what a nat costs it, in reward.
+
+    A penalty is part of the reward, so its price is `kl_coef`, whatever the reward is divided by after that. TRL's own
+    `--beta` is a price only where nothing is divided: beside rewards over their group's deviation s a nat costs s times
+    as much, and s changes from step to step. Such a run is measured as one without a KL term, at `DEFAULT_PRICE`.
+    """
+    if settings.get("credit") == "token" or settings.get("scale_rewards") == "none":
+        in_loss = settings.get("beta")
+    else:
+        in_loss = None
+    in_reward = None if settings.get("kl_type") == "none" else settings.get("kl_coef")
+    return in_loss or in_reward or DEFAULT_PRICE
 
 
 @dataclass(frozen=True)

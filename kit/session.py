@@ -206,14 +206,14 @@ class Session:
         tokenizer: PreTrainedTokenizerBase,
         reference: PreTrainedModel | None,
         reward: RewardFunction,
-        beta: float,
+        price: float,
         training: dict[str, Any],
         tags: list[str],
         plan: str,
     ) -> None:
         """Tracker and validation, a new run's config.json, and the first lines on screen.
 
-        `beta` is what a nat of KL(pi||pi_ref) costs the method, 0 if nothing: `captured` is measured at it, or at 0.1.
+        `price` is what a nat of KL(pi||pi_ref) costs, in reward: `captured` is measured at it.
         `training` are the method's own settings, `plan` says what will be done in one line.
         """
         if isinstance(policy, PeftModel):
@@ -243,7 +243,7 @@ class Session:
         )
         counted = self.score if self.ours.hackable_reward else None
         samples = kept_samples(self.choice, bench)
-        limit = Limit.of(reward, samples, self.validated_on, beta or 0.1) if samples else None
+        limit = Limit.of(reward, samples, self.validated_on, price) if samples else None
         self.validation = Validation(bench, self.run, self.tracker, counted, limit)
         print(self.choice.introduction(policy, self.device))
         where = ", validated on the tuning prompts" if self.ours.prompts == "fit" else ""

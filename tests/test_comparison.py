@@ -18,7 +18,6 @@ from kit.comparison import (
     captured_by,
     fill_in,
     model_record,
-    run_beta,
     trained_with,
     validation_points,
     zero_std_groups,
@@ -115,22 +114,6 @@ def test_delta_is_model_less_base():
         (0.2025, 0.2975)
     )
     assert found["judge"]["delta"] is None
-
-
-@pytest.mark.parametrize(
-    ("config", "beta"),
-    [
-        (None, 0.1),
-        ({}, 0.1),
-        ({"kl_coef": 0.05, "training": {"beta": 0.0}}, 0.05),
-        ({"kl_coef": 0.1, "training": {"beta": 0.04}}, 0.04),
-        ({"training": {"kl_coef": 0.3}}, 0.3),
-        ({"kl_type": "none", "kl_coef": 0.12, "training": {"beta": 0.0}}, 0.1),  # the default of a variant
-        ({"kl_type": "forward", "kl_coef": 0.12}, 0.12),
-    ],
-)
-def test_the_price_of_a_run(config, beta):
-    assert run_beta(Model("m", "x", config=config)) == beta
 
 
 def test_captured_by_at_the_runs_price_and_in_its_direction():

