@@ -49,6 +49,7 @@ ESTIMATORS = ("k1", "k2", "k3", "w log w", "1 - w", "exact")
 PLACES = ("none", *(f"{name} {place}" for name, place in product(ESTIMATORS, ("reward", "loss"))))
 PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
 STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
+SETTINGS = [PROMPTS, GROUP, TOKENS, STEPS, RATE, PRICE]  # kept with every row: others make other numbers
 MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
 
 
@@ -139,9 +140,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    )
+    """The rows of runs with today's settings."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [row for row in map(json.loads, lines) if row.get("settings") == SETTINGS]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     todo = [pair for pair in todo if pair not in done]
     start = time.monotonic()
     for at, (where, seed) in enumerate(todo, start=1):
-        row = {"where": where, "seed": seed, **train(where, seed)}
+        row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
         with KEPT.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         left = (time.monotonic() - start) / at * (len(todo) - at)

@@ -3,12 +3,13 @@
 pytest tests/test_placement.py
 """
 
+import json
 import math
 
 import pytest
 import torch
 
-from benchmarks.placement import GROUP, PRICE, estimate, term_loss
+from benchmarks.placement import GROUP, PRICE, SETTINGS, estimate, read, term_loss
 from reward_utils import Chunk
 
 # One token of three, likely enough for a group of 8 to hold each exactly as often as it should: 4, 2 and 2 times
@@ -75,3 +76,11 @@ def test_a_completion_has_its_own_score_whatever_the_order_of_the_chunk(order):
     # only token 2 scores: -E[r (grad log pi)] = -pi_2 (1[a = 2] - pi_a)
     found = gradient("none", "", [float(token == 2) for token in TOKENS], order)
     assert found == pytest.approx([0.25 * 0.5, 0.25 * 0.25, -0.25 * 0.75], rel=1e-5)
+
+
+def test_rows_of_other_settings_are_not_read(tmp_path):
+    rows = [{"where": "k1 loss", "seed": 0, "settings": SETTINGS}, {"where": "k1 loss", "seed": 1}]
+    rows.append({"where": "k1 loss", "seed": 2, "settings": [*SETTINGS[:-1], 0.5]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["seed"] for row in read(tmp_path / "rows.jsonl")] == [0]
+    assert read(tmp_path / "none.jsonl") == []
