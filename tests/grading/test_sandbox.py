@@ -142,6 +142,16 @@ def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeyp
     assert marked_processes() == []
 
 
+def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_path, monkeypatch, capsys):
+    """As for the user id that a root without namespaces gives its worker, where python lies below /root."""
+    monkeypatch.setattr(sandbox, "readable_paths", list)
+    out = tmp_path / "results.json"
+    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
+    assert "may not read python in " in capsys.readouterr().err
+    assert "did not finish" in json.loads(out.read_text())["output"]
+    assert marked_processes() == []
+
+
 # ---- with less help from the kernel ------------------------------------------------------------------------
 
 HARMLESS_IF_LOOSE = [
@@ -225,6 +235,22 @@ def test_as_an_unprivileged_user(open_folder, layers):
     open_doors = outcomes["solution"]["extra_data"]["not_enforced"]
     if layers == {"namespaces": False, "landlock": False}:
         assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
+
+
+def test_a_user_namespace_that_opens_and_then_refuses_the_maps(open_folder):
+    """AppArmor on Ubuntu does so to an ordinary user: graded all the same, and what is open is named."""
+    worker = open_folder / "grading" / "worker.py"
+    source = worker.read_text(encoding="utf-8")
+    assert source.count('"/proc/self/setgroups"') == 1
+    worker.write_text(source.replace("/proc/self/setgroups", "/proc/self/refused"), encoding="utf-8")
+    shutil.copy(ROOT / "rewards_solution.py", open_folder / "rewards.py")
+    done = as_nobody(
+        open_folder, "-m", "grading.grade", "rewards.py", "--out", "results.json", "--timeout", 30
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((open_folder / "results.json").read_text())
+    assert results["score"] == 100
+    assert "network" in [text.split(":")[0] for text in results["extra_data"]["not_enforced"]]
 
 
 @pytest.mark.skipif(
