@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import PYTHON, GraderFailed, Sandbox, cut
+from grading.sandbox import PYTHON, GraderFailed, Sandbox, check_unreadable, cut
 from grading.submission import Student
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,7 @@ def grade(
     except Refused as refused:
         write_results(blank_results(str(refused)), out)
         raise
+    check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
     with Sandbox(source, timeout, **layers) as sandbox:

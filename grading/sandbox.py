@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+ROOT = Path(__file__).resolve().parent.parent  # the kit, with the solution
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
@@ -43,6 +44,7 @@ class Sandbox:
         landlock: bool = True,
         kit: Path | None = None,
     ):
+        check_unreadable(ROOT)
         # Seconds of a machine that has them to give: on one where several processes wait for each core, asking a few
         # hundred times takes many times as long, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
@@ -229,6 +231,15 @@ def readable_paths() -> list[str]:
     system = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
     python = [sys.base_prefix, sys.prefix, os.path.realpath(sys.executable)]
     return list(dict.fromkeys([*system, *python]))
+
+
+def check_unreadable(folder: Path) -> None:
+    """Raise GraderFailed where a submission could read this folder, the kit's or that of all submissions."""
+    for path in readable_paths():
+        if folder.resolve().is_relative_to(os.path.realpath(path)):
+            raise GraderFailed(
+                f"{folder} lies below {path}, where every submission may read: move it elsewhere"
+            )
 
 
 def cut(text: object, length: int = 400) -> str:

@@ -132,14 +132,24 @@ def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
 
 def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeypatch):
     """The result says so, and the exit status tells the instructor."""
-    # Not a path: the worker stumbles before the submission is run.
-    monkeypatch.setattr(sandbox, "readable_paths", lambda: [3])
+    # No absolute path: the worker stumbles before the submission is run.
+    monkeypatch.setattr(sandbox, "readable_paths", lambda: ["python"])
     out = tmp_path / "results.json"
     assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
     results = json.loads(out.read_text())
     assert_valid(results)
     assert "did not finish" in results["output"]
     assert marked_processes() == []
+
+
+def test_a_kit_that_submissions_could_read_is_moved_first(tmp_path, monkeypatch, capsys):
+    """`docker run -v "$PWD":/usr/src/app` puts the solution below /usr, which Python needs."""
+    (tmp_path / "rewards.py").write_text("x = 1\n")
+    for folder in (ROOT, tmp_path):
+        monkeypatch.setattr(sandbox, "readable_paths", lambda folder=folder: ["/usr", str(folder)])
+        assert grader.main([str(tmp_path / "rewards.py")]) == 2
+        said = f"{folder} lies below {folder}, where every submission may read: move it elsewhere"
+        assert capsys.readouterr().err == f"Grading failed: {said}.\n"
 
 
 def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_path, monkeypatch, capsys):
