@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def system_python() -> str:
     """A Python that any user may run: that of the virtual environment may lie where only its owner can read."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"]
+    new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
     if python is None or subprocess.run(new_enough).returncode:
-        pytest.skip("no system-wide python 3.10+ that another user could run")
+        pytest.skip("no system-wide python 3.11+ that another user could run")
     return python
 
 
