@@ -77,6 +77,7 @@ def test_a_hostile_submission_earns_nothing_and_ends_in_time(hostile_run, name):
     assert "SECRET-IN" not in text
     assert "\\u001b" not in text and "\\u0000" not in text
     assert "Traceback" not in text and "grading/" not in text
+    assert "KeyError" not in text  # it looked for something to harm where there is nothing
 
 
 def test_hostile_submissions_do_no_harm(hostile_run):
