@@ -248,6 +248,35 @@ def test_as_an_unprivileged_user(open_folder, layers):
         assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
 
 
+FOLDERS = """
+import os
+for _ in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+os.chdir(os.environ["HOME"])
+os.makedirs("a/b")
+os.chmod("a", 0)
+os.chmod(".", 0)
+"""
+
+
+def test_folders_are_cleaned_up_however_deep_or_closed_to_their_owner(open_folder):
+    (open_folder / "rewards.py").write_text(FOLDERS)
+    (open_folder / "scratch").mkdir()
+    (open_folder / "scratch").chmod(0o777)
+    (open_folder / "run.py").write_text(
+        "import pathlib, sys, tempfile\n"
+        "sys.path.insert(0, '.')\n"
+        "from grading import grade\n"
+        f"tempfile.tempdir = {str(open_folder / 'scratch')!r}\n"
+        "print(grade.grade(pathlib.Path('rewards.py'), namespaces=False)['tests'][0]['output'])\n"
+    )
+    done = as_nobody(open_folder, "run.py")
+    assert done.returncode == 0, done.stderr
+    assert "there is no function named" in done.stdout  # the file ran to its end
+    assert list((open_folder / "scratch").iterdir()) == []
+
+
 def test_a_user_namespace_that_opens_and_then_refuses_the_maps(open_folder):
     """AppArmor on Ubuntu does so to an ordinary user: graded all the same, and what is open is named."""
     worker = open_folder / "grading" / "worker.py"
