@@ -230,8 +230,8 @@ class Sandbox:
 def readable_paths() -> list[str]:
     """What Python needs to run and to import installed packages, and nothing of the kit."""
     system = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
-    python = [sys.base_prefix, sys.prefix, os.path.realpath(sys.executable)]
-    return list(dict.fromkeys([*system, *python]))
+    python = [sys.base_prefix, sys.prefix, sys.executable]
+    return list(dict.fromkeys([*system, *python, *map(os.path.realpath, python)]))  # .venv may be a link
 
 
 def check_unreadable(folder: Path) -> None:

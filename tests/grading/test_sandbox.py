@@ -153,6 +153,18 @@ def test_a_kit_that_submissions_could_read_is_moved_first(tmp_path, monkeypatch,
         assert capsys.readouterr().err == f"Grading failed: {said}.\n"
 
 
+def test_an_environment_that_is_a_link_has_its_packages(tmp_path):
+    (tmp_path / "link").symlink_to(sys.prefix)
+    python = tmp_path / "link" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "grading.grade", SUBMISSIONS / "right" / "numpy_float64.py", "--timeout", "60"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "100 of 100 points" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_path, monkeypatch, capsys):
     """As for the user id that a root without namespaces gives its worker, where python lies below /root."""
     monkeypatch.setattr(sandbox, "readable_paths", list)
