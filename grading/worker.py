@@ -110,7 +110,7 @@ def enter_view(root: Path, readable: list[str], disk: int) -> None:
             continue
         inside.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():  # /lib -> usr/lib
-            inside.symlink_to(path.readlink())
+            inside.symlink_to(path.resolve())  # in one step, as a link in between need not be there
             continue
         if path.is_dir():
             inside.mkdir()
