@@ -109,7 +109,7 @@ def shaped_reward(
       nothing has changed;
     - a reward of the score alone, however bent: what fools the classifier best still earns most.
 
-    The check measures yours on fixed texts and shows what each earns. One word over and over, a phrase over and
+    The check measures yours on such texts and shows what they earn. One word over and over, a phrase over and
     over, and three words must earn clearly less than honest praise; word salad is left to the KL penalty.
 
     Args:

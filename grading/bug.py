@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from grading.questions import is_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "grading" / "bugs"
 NOT_COPIED = ("outputs", "results", "dist", "wandb", "__pycache__", ".*")
@@ -43,6 +45,11 @@ def apply(patch: str, root: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def not_copied(folder: str, names: list[str]) -> set[str]:
+    environments = {name for name in names if is_environment(Path(folder, name))}
+    return environments | shutil.ignore_patterns(*NOT_COPIED)(folder, names)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m grading.bug", description=__doc__.split("\n")[0])
     numbers = sorted(int(path.stem) for path in PATCHES.glob("*.patch"))
@@ -53,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if copy.exists():
         parser.error(f"{copy} is there already; remove it for a fresh copy")
     try:
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        shutil.copytree(ROOT, copy, ignore=not_copied)
         apply((PATCHES / f"{args.number}.patch").read_text(encoding="utf-8"), copy)
     except (DoesNotApply, OSError) as error:
         shutil.rmtree(copy, ignore_errors=True)

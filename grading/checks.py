@@ -88,17 +88,24 @@ def backward_gradient_token(student: Student, rng: random.Random) -> None:
         compare(ours, right, "KL(pi_ref || pi)", exactly=True)
 
 
+# Token-level weights leave out how often pi_ref would have come upon the prefix, so over several tokens they only
+# approximate the gradient, the better the closer the models. At 0.05 nats one tree in some hundreds has a cosine below
+# 0.97: the limit leaves three times as much room, as no right answer may lose points for the tree it was dealt.
+NEAR = 0.05
+COSINE = 0.9
+
+
 def backward_gradient_tree(student: Student, rng: random.Random) -> None:
-    """Several tokens: token-level weights are an approximation, good for models as close as these (0.1 nats)."""
+    """Several tokens, and models so close that token-level weights are good enough."""
     for vocab, length, eos in ((3, 3, False), (3, 4, True)):
-        tree = make_tree(rng, vocab, length, eos, nats=0.1)
+        tree = make_tree(rng, vocab, length, eos, nats=NEAR)
         right = gradient(partial(kl_from_ref, tree), tree.policy)
         ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
         compare(ours, right, "KL(pi_ref || pi)", exactly=False)
 
 
 def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> None:
-    """Direction first, then length: exactly, or with a cosine of 0.95 and a length within a quarter."""
+    """Direction first, then length: exactly, or with a cosine of COSINE and a length within a quarter."""
     cos, ratio = cosine(ours, right), norm(ours) / norm(right)
     if cos < -0.5:
         raise Mistake(
@@ -106,12 +113,12 @@ def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> 
             f"point in opposite directions (cosine {cos:.2f})."
         )
     off = norm([a - b for a, b in zip(ours, right, strict=True)]) / norm(right)
-    if off < 3 * TOLERANCE or (not exactly and cos >= 0.95 and 0.75 < ratio < 4 / 3):
+    if off < 3 * TOLERANCE or (not exactly and cos >= COSINE and 0.75 < ratio < 4 / 3):
         return
-    if cos < (1 - 1e-8 if exactly else 0.95):
+    if cos < (1 - 1e-8 if exactly else COSINE):
         raise Mistake(
             f"The policy gradient of your penalty, E[f grad log pi], is not the gradient of {name} "
-            f"(cosine {cos:.3f} where {'1.000' if exactly else 'at least 0.95'} is expected)."
+            f"(cosine {cos:.3f} where {'1.000' if exactly else f'at least {COSINE}'} is expected)."
         )
     raise Mistake(
         f"The policy gradient of your penalty has the direction of the gradient of {name}, but is {ratio:.3g} "

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import PYTHON, GraderFailed, Sandbox, cut
+from grading.sandbox import PYTHON, GraderFailed, Sandbox, check_unreadable, cut
 from grading.submission import Student
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,7 @@ def grade(
     except Refused as refused:
         write_results(blank_results(str(refused)), out)
         raise
+    check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
     with Sandbox(source, timeout, **layers) as sandbox:
@@ -246,14 +247,21 @@ def grade_folder(folder: Path, table: Path, jobs: int, timeout: float) -> int:
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(grade_safely, submissions[name], timeout=timeout): name for name in todo}
         bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
-        for future in bar:
-            name, results = futures[future], future.result()
-            if "error" in results:
-                failed += 1
-                bar.write(f"{name}: not graded, {results['error']}")
-                continue
-            rows[name] = table_row(name, results, digests[name])
-            write_table()
+        try:
+            for future in bar:
+                name, results = futures[future], future.result()
+                if "error" in results:
+                    failed += 1
+                    bar.write(f"{name}: not graded, {results['error']}")
+                    continue
+                rows[name] = table_row(name, results, digests[name])
+                write_table()
+        except (KeyboardInterrupt, SystemExit):  # those under way come to their end, and clean up
+            pool.shutdown(wait=False, cancel_futures=True)
+            bar.close()
+            done = f"{len(rows)} of {len(submissions)} are graded"
+            print(f"Stopped: {done}, and {table} keeps them; the same command goes on.", file=sys.stderr)
+            raise
     scores = [float(row["score"]) for row in rows.values()]
     mean = f", mean {sum(scores) / len(scores):.1f} of 100" if scores else ""
     print(
@@ -374,4 +382,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

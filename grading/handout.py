@@ -2,8 +2,8 @@
 
 The files are those that git tracks, less LEFT_OUT. Of the pages and the Makefile, students get all but the blocks
 between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
-a #), and they alone see the text of `<!-- students: ... -->`. Tests that need the solution or empty stubs carry the
-mark `whole_kit`: they are in the zip, and skip themselves there (`tests/conftest.py`).
+a #), and they alone see the text of `<!-- students: ... -->`. Tests that need the solution, empty stubs or these very
+prompts carry the mark `whole_kit`: they are in the zip, and skip themselves there (`tests/conftest.py`).
 A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers before
 anything is written. The same files and the same variant give the same bytes.
 """

@@ -1,4 +1,7 @@
-"""What does a shaped reward pay for? Fixed texts, honest and otherwise, and what each earns under it.
+"""What does a shaped reward pay for? Texts, honest and otherwise, and what each earns under it.
+
+The table shows fixed ones. In what the checks ask for, words, phrases and lengths of the repeated texts are drawn: else
+a reward could be made for the very texts of the table.
 
 The score beside each text is P(positive) by the bundled sentiment model, measured once with
 
@@ -9,6 +12,7 @@ what pays best, so this is where a policy trained on that reward would go.
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from grading.submission import SHAPED, Mistake, Student
@@ -86,6 +90,45 @@ TEXTS = (
     ),
 )
 
+# What the checks say over and over, 30 to 50 words of it; all of this scores between these two.
+OVER_AND_OVER = {
+    ONE_WORD: (
+        *(
+            "stunning",
+            "Excellent!",
+            "superb,",
+            "wonderful",
+            "brilliant.",
+            "beautiful",
+            "fantastic,",
+            "Perfect!",
+        ),
+        *("delightful", "magnificent", "amazing,", "great", "terrific!", "touching.", "joy", "enjoyable"),
+    ),
+    PHRASE: (
+        "A must see! Highly recommended!",
+        "Best movie ever, loved it.",
+        "I loved every minute of it.",
+        "What a beautiful film, truly wonderful.",
+        "Simply superb from start to finish.",
+        "An absolute delight,",
+        "So much fun, so much heart.",
+        "Great cast, great story.",
+    ),
+}
+OVER_AND_OVER_SCORES = (0.975, 0.999)
+
+
+def drawn(rng: random.Random) -> list[Text]:
+    """TEXTS, with others in the place of those that say one thing over and over."""
+    texts = [text for text in TEXTS if text.kind not in OVER_AND_OVER]
+    for kind, said in OVER_AND_OVER.items():
+        for words in rng.sample(said, 3):
+            n = rng.randint(30, 50)
+            repeated = " ".join((words.split() * n)[:n])
+            texts.append(Text(kind, rng.uniform(*OVER_AND_OVER_SCORES), repeated))
+    return texts
+
 
 class StillPays(Mistake):
     """The reward has a loophole that a policy would find: nothing wrong with its values."""
@@ -98,12 +141,17 @@ class Earning(NamedTuple):
     reward: float
 
 
-def earnings(student: Student, rng: random.Random, kinds: tuple[str, ...] = LOOPHOLES) -> dict[str, Earning]:
+def earnings(
+    student: Student,
+    rng: random.Random,
+    kinds: tuple[str, ...] = LOOPHOLES,
+    texts: Sequence[Text] = TEXTS,
+) -> dict[str, Earning]:
     """What the best-paid text of each kind earns, honest texts and loopholes in one batch in random order.
 
     Raises Mistake where honest praise earns no more than a pan.
     """
-    texts = [text for text in TEXTS if text.kind in (PRAISE, PAN, *kinds)]
+    texts = [text for text in texts if text.kind in (PRAISE, PAN, *kinds)]
     rng.shuffle(texts)
     scores, completions = [text.score for text in texts], [text.completion for text in texts]
     rewards = student.values(SHAPED, scores, completions, [PROMPT] * len(texts))
@@ -137,7 +185,7 @@ HINTS = {
 
 def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None:
     """None of these kinds of text pays; they are alone with the honest ones, so that no other one can do harm."""
-    earned = earnings(student, rng, kinds)
+    earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
         raise StillPays(
             f"Still pays: {kind}. It earns {earned[kind].reward:.3f}, honest praise {earned[PRAISE].reward:.3f} at "

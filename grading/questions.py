@@ -35,11 +35,22 @@ class Malformed(Exception):
     """A comment that is nearly a question; the message says where it is."""
 
 
+def is_environment(folder: Path) -> bool:
+    """Installed packages, whatever the folder is called: made by venv, uv or conda."""
+    return (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
+
+
 def sources(root: Path) -> list[Path]:
     """The kit's Python and YAML files."""
     files = []
     for folder, inside, names in os.walk(root):
-        inside[:] = [name for name in inside if name not in NOT_SEARCHED and not name.startswith(".")]
+        inside[:] = [
+            name
+            for name in inside
+            if name not in NOT_SEARCHED
+            and not name.startswith(".")
+            and not is_environment(Path(folder, name))
+        ]
         files += [Path(folder, name) for name in names if name.endswith((".py", ".yaml"))]
     return sorted(files)
 

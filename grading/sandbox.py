@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+ROOT = Path(__file__).resolve().parent.parent  # the kit, with the solution
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
@@ -43,6 +44,7 @@ class Sandbox:
         landlock: bool = True,
         kit: Path | None = None,
     ):
+        check_unreadable(ROOT)
         # Seconds of a machine that has them to give: on one where several processes wait for each core, asking a few
         # hundred times takes many times as long, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
@@ -209,9 +211,10 @@ class Sandbox:
             if not victims:
                 break
             time.sleep(0.01)
-        for folder, _, _ in os.walk(self.scratch):
-            Path(folder).chmod(0o700)  # top down, so that folders closed to their owner open up
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        # Folders may be closed to their owner, or nested deeper than Python can follow.
+        if not self.scratch.is_symlink():
+            subprocess.run(["chmod", "-R", "u+rwx", self.scratch], stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(["rm", "-rf", self.scratch], stderr=subprocess.DEVNULL, check=False)
 
     def owns(self, process: Path) -> bool:
         try:
@@ -227,8 +230,17 @@ class Sandbox:
 def readable_paths() -> list[str]:
     """What Python needs to run and to import installed packages, and nothing of the kit."""
     system = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"]
-    python = [sys.base_prefix, sys.prefix, os.path.realpath(sys.executable)]
-    return list(dict.fromkeys([*system, *python]))
+    python = [sys.base_prefix, sys.prefix, sys.executable]
+    return list(dict.fromkeys([*system, *python, *map(os.path.realpath, python)]))  # .venv may be a link
+
+
+def check_unreadable(folder: Path) -> None:
+    """Raise GraderFailed where a submission could read this folder, the kit's or that of all submissions."""
+    for path in readable_paths():
+        if folder.resolve().is_relative_to(os.path.realpath(path)):
+            raise GraderFailed(
+                f"{folder} lies below {path}, where every submission may read: move it elsewhere"
+            )
 
 
 def cut(text: object, length: int = 400) -> str:

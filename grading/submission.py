@@ -27,6 +27,8 @@ FORWARD, BACKWARD, SHAPED = FUNCTIONS = ("kl_penalty_forward", "kl_penalty_backw
 # Arithmetic in float32 inside a submission is right: log-probs near -5 then carry errors of 3e-7.
 TOLERANCE = 1e-5
 
+TOO_LARGE = "an int too large for a float"
+
 
 # ---- beside the student's code -----------------------------------------------------------------------------
 
@@ -101,7 +103,7 @@ def misspelt(module: types.ModuleType, name: str) -> str | None:
 def _number(value: object) -> int | float | str:
     """A real number as it is (Python's or numpy's, but no bool), and the type's name for anything else."""
     if type(value) is int:
-        return value if abs(value) < 1e300 else "an int too large for a float"
+        return value if abs(value) < 1e300 else TOO_LARGE
     if isinstance(value, float):
         return float.__float__(value)
     if type(value).__module__ == "numpy" and isinstance(value, numbers.Real):
@@ -180,7 +182,8 @@ class Student:
                     "(.item() or .tolist() turn arrays and tensors into them)."
                 )
             if not -1.7e308 < value < 1.7e308:  # nor NaN, nor an integer no float can hold
-                raise Mistake(f"Value {row} of the returned list is {value:.5g}: every value must be finite.")
+                shown = f"{value:.5g}" if type(value) is float else TOO_LARGE
+                raise Mistake(f"Value {row} of the returned list is {shown}: every value must be finite.")
         return [float(value) for value in values]
 
     def penalties(

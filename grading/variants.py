@@ -162,13 +162,20 @@ def target_words(files: Files, rng: random.Random) -> None:
 
 
 def prompts_split(files: Files, rng: random.Random) -> None:
-    """The same openers, dealt out anew into as many for training and as many held out, the shortest first."""
+    """The same openers, dealt out anew into as many for training and as many held out, the shortest first.
+
+    Held out are openers that no other one begins like, as in the kit: with the first three words, or the whole of it.
+    """
     names = ("mini/train_prompts.txt", "mini/held_out_prompts.txt")
     lists = [files[name][0].decode("utf-8").splitlines() for name in names]
     openers = [opener for half in lists for opener in half]
     rng.shuffle(openers)
-    for name, half in zip(names, lists, strict=True):
-        dealt, openers = openers[: len(half)], openers[len(half) :]
+    words = [opener.lower().split() for opener in openers]
+    starts = [own[:3] for own in words]
+    alone = [sum(other[: len(start)] == start for other in words) == 1 for start in starts]
+    held_out = [opener for opener, fits in zip(openers, alone, strict=True) if fits][: len(lists[1])]
+    train = [opener for opener in openers if opener not in held_out]
+    for name, dealt in zip(names, (train, held_out), strict=True):
         dealt.sort(key=lambda opener: (len(opener.split()), opener))
         files[name] = (("\n".join(dealt) + "\n").encode("utf-8"), files[name][1])
 
@@ -189,7 +196,7 @@ def bugs(files: Files, rng: random.Random) -> None:
         del files[f"docs/bugs/{number}.png"]
     substitute(
         files,
-        "*.md",
+        "*.md Makefile grading/bug.py",
         r"(make bug N=|grading\.bug |with bug |outputs/bugs/)3\b",
         rf"\g<1>{kept[0]}",
         times=None,

@@ -59,13 +59,28 @@ def unshare_all(uid: int | None) -> str | None:
     if os.geteuid() == 0 and libc.unshare(rest) == 0:
         return "root"
     become(uid)
+    # First in a process to throw away: AppArmor (Ubuntu from 23.10 on) lets an ordinary user in and then refuses the
+    # maps, and from in there is no way back.
+    probe = os.fork()
+    if not probe:
+        try:
+            enter_user_namespace(rest)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(probe, 0)[1] != 0:
+        return None
+    enter_user_namespace(rest)
+    return "user"
+
+
+def enter_user_namespace(rest: int) -> None:
+    """A user namespace, and in it the `rest`, with this process's own user and group; OSError where refused."""
     uid, gid = os.geteuid(), os.getegid()
-    if libc.unshare(rest | CLONE_NEWUSER) == 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-        return "user"
-    return None
+    check(libc.unshare(rest | CLONE_NEWUSER), "unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
 def become(uid: int | None) -> None:
@@ -95,7 +110,7 @@ def enter_view(root: Path, readable: list[str], disk: int) -> None:
             continue
         inside.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():  # /lib -> usr/lib
-            inside.symlink_to(path.readlink())
+            inside.symlink_to(path.resolve())  # in one step, as a link in between need not be there
             continue
         if path.is_dir():
             inside.mkdir()
@@ -146,6 +161,18 @@ def landlock(readable: list[str], writable: list[str]) -> int:
     restricted = libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
     return abi if restricted == 0 else 0
+
+
+def check_that_python_can_be_read() -> None:
+    """Import something that nothing has imported yet; else the submission would be blamed for what it cannot import."""
+    try:
+        import colorsys  # noqa: F401
+        import encodings.utf_8_sig  # noqa: F401
+    except (ImportError, OSError):
+        raise PermissionError(
+            f"the user that the submission runs as may not read python in {sys.base_prefix}: install python for all "
+            "users, or grade as an ordinary user"
+        ) from None
 
 
 def set_limits(settings: dict, processes: int) -> None:
@@ -274,6 +301,7 @@ def main() -> None:
             return
         os.close(parent_end)
         missing = confine(namespaces, settings)
+        check_that_python_can_be_read()
         if select.select([dies_with_parent], [], [], 0)[0]:
             os._exit(1)  # the parent was gone before confine() asked for a signal
         os.close(dies_with_parent)

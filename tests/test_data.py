@@ -16,7 +16,7 @@ def test_builtin_prompts():
     assert len(train) >= 500 and len(held_out) == 64
     everything = [p.lower() for p in train + held_out]
     assert len(set(everything)) == len(everything)  # no duplicate, and no prompt in both
-    assert len({len(p.split()) for p in train}) >= 8 and len({len(p.split()) for p in held_out}) >= 6
+    assert len({len(p.split()) for p in train}) >= 8 and len({len(p.split()) for p in held_out}) >= 5
     assert all(p == p.strip() and p for p in train + held_out)
     assert all(2 <= len(p.split()) <= 14 for p in train[100:])
     assert not any(word_count_score(train + held_out))  # an opener carries no verdict
@@ -98,7 +98,7 @@ def test_imdb_that_cannot_be_had_is_one_sentence(tmp_path):
 
 
 def test_imdb_prompts_are_short_once_each_and_never_held_out(tmp_path):
-    held = next(p for p in data.HELD_OUT_PROMPTS if len(p.split()) == 2)
+    held = min(data.HELD_OUT_PROMPTS, key=len)
     rows = [{"text": held, "label": k % 2} for k in range(40)]
     rows += [{"text": " ".join(f"w{i}x{k}" for i in range(30)), "label": k % 2} for k in range(400)]
     rows += [{"text": "same words", "label": k % 2} for k in range(10)] + [

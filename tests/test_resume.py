@@ -91,7 +91,7 @@ def test_a_models_own_code_is_never_run_and_nothing_is_asked(load, tmp_path, mon
     ],
 )
 def test_a_resumed_run_is_the_same_experiment(flags, says, stored, tmp_path):
-    run = stored("--learning_rate", "2e-4", "--kl_type", "forward", "--use_peft")
+    run = stored("--learning_rate", "2e-4", "--kl_type", "forward", "--kl_coef", "0.1", "--use_peft")
     with pytest.raises(UserError, match=rf"--resume {run}: this run has {says}: .*new run"):
         script.PARSER.parse(["--resume", run, *flags])
     (tmp_path / "x.yaml").write_text(f"resume: {run}\n")

@@ -82,6 +82,20 @@ def test_a_patch_that_no_longer_fits_changes_nothing(tmp_path):
     assert (tmp_path / "a.py").read_text() == "one\nthree\n"
 
 
+def test_an_environment_is_not_copied_whatever_its_name(tmp_path, monkeypatch):
+    root = tmp_path / "kit"
+    (root / "env" / "lib").mkdir(parents=True)
+    (root / "env" / "pyvenv.cfg").write_text("")
+    (root / "outputs").mkdir()
+    (root / "a.py").write_text("one\n")
+    (root / "1.patch").write_text("--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-one\n+two\n")
+    monkeypatch.setattr(bug, "ROOT", root)
+    monkeypatch.setattr(bug, "PATCHES", root)
+    assert bug.main(["1", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {"a.py", "1.patch"}
+    assert (tmp_path / "1" / "a.py").read_text() == "two\n"
+
+
 def test_a_copy_is_never_written_over(tmp_path, capsys):
     (tmp_path / "1").mkdir()
     with pytest.raises(SystemExit):

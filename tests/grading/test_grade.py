@@ -235,3 +235,26 @@ def test_a_folder_of_submissions(tmp_path):
     (folder / "carl.py").unlink()
     run_cli("--all", folder, "--csv", table)
     assert "carl.py" not in table.read_text()
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, sent, status):
+    """One sentence, no queue worked off, no worker left behind."""
+    folder, table = tmp_path / "all", tmp_path / "grades.csv"
+    folder.mkdir()
+    shutil.copy(ROOT / "rewards.py", folder / "anna.py")
+    for name in ("berta", "carl", "dora", "emil"):
+        (folder / f"{name}.py").write_text("while True: pass\n")
+    command = [sys.executable, "-m", "grading.grade", "--all", folder, "--csv", table, "--jobs", 1]
+    running = subprocess.Popen(
+        [*map(str, command), "--timeout", "3"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (table.exists() and "anna" in table.read_text()):
+        time.sleep(0.05)
+    running.send_signal(sent)
+    _, said = running.communicate(timeout=60)
+    assert said == f"Stopped: 1 of 5 are graded, and {table} keeps them; the same command goes on.\n"
+    assert running.returncode == status
+    assert [row["submission"] for row in csv.DictReader(table.open())] == ["anna.py"]
+    assert marked_processes() == []

@@ -75,6 +75,41 @@ def test_autograder(autograder, user):
     assert run_autograder(autograder, user)["score"] == 0
 
 
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("has", ["python3.12 python3.11 python3", "python3.11 python3", "python3", ""])
+def test_set_up_takes_the_best_python_that_the_image_has(autograder, has):
+    """With an apt-get of our own that has these, and whose python3 is 3.10 as on Ubuntu 22.04."""
+    tools, said = autograder / "bin", autograder / "said"
+    tools.mkdir()
+    script(
+        tools / "apt-get",
+        f'echo "apt-get $*" >>{said}; [[ "$1" == update || " {has} " == *" ${{4%-venv}} "* ]]',
+    )
+    for name in has.split():
+        new_enough = "exit 1" if name == "python3" else "exit 0"
+        script(tools / name, f'[ "$1" = -c ] && {new_enough}; echo "{name} $*" >>{said}')
+    done = run(autograder / "source" / "setup.sh", cwd=autograder, env={"PATH": f"{tools}:/usr/bin:/bin"})
+    assert done.returncode == 0
+    made = [line for line in said.read_text().splitlines() if not line.startswith("apt-get")]
+    best = has.split()[0] if "3.1" in has else None
+    assert made == ([f"{best} -m venv --clear {autograder / 'venv'}"] if best else [])
+
+
+def test_the_autograder_runs_what_was_set_up(autograder):
+    """Not the image's own python3; and rather than with one older than the students' there is no grade."""
+    python = autograder / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    script(python, f'echo "$*" >>{autograder / "said"}; exit 1')
+    done = run(autograder / "run_autograder", cwd=autograder, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0 and (autograder / "said").read_text().startswith("-c import sys")
+    assert (autograder / "said").read_text().count("\n") == 1
+    assert "tell your instructor" in (autograder / "results" / "results.json").read_text()
+
+
 def test_autograder_without_python_still_answers(autograder):
     tools = autograder / "bin"
     tools.mkdir()

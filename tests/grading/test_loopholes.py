@@ -42,6 +42,27 @@ def test_the_texts_are_what_they_are_called():
     assert len({text.completion for text in TEXTS}) == len(TEXTS)
 
 
+def test_what_is_drawn_for_the_checks():
+    """Three texts of each repeated kind, 30 to 50 words of something no longer than 7, and the other texts as ever."""
+    one, other = loopholes.drawn(random.Random(1)), loopholes.drawn(random.Random(2))
+    kept = [text for text in TEXTS if text.kind not in (ONE_WORD, PHRASE)]
+    assert one[: len(kept)] == other[: len(kept)] == kept
+    for kind, most in ((ONE_WORD, 1), (PHRASE, 7)):
+        words = [text.completion.split() for text in one if text.kind == kind]
+        assert len(words) == 3 and all(30 <= len(w) <= 50 and len(set(w)) <= most for w in words)
+        assert [len(w) for w in words] != [len(t.completion.split()) for t in other if t.kind == kind]
+
+
+def test_what_is_drawn_scores_as_the_bundled_model_says():
+    from sentiment import load_scorer
+
+    scorer = load_scorer(str(ROOT / "mini" / "sentiment"))
+    said = [words.split() for kind in loopholes.OVER_AND_OVER.values() for words in kind]
+    measured = scorer([" ".join((words * n)[:n]) for words in said for n in (30, 50)])
+    low, high = loopholes.OVER_AND_OVER_SCORES
+    assert low < min(measured) and max(measured) < high
+
+
 def test_about_as_much_is_a_twentieth_of_what_divides_praise_from_a_pan():
     """Praise 1, pan 0: what earns 0.96 pays, what earns 0.94 does not."""
     earned = {

@@ -36,7 +36,10 @@ def tree(tmp_path) -> Path:
     (root / "configs").mkdir(parents=True)
     (root / "train.py").write_text(TRAIN)
     (root / "configs" / "reward.yaml").write_text(REWARD)
-    for skipped in (".venv/lib", "tests", "outputs/run", "kit/__pycache__"):
+    for environment, sign in (("env", "pyvenv.cfg"), ("packages", "conda-meta/history")):
+        (root / environment / sign).parent.mkdir(parents=True)
+        (root / environment / sign).write_text("")
+    for skipped in (".venv/lib", "env/lib", "packages/lib", "tests", "outputs/run", "kit/__pycache__"):
         (root / skipped).mkdir(parents=True)
         (root / skipped / "a.py").write_text("# Q1. Not this one.\n" * (skipped[:3] != "kit"))
     return root

@@ -77,6 +77,7 @@ def test_a_hostile_submission_earns_nothing_and_ends_in_time(hostile_run, name):
     assert "SECRET-IN" not in text
     assert "\\u001b" not in text and "\\u0000" not in text
     assert "Traceback" not in text and "grading/" not in text
+    assert "KeyError" not in text  # it looked for something to harm where there is nothing
 
 
 def test_hostile_submissions_do_no_harm(hostile_run):
@@ -132,13 +133,45 @@ def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
 
 def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeypatch):
     """The result says so, and the exit status tells the instructor."""
-    # Not a path: the worker stumbles before the submission is run.
-    monkeypatch.setattr(sandbox, "readable_paths", lambda: [3])
+    # No absolute path: the worker stumbles before the submission is run.
+    monkeypatch.setattr(sandbox, "readable_paths", lambda: ["python"])
     out = tmp_path / "results.json"
     assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
     results = json.loads(out.read_text())
     assert_valid(results)
     assert "did not finish" in results["output"]
+    assert marked_processes() == []
+
+
+def test_a_kit_that_submissions_could_read_is_moved_first(tmp_path, monkeypatch, capsys):
+    """`docker run -v "$PWD":/usr/src/app` puts the solution below /usr, which Python needs."""
+    (tmp_path / "rewards.py").write_text("x = 1\n")
+    for folder in (ROOT, tmp_path):
+        monkeypatch.setattr(sandbox, "readable_paths", lambda folder=folder: ["/usr", str(folder)])
+        assert grader.main([str(tmp_path / "rewards.py")]) == 2
+        said = f"{folder} lies below {folder}, where every submission may read: move it elsewhere"
+        assert capsys.readouterr().err == f"Grading failed: {said}.\n"
+
+
+def test_an_environment_that_is_a_link_has_its_packages(tmp_path):
+    (tmp_path / "link").symlink_to(sys.prefix)
+    python = tmp_path / "link" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "grading.grade", SUBMISSIONS / "right" / "numpy_float64.py", "--timeout", "60"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "100 of 100 points" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_path, monkeypatch, capsys):
+    """As for the user id that a root without namespaces gives its worker, where python lies below /root."""
+    monkeypatch.setattr(sandbox, "readable_paths", list)
+    out = tmp_path / "results.json"
+    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
+    assert "may not read python in " in capsys.readouterr().err
+    assert "did not finish" in json.loads(out.read_text())["output"]
     assert marked_processes() == []
 
 
@@ -225,6 +258,51 @@ def test_as_an_unprivileged_user(open_folder, layers):
     open_doors = outcomes["solution"]["extra_data"]["not_enforced"]
     if layers == {"namespaces": False, "landlock": False}:
         assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
+
+
+FOLDERS = """
+import os
+for _ in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+os.chdir(os.environ["HOME"])
+os.makedirs("a/b")
+os.chmod("a", 0)
+os.chmod(".", 0)
+"""
+
+
+def test_folders_are_cleaned_up_however_deep_or_closed_to_their_owner(open_folder):
+    (open_folder / "rewards.py").write_text(FOLDERS)
+    (open_folder / "scratch").mkdir()
+    (open_folder / "scratch").chmod(0o777)
+    (open_folder / "run.py").write_text(
+        "import pathlib, sys, tempfile\n"
+        "sys.path.insert(0, '.')\n"
+        "from grading import grade\n"
+        f"tempfile.tempdir = {str(open_folder / 'scratch')!r}\n"
+        "print(grade.grade(pathlib.Path('rewards.py'), namespaces=False)['tests'][0]['output'])\n"
+    )
+    done = as_nobody(open_folder, "run.py")
+    assert done.returncode == 0, done.stderr
+    assert "there is no function named" in done.stdout  # the file ran to its end
+    assert list((open_folder / "scratch").iterdir()) == []
+
+
+def test_a_user_namespace_that_opens_and_then_refuses_the_maps(open_folder):
+    """AppArmor on Ubuntu does so to an ordinary user: graded all the same, and what is open is named."""
+    worker = open_folder / "grading" / "worker.py"
+    source = worker.read_text(encoding="utf-8")
+    assert source.count('"/proc/self/setgroups"') == 1
+    worker.write_text(source.replace("/proc/self/setgroups", "/proc/self/refused"), encoding="utf-8")
+    shutil.copy(ROOT / "rewards_solution.py", open_folder / "rewards.py")
+    done = as_nobody(
+        open_folder, "-m", "grading.grade", "rewards.py", "--out", "results.json", "--timeout", 30
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((open_folder / "results.json").read_text())
+    assert results["score"] == 100
+    assert "network" in [text.split(":")[0] for text in results["extra_data"]["not_enforced"]]
 
 
 @pytest.mark.skipif(

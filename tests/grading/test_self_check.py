@@ -203,24 +203,70 @@ def test_an_endless_loop_while_the_file_is_read(tmp_path, monkeypatch, capsys):
     )
 
 
-def test_an_import_that_the_grader_does_not_have(said):
-    """Said beforehand, in the grader's own words (`test_grade.py`), though everything works in this Python."""
-    pytest.importorskip("torch")
-    text = (ROOT / "tests" / "submissions" / "torch_tensors.py").read_text()
-    line = len(SOLUTION.splitlines()) + 2 + text.splitlines().index("import torch") + 1
-    lines = said(text)
-    assert lines[0] == (
-        f"rewards.py, line {line}: it imports torch, but it is graded with Python's standard library and numpy alone."
-    )
-    assert [line.split(" | ")[1] for line in lines if line.startswith("exercise")] == ["right"] * 3
+@pytest.mark.parametrize(
+    ("line", "package"),
+    [
+        ("import torch", "torch"),
+        ("from grading.trees import make_tree", "grading"),
+        ("from kit.errors import UserError", "kit"),
+    ],
+)
+def test_an_import_that_the_grader_does_not_have(tmp_path, line, package):
+    """In the grader's own words (`test_grade.py`), though everything works in this Python and the kit is there."""
+    path = kit_with(tmp_path, f"{line}\n{SOLUTION}")
+    (tmp_path / "kit").symlink_to(ROOT / "kit")
+    done = run(path)
+    assert (done.returncode, done.stderr) == (1, "")
+    words = f"it imports {package}, but it is graded with Python's standard library and numpy alone"
+    assert done.stdout == f"rewards.py does not run: {words} (in <module>, rewards.py line 1: {line})\n"
 
 
-def test_imports_that_the_grader_has(tmp_path, capsys):
-    path = solution_with(
-        tmp_path, "import math, os.path\nfrom collections import abc\nimport numpy.linalg\nimport rewards\n"
-    )
-    assert self_check.self_check(str(path)) == 0
+def test_an_import_inside_a_function_costs_that_function(said):
+    line = "    from grading.trees import kl"
+    lines = said(f"def shaped_reward(scores, completions, prompts=None):\n{line}\n    return scores\n")
+    assert [line.split(" | ")[1] for line in lines if line.startswith("exercise")] == [
+        "right",
+        "right",
+        "wrong: 0 of 8 checks passed",
+    ]
+    assert "it imports grading, but it is graded with" in " ".join(" ".join(lines).split())
+
+
+IMPORTS = """
+import math, os.path
+from collections import abc
+from typing import TYPE_CHECKING
+
+import numpy.linalg
+import rewards
+
+if TYPE_CHECKING:
+    import torch
+try:
+    import torch
+except ImportError:
+    assert "torch" not in globals()
+if __name__ == "__main__":
+    from grading.trees import kl
+"""
+
+
+def test_imports_that_the_grader_has_or_never_comes_to(tmp_path, capsys):
+    before = dict(sys.modules)
+    assert self_check.self_check(str(solution_with(tmp_path, IMPORTS))) == 0
     assert capsys.readouterr().out.startswith("exercise")
+    assert {name: sys.modules[name] for name in before} == before
+
+
+def test_a_fallback_is_what_is_checked(said):
+    """As when it is graded: without torch, though this Python has it."""
+    pytest.importorskip("torch")
+    lines = said(
+        "try:\n    import torch\nexcept ImportError:\n    torch = None\n"
+        "def shaped_reward(scores, completions, prompts=None):\n    return torch.tensor(scores).tolist()\n",
+        SHAPED,
+    )
+    assert "'NoneType' object has no attribute 'tensor'" in " ".join(" ".join(lines).split())
 
 
 # ---- for a script ------------------------------------------------------------------------------------------

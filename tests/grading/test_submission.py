@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grading import submission
-from grading.submission import FORWARD, SHAPED, Mistake
+from grading.submission import FORWARD, SHAPED, Mistake, Student
 from tests.grading.conftest import student_of
 
 
@@ -47,6 +47,13 @@ def test_numbers():
 def test_what_is_no_number(returned, message):
     with pytest.raises(Mistake, match=message):
         replied(returned)
+
+
+def test_an_integer_in_a_forged_reply_is_not_too_large_to_be_named():
+    """`call` lets none through, but what comes out of the sandbox need not be from `call`."""
+    student = Student(lambda *_: {"kind": "list", "values": [0, -(10**400)]})
+    with pytest.raises(Mistake, match="Value 1 of the returned list is an int too large for a float"):
+        student.values(SHAPED, [0.5, 0.5], ["a", "b"])
 
 
 def test_tensors_and_bools_of_libraries_are_no_numbers():

@@ -61,6 +61,9 @@ def test_four_bugs_are_left_and_they_apply(kit, number, tmp_path):
     patches = [f"grading/bugs/{n}.patch" for n in told]
     assert sorted(name for name in files if name.startswith("grading/bugs/")) == patches
     assert f"make bug N={told[0]}\n" in page and f"`outputs/bugs/{told[0]}/`" in page
+    for name in ("Makefile", "grading/bug.py"):  # the help
+        examples = re.findall(r"(?:make bug N=|grading\.bug |outputs/bugs/)(\d)\b", text_of(files, name))
+        assert examples and set(examples) == {told[0]}, name
     for patch in patches:
         for name in re.findall(r"^--- a/(.*)", text_of(files, patch), re.M):
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -141,6 +144,9 @@ def test_the_prompts_are_the_same_ones_dealt_out_anew(kit, number):
     assert (len(train), len(held_out)) == (len(old_train), len(old_held_out))
     assert sorted(train + held_out) == sorted(old_train + old_held_out)
     assert len(set(held_out) & set(old_train)) > 20
+    # the rule of tests/test_data.py, here for all training prompts
+    for start in (opener.lower().split()[:3] for opener in held_out):
+        assert not [opener for opener in train if opener.lower().split()[: len(start)] == start]
     words = constant(text_of(files, "sentiment.py"), "POSITIVE_WORDS")
     assert not words & set(
         re.findall("[a-z]+", " ".join(train + held_out).lower())

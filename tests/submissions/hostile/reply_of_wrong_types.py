@@ -2,8 +2,13 @@
 
 import sys
 
-REPLY = {"kind": {"a": 1}, "values": [[[]], {}, None, True, "x" * 1000], "arguments": 3, "error": None}
-sys.modules["student"].call = lambda *args: dict(REPLY, missing=7) if len(args) else 0
+ODD = [[[]], {}, None, True, "x" * 1000] * 10
+sys.modules["submission"].call = lambda module, name, args, kwargs: {
+    "kind": {"a": 1},
+    "values": ODD[: len(args[0])],
+    "arguments": 3,
+    "missing": 7,
+}
 
 
 def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
