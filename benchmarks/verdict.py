@@ -40,7 +40,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     z, p = 1.959964, hits / n
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)  # rounding
 
 
 def first_steps(line: Line) -> tuple[int | None, int | None]:
@@ -71,7 +72,8 @@ def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
 
 def warning(steps: Sequence[int]) -> str:
     """` (by 5 to 20 steps)`"""
-    return f" (by {min(steps)} to {max(steps)} steps)" if steps else ""
+    low, high = (min(steps), max(steps)) if steps else (0, 0)
+    return f" (by {low} steps)" if low == high > 0 else f" (by {low} to {high} steps)" if steps else ""
 
 
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:

@@ -51,6 +51,7 @@ def test_the_limits_are_the_base_s_percentiles():
 def test_wilson_s_interval_and_the_rates():
     assert wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # Wilson 1927, tabled
     assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 9)[0] == 0 and wilson(9, 9)[1] == 1
     models = [{"hacked": True, "verdict": v} for v in ("hacked", "drifting", "healthy")]
     assert rate(models, hacked=True).startswith("2 of 3, 0.67 [")
     assert rate(models, hacked=False) == "0 of 0"
