@@ -240,9 +240,8 @@ def main() -> None:
         if lm is not None:
             add_plain_head(lm, settings.temperature)
     if trainer.ref_model is not None:  # --beta: TRL has loaded pi_ref, and one copy is enough
-        if (
-            not trainer.is_fsdp_enabled
-        ):  # by the name in the policy's config, which a merged adapter has of its base
+        # It went by the name in the policy's config, which a merged adapter has of its base
+        if not trainer.is_fsdp_enabled:
             trainer.ref_model.load_state_dict(policy.state_dict())
         reference = reward.reference = trainer.ref_model
         follow_mask_positions(trainer.ref_model)

@@ -68,14 +68,15 @@ def command(name: str, steps: int | None) -> list[str]:
     return ["train.py", "--model=mini", "--sentiment_model=mini", "--use_solution", *flags, *short]
 
 
-def measured(name: str) -> list[Line]:
-    """The lines of an experiment's runs as it is defined today, seed by seed, with their verdicts."""
+def measured() -> dict[str, list[Line]]:
+    """{experiment: the lines of its runs, as it is defined today, seed by seed, with their verdicts}."""
     kept = kept_lines()
-    return [
-        judged(line, kept[BASE])
-        for run, line in kept.items()
-        if run.rpartition("-")[0] == name and line["command"] == spelled_out(command(name, None))
-    ]
+    found: dict[str, list[Line]] = {name: [] for name in EXPERIMENTS}
+    for run, line in kept.items():
+        name = run.rpartition("-")[0]
+        if name in EXPERIMENTS and line["command"] == spelled_out(command(name, None)):
+            found[name].append(judged(line, kept[BASE]))
+    return found
 
 
 def flags_of(name: str) -> str:
@@ -89,8 +90,8 @@ def table() -> str:
     highest; the base's own row first."""
     titles = ["`python train.py` ...", "seeds", *(title for title, _ in COLUMNS.values()), "verdicts"]
     rows = [["(base)", "", *_cells([kept_lines()[BASE]]), ""]]
-    for name in EXPERIMENTS:
-        if lines := measured(name):
+    for name, lines in measured().items():
+        if lines:
             said = Counter(line["verdict"] for line in lines)
             verdicts = ", ".join(f"{count} {word}" for word, count in sorted(said.items()))
             rows.append([flags_of(name), str(len(lines)), *_cells(lines), verdicts])
@@ -114,8 +115,9 @@ def samples_table() -> str:
         "best": "credit token by token",
     }
     rows: list[list[str]] = []
+    runs = measured()
     for name in FOCUS:
-        if not (lines := measured(name)):
+        if not (lines := runs[name]):
             continue
         samples = lines[0]["samples"]
         if not rows:
@@ -148,10 +150,11 @@ def frontier() -> Figure:
     ax.set_xlim(0, 400)
     ax.set_ylim(-0.03, 1.06)
     names: list[tuple[str, float, float]] = []
+    runs = measured()
     for index, (family, members) in enumerate(families(EXPERIMENTS).items(), start=1):
         look, ends = plots.style(index), []
         for name in members:
-            metrics = [line["metrics"] for line in measured(name)]
+            metrics = [line["metrics"] for line in runs[name]]
             points = [(found["kl_policy_ref"], found["sentiment"]) for found in metrics]
             if not points:
                 continue
@@ -224,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = table()
     write_between(PAGE, "written by make results", text)
     write_between(README, "samples by make results", samples_table())
-    curves_of = {name: [line["curves"] for line in measured(name)] for name in FOCUS}
-    focus = {name: mean_history(curves) for name, curves in curves_of.items() if curves}
+    runs = measured()
+    focus = {name: mean_history([line["curves"] for line in runs[name]]) for name in FOCUS if runs[name]}
     frontier().savefig(PAGE.parent / "results.png", dpi=110)
     plots.training_curves(focus, start=1).savefig(PAGE.parent / "hack_and_cure.png", dpi=110)
     print(f"\n{text}\nin {PAGE}")

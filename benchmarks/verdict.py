@@ -21,8 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.measured import KEPT, Line, as_estimates, validations
-from benchmarks.results import EXPERIMENTS, measured
 from benchmarks.results import PAGE as RESULTS_PAGE
+from benchmarks.results import measured
 from kit.cli import Parser
 from kit.errors import UserError, run_main
 from kit.metrics import Estimate
@@ -72,8 +72,8 @@ def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
 
 def warning(steps: Sequence[int]) -> str:
     """` (by 5 to 20 steps)`"""
-    low, high = (min(steps), max(steps)) if steps else (0, 0)
-    return f" (by {low} steps)" if low == high > 0 else f" (by {low} to {high} steps)" if steps else ""
+    ends = sorted({min(steps), max(steps)}) if steps else []
+    return f" (by {' to '.join(map(str, ends))} steps)" if ends else ""
 
 
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Parser(__doc__.splitlines()[0]).parse_args(argv)
     models = [
         line | {"place": place, "hacked": line["broken"] > HACKED_FROM}
-        for place, name in enumerate(EXPERIMENTS)
-        for line in measured(name)
+        for place, lines in enumerate(measured().values())
+        for line in lines
         if "broken" in line  # some were entered from a printed table, without their texts
     ]
     if len(models) < 2:

@@ -92,18 +92,9 @@ TEXTS = (
 
 # What the checks say over and over, 30 to 50 words of it; all of this scores between these two.
 OVER_AND_OVER = {
-    ONE_WORD: (
-        *(
-            "stunning",
-            "Excellent!",
-            "superb,",
-            "wonderful",
-            "brilliant.",
-            "beautiful",
-            "fantastic,",
-            "Perfect!",
-        ),
-        *("delightful", "magnificent", "amazing,", "great", "terrific!", "touching.", "joy", "enjoyable"),
+    ONE_WORD: tuple(
+        "stunning Excellent! superb, wonderful brilliant. beautiful fantastic, Perfect! delightful magnificent "
+        "amazing, great terrific! touching. joy enjoyable".split()
     ),
     PHRASE: (
         "A must see! Highly recommended!",

@@ -74,9 +74,9 @@ class KitParser(HfArgumentParser):
 
     def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
         """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
-        args = [part for arg in (sys.argv[1:] if args is None else args) for part in _split(arg)]
-        config, args = _take(args, "--config")
-        resume, given = _take([*(self._flags_of(config) if config else []), *args], "--resume")
+        args = [part for arg in (sys.argv[1:] if args is None else args) for part in split(arg)]
+        config, args = take(args, "--config")
+        resume, given = take([*(self._flags_of(config) if config else []), *args], "--resume")
         remembered = _remembered(resume) if resume else []
         self.argv = [*remembered, *given]
         self._refuse_unknown(self.argv)
@@ -196,7 +196,7 @@ def _spelled(arg: str) -> str:
     return "--" + arg[2:].replace("-", "_") if arg.startswith("--") else arg
 
 
-def _split(arg: str) -> list[str]:
+def split(arg: str) -> list[str]:
     """`--flag=value` -> `--flag`, `value`, for --config too."""
     if arg.startswith("--") and "=" in arg:
         flag, _, value = arg.partition("=")
@@ -218,10 +218,11 @@ def _remembered(run: str) -> list[str]:
     argv = read_config(run).get("argv", [])
     if not isinstance(argv, list) or not all(isinstance(part, str) for part in argv):
         raise UserError(f"{run}/config.json: argv must be a list of strings")
-    return _take([part for arg in argv for part in _split(arg)], "--resume")[1]
+    return take([part for arg in argv for part in split(arg)], "--resume")[1]
 
 
-def _take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """(the value of `flag` or None, all the others). Raises `UserError` for a flag without one."""
     value = _value_of(args, flag)
     if value is None:
         return None, args

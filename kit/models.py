@@ -236,6 +236,7 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if (folder / "adapter_config.json").is_file():
         model, tokenizer = _load(_adapter_base(folder / "adapter_config.json"))  # which may be one itself
         model = PeftModel.from_pretrained(model, spec).merge_and_unload()
+        model.requires_grad_(True)  # PEFT has frozen it
         if (folder / "tokenizer_config.json").is_file():
             tokenizer = load_tokenizer(spec)
         spec = str(folder.resolve())

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from kit.cli import split, take
 from kit.errors import UserError
 from kit.models import ROOT
 from kit.runs import Run
@@ -43,12 +44,11 @@ class Training:
 
 def spelled_out(command: Sequence[str]) -> list[str]:
     """The command with the flags of its YAML file in the file's place: what must be equal in two runs of one name."""
-    parts = [part for arg in command for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    if "--config" not in parts:
+    file, rest = take([part for arg in command for part in split(arg)], "--config")
+    if file is None:
         return list(command)
-    at = parts.index("--config")
-    settings = yaml.safe_load((ROOT / parts[at + 1]).read_text(encoding="utf-8"))
-    return [*parts[:at], *(f"--{key}={value}" for key, value in settings.items()), *parts[at + 2 :]]
+    settings = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    return [*rest, *(f"--{key}={value}" for key, value in settings.items())]
 
 
 def finish_runs(
@@ -65,8 +65,8 @@ def finish_runs(
         kept = json.loads(training.record.read_text(encoding="utf-8")) if training.record.is_file() else None
         if training.folder.exists() and kept != spelled_out(training.command):
             raise UserError(
-                f"{training.folder} was trained by another command than the one wanted now "
-                f"({training.record.name} beside it has it); remove that folder, or name another"
+                f"{training.folder} was trained by hand, or by another command than the one wanted now (its own is in "
+                f"{training.record.name}); remove that folder, or name another"
             )
     todo = [training for training in wanted if not training.finished]
     print(f"{len(todo)} trainings, {jobs} at a time; their screens go to {log_file}", flush=True)

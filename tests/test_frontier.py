@@ -17,10 +17,8 @@ from kit.frontier import attainable, best_of_n, captured, curves, price, tilt
     [
         ({}, 0.1),
         ({"kl_type": "forward", "kl_coef": 0.05, "beta": 0.0, "scale_rewards": "group"}, 0.05),
-        (
-            {"kl_type": "none", "kl_coef": 0.12, "beta": 0.0},
-            0.1,
-        ),  # the flag's default, in a variant
+        # the flag's default, in a variant
+        ({"kl_type": "none", "kl_coef": 0.12, "beta": 0.0}, 0.1),
         ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.3, "scale_rewards": "group"}, 0.1),  # 0.3 s of reward
         ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.3, "scale_rewards": "none"}, 0.3),
         ({"kl_type": "none", "kl_coef": 0.1, "beta": 0.04, "credit": "token"}, 0.04),

@@ -67,13 +67,13 @@ def test_a_line_takes_the_place_of_the_earlier_one_of_its_name(kept):
 
 def test_a_line_of_another_yaml_file_is_no_line_of_this_experiment(kept, tmp_path, monkeypatch):
     keep(line("best", 0, 0.75))
-    assert len(results.measured("best")) == 1
-    found = results.measured("best")[0]["command"]
+    (best,) = results.measured()["best"]
+    found = best["command"]
     assert "--beta=0.1" in found and "--config" not in " ".join(found)
     monkeypatch.setattr("kit.sweep.ROOT", tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "best.yaml").write_text("credit: token\nbeta: 0.2\n")
-    assert results.measured("best") == []
+    assert results.measured()["best"] == []
 
 
 def test_what_is_kept_of_a_training(tmp_path):

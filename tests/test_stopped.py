@@ -267,10 +267,10 @@ def test_a_run_of_another_command_is_not_taken_for_the_one_that_is_wanted(tmp_pa
     make = ["-c", "import pathlib, sys; pathlib.Path(sys.argv[2], sys.argv[4], 'final').mkdir(parents=True)"]
     sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
     sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
-    with pytest.raises(UserError, match=r"a was trained by another command .*remove that folder"):
+    with pytest.raises(UserError, match=r"a was trained by hand, or by another command .*remove that folder"):
         sweep.finish_runs([sweep.Training([*make, "--steps=3"], tmp_path / "a", 0)], 1, tmp_path / "log.txt")
     (tmp_path / "a.command.json").unlink()  # nobody knows what it is of
-    with pytest.raises(UserError, match="was trained by another command"):
+    with pytest.raises(UserError, match="was trained by hand"):
         sweep.finish_runs([sweep.Training(make, tmp_path / "a", 0)], 1, tmp_path / "log.txt")
 
 

@@ -170,6 +170,11 @@ def test_unmerged_adapter_is_loaded_with_its_base(train):
     # all matrices but the head, and the embeddings that share its weights
     assert len(changed) == 4 * len(base.transformer.h)
     assert all(name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for name in changed)
+    # trained on, with TRL's reference: that is this model too, and not its base
+    done, further = train("--model", str(folder), "--beta", "0.1", "--max_steps", "1", name="further")
+    assert done.returncode == 0, done.stderr
+    assert_starts_at_zero(further)
+    assert series(further, "train/trl_kl")[1] == pytest.approx(0, abs=1e-6)
 
 
 def test_trls_own_kl_term(train):
