@@ -157,9 +157,31 @@ CASES = [
     ("train.py --kl_typ forward", "did you mean --kl_type?"),
     ("train.py --kl_type forward --beta 0.1", "counted twice"),
     ("train.py --credit token --kl_type forward", "give --beta 0.1, which is KL(pi||pi_ref) token by token"),
-    ("train.py --credit token --num_iterations 2", "no --num_iterations; leave that out"),
-    ("train.py --credit token --scale_rewards none", "no --scale_rewards; leave that out"),
-    ("train.py --credit token --loss_type grpo", "no --loss_type; leave that out"),
+    *(
+        (f"train.py --credit token --{name} {value}", f"no --{name}; leave that out")
+        for name, value in [
+            ("num_iterations", "2"),
+            ("scale_rewards", "none"),
+            ("loss_type", "grpo"),
+            ("importance_sampling_level", "sequence"),
+            ("off_policy_mask_threshold", "0.5"),
+            ("epsilon", "0.1"),
+            ("epsilon_high", "0.3"),
+            ("delta", "2"),
+            ("mask_truncated_completions", "true"),
+        ]
+    ),
+    ("train.py --credit token --steps_per_generation 8", "leave out --steps_per_generation"),
+    *(
+        (f"train.py --{name} {value}", "need the entropy of every token")
+        for name, value in [
+            ("top_entropy_quantile", "0.2"),
+            ("entropy_coef", "0.01"),
+            ("use_adaptive_entropy", "true"),
+        ]
+    ),
+    ("train.py --sync_ref_model true", "would move the reference"),
+    ("train.py --cast_lm_head_to_fp32 true", "is done already"),
     ("train.py --credit token --credit_lambda 1.5", "--credit_lambda 1.5: must be between 0 and 1"),
     ("train.py --credit tokens", "token"),
     ("train.py --beta -1", "--beta -1.0: must be at least 0"),
@@ -171,6 +193,8 @@ CASES = [
     ("train.py --max_steps -5", "--max_steps -5: give at least 1"),
     ("train.py --top_k 50", "--top_k 50 changes what is sampled"),
     ("train.py --top_p 0.9", "--top_p 0.9 changes what is sampled"),
+    ("train.py --min_p 0.1", "--min_p 0.1 changes what is sampled"),
+    ("train.py --repetition_penalty 1.2", "--repetition_penalty 1.2 changes what is sampled"),
     ("train.py --use_vllm", "vLLM is not installed"),
     ("train.py --report_to nowhere", "--report_to/--report-to: invalid choice: 'nowhere'"),
     ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
