@@ -143,9 +143,19 @@ def best_of_round(
     ours: BaselineArguments,
     settings: SFTSettings,
     rng: np.random.Generator,
+    stop_if_asked: Callable[[], None],
 ) -> tuple[list[Example], dict[str, float]]:
-    """Sample n completions of some prompts from `lm`, and keep the best of each n: (those, what there is to log)."""
+    """Sample n completions of some prompts from `lm`, and keep the best of each n: (those, what there is to log).
+
+    `stop_if_asked` is called after every batch of completions, and may raise.
+    """
     kept = settings.prompts_per_round
+    progress = Progress(kept * settings.num_generations, "sampling", "completions")
+
+    def on_batch(completions: int) -> None:
+        progress.advance(completions)
+        stop_if_asked()
+
     chosen = rng.choice(len(prompts), kept, replace=kept > len(prompts))
     completions = sample(
         lm,
@@ -155,7 +165,7 @@ def best_of_round(
         max_new_tokens=ours.max_completion_length,
         temperature=ours.temperature,
         seed=int(rng.integers(2**31)),
-        on_batch=Progress(kept * settings.num_generations, "sampling", "completions").advance,
+        on_batch=on_batch,
     )
     scores, shaped = reward.base_reward([c.text for c in completions], [c.prompt for c in completions])
     best = best_of_n(completions, shaped, settings.num_generations)
@@ -290,7 +300,9 @@ def main() -> None:
         for number in range(session.state.get("rounds", 0), settings.rounds):
             rng = np.random.default_rng([ours.seed, number])
             if sampled_data:
-                examples, sampled = best_of_round(lm, tokenizer, prompts, reward, ours, settings, rng)
+                examples, sampled = best_of_round(
+                    lm, tokenizer, prompts, reward, ours, settings, rng, session.stop_if_asked
+                )
                 generated_tokens += sampled["generated_tokens"]
                 # of the step it is for, as in train.py
                 session.log(step + 1, sampled | {"generated_tokens": generated_tokens})
@@ -299,8 +311,6 @@ def main() -> None:
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
                     flush=True,
                 )
-            if session.stopping():
-                break
             seed = int(rng.integers(2**31))
             fine_tune(
                 lm,

@@ -274,7 +274,7 @@ class Session:
             try:
                 with self._signals_noted():
                     yield
-                    self._stop_if_asked()
+                    self.stop_if_asked()
                 if self.is_main:
                     self._save_final(policy, tokenizer)
             except BaseException as error:
@@ -365,7 +365,8 @@ class Session:
             self.asked_to_stop = self.asked_to_stop or (signal.SIGTERM if reduce(asked, "sum") > 0 else None)
         return self.asked_to_stop is not None
 
-    def _stop_if_asked(self) -> None:
+    def stop_if_asked(self) -> None:
+        """Where there is nothing to save first. Raises `Stopped`."""
         if self.asked_to_stop is not None:
             raise Stopped(self.asked_to_stop)
 

@@ -185,8 +185,9 @@ def test_what_is_kept_is_the_best_by_the_reward_not_by_the_score(monkeypatch):
         base_reward=lambda texts, prompts: ([0.9, 0.1, 0.8, 0.2], [0.1, 0.3, -0.5, -0.4])
     )
     settings = sft.SFTSettings(prompts_per_round=2, num_generations=2)
+    rng = np.random.default_rng(0)
     examples, logged = sft.best_of_round(
-        None, None, ["p", "q"], reward, BaselineArguments(), settings, np.random.default_rng(0)
+        None, None, ["p", "q"], reward, BaselineArguments(), settings, rng, lambda: None
     )
     assert [e["input_ids"] for e in examples] == [[7, 1], [7, 3]]
     assert logged == pytest.approx(

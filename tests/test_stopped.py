@@ -23,6 +23,7 @@ from baselines import ppo, sft
 from kit import sweep
 from kit.errors import Diverged, Stopped, UserError, no_room
 from kit.runs import read_metrics, what_is_missing
+from kit.sampling import sample
 from kit.session import Session, largest
 from tests.conftest import ROOT
 
@@ -141,6 +142,24 @@ def test_sft_stopped_in_a_round_names_the_round_it_begins_again(tmp_path, monkey
     signal_after(3, signal.SIGINT, monkeypatch)
     with pytest.raises(Stopped, match=r"Ctrl-C at step [34]; --resume .*/r goes on from step [24]$"):
         run(sft, SFT, tmp_path, monkeypatch)
+
+
+def test_sft_stopped_while_it_samples_draws_no_further_batch(tmp_path, monkeypatch):
+    drawn = []
+
+    def two_at_a_time(*args, on_batch, **kwargs):
+        def and_signal(completions):
+            drawn.append(completions)
+            if len(drawn) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_batch(completions)
+
+        return sample(*args, batch_size=2, on_batch=and_signal, **kwargs)
+
+    monkeypatch.setattr(sft, "sample", two_at_a_time)
+    with pytest.raises(Stopped, match="stopped by SIGTERM at step 0, before there was a checkpoint"):
+        run(sft, SFT, tmp_path, monkeypatch)
+    assert drawn == [2, 2]  # of eight
 
 
 @pytest.mark.parametrize(("signum", "said"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
