@@ -17,7 +17,7 @@ comparison.json, schema 1 (a key may be added within a schema, none is renamed o
     schema, command, created, seconds {phase: s}, settings {...}, provenance {...}
     metrics {key: {label, unit, meaning}}
     models [{name, path, verdict, error (null, or why there is nothing else), notes [...],
-             metrics {key: {value, low, high, delta, delta_low, delta_high, interval}},
+             price, metrics {key: {value, low, high, delta, delta_low, delta_high, interval}},
              spread {key: {std, min, max}}, signals [{name, value, unit, thresholds, level}], config}]
     frontier {points [{model, step, source, kl, sentiment, judge, reward, samples}],
               best_of_n [{n, kl, sentiment, judge}], tilt [{beta, kl, sentiment, judge, effective_samples}]}
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import plots, report
-from kit.cli import BASE, Parser, named_paths
+from kit.cli import BASE, Parser, at_least_0, named_paths
 from kit.comparison import (
     UNWRITTEN,
     Model,
@@ -52,8 +52,9 @@ from kit.comparison import (
     load_bench,
     model_record,
     refuse_unwritable,
+    what_differs,
 )
-from kit.errors import UserError, run_main
+from kit.errors import run_main
 from kit.measuring import METRICS
 from kit.models import display_name, find_model
 from kit.reference import draw_samples, kept_samples
@@ -61,6 +62,18 @@ from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, Signal
 
 SCHEMA = 1
+DRAWN = 16  # samples of the base for each prompt, where none are kept
+SHOWN = {  # on the screen: a short title, and digits
+    "reward": ("R", 2),
+    "sentiment": ("sent.", 2),
+    "captured": ("capt.", 2),
+    "judge": ("judge", 2),
+    "kl_policy_ref": ("KL", 1),
+    "ref_nll": ("NLL", 2),
+    "fluency": ("fluency", 2),
+    "distinct_2": ("dist-2", 2),
+    "length": ("length", 0),
+}
 BARS = (
     "reward",
     "sentiment",
@@ -74,7 +87,10 @@ BARS = (
 
 
 def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:
-    """All figures, from the data that were just written."""
+    """All figures, from the data that were just written; none of an earlier comparison stays."""
+    for name, _ in report.FIGURES:
+        for kind in ("png", "svg"):
+            (out / f"{name}.{kind}").unlink(missing_ok=True)
     measured = [m for m in models if m.rows]
     names = [m.name for m in measured]
     sentiment = {m.name: [r["sentiment"] for r in m.rows] for m in measured}
@@ -99,17 +115,14 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
 
 def show(models: Sequence[Model]) -> None:
     """The comparison on the screen."""
-    keys = ["reward", "sentiment", "captured", "judge", "kl_policy_ref", "ref_nll", "distinct_2", "length"]
-    if "fluency" in models[0].estimates:
-        keys.insert(6, "fluency")
-    header = [*(METRICS[k].label for k in keys), "model: verdict"]
+    keys = [key for key in SHOWN if any(key in model.estimates for model in models)]
+    header = [*(SHOWN[key][0] for key in keys), "model: verdict"]
     rows = []
     for model in models:
         cells = []
         for key in keys:
             estimate = model.estimates.get(key)
-            digits = 1 if key in ("kl_policy_ref", "length") else 2
-            cells.append(f"{estimate.value:.{digits}f}" if estimate else "-")
+            cells.append(f"{estimate.value:.{SHOWN[key][1]}f}" if estimate else "-")
         rows.append(
             [*cells, f"{model.name}: {model.verdict or ('failed' if model.error else 'the reference')}"]
         )
@@ -119,6 +132,10 @@ def show(models: Sequence[Model]) -> None:
             print(f"{model.name}: {line}")
         if model.verdict:
             print(f"{model.name} is {model.verdict}: {'; '.join(map(describe, model.signals))}")
+    prices = {model.name: model.price for model in models if "captured" in model.estimates}
+    if len(set(prices.values())) > 1:
+        each = ", ".join(f"{name} {cost:g}" for name, cost in prices.items())
+        print(f"captured is taken at each run's own price of a nat ({each}): compare at one price")
 
 
 def describe(signal: Signal) -> str:
@@ -146,12 +163,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MODEL",
         help="a language model to ask how fluent the texts are: smollm2, id, or path",
     )
-    add("--frontier_samples", type=int, default=16, metavar="N",
-        help="base samples per prompt for the frontier (default: 16, bundled pair: 64); 0: none")  # fmt: skip
-    args = parser.parse_intermixed_args(argv)  # flags may stand between models
-    if args.frontier_samples < 0:
-        raise UserError(f"--frontier_samples {args.frontier_samples}: needs to be 0 or more")
-    return args
+    add("--frontier_samples", type=at_least_0, metavar="N",
+        help="base samples per prompt for the frontier (default: 16, bundled pair: the 64 kept); 0: none")  # fmt: skip
+    return parser.parse_intermixed_args(argv)  # flags may stand between models
 
 
 def named_models(args: argparse.Namespace) -> list[Model]:
@@ -172,12 +186,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_unwritable(args.out)
     bench = load_bench(args, choice, judge, args.fluency)
     base = Model(BASE, choice.policy)
+    for model in models:
+        model.notes += what_differs(model, bench, choice)
     models = [base, *models]
-    checkpoints = {m.name: m.earlier_checkpoints() if args.frontier_samples else [] for m in models}
-    samples = kept_samples(choice, bench)
-    total = len(models) * args.num_samples + sum(map(len, checkpoints.values()))
-    total += 0 if samples else args.frontier_samples
-    bench.progress = Progress(total * len(bench.prompts), "sampling", "completions")
+    # Of the base: those that are kept, or as many new ones as asked for
+    samples = None if args.frontier_samples else kept_samples(choice, bench)
+    drawn = 0 if samples else DRAWN if args.frontier_samples is None else args.frontier_samples
+    wanted = args.frontier_samples != 0
+    checkpoints = {m.name: m.earlier_checkpoints() if wanted else [] for m in models}
+    total = len(models) * args.num_samples + sum(map(len, checkpoints.values())) + drawn
     print(
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})\n"
@@ -186,15 +203,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # Measure
-    fill_in(base, bench, args.num_samples)
-    slope = base_slope(base)
-    if args.frontier_samples and samples is None:
-        samples = draw_samples(bench, args.frontier_samples)
-    for model in models[1:]:
-        fill_in(model, bench, args.num_samples, base, slope, samples)
-    frontier = None
-    if args.frontier_samples and samples:
-        frontier = find_frontier(bench, models, checkpoints, samples)
+    with Progress(total * len(bench.prompts), "sampling", "completions") as bench.progress:
+        fill_in(base, bench, args.num_samples)
+        slope = base_slope(base)
+        samples = samples or (draw_samples(bench, drawn) if drawn else None)
+        for model in models[1:]:
+            fill_in(model, bench, args.num_samples, base, slope, samples)
+        frontier = None
+        if wanted and samples:
+            frontier = find_frontier(bench, choice, models, checkpoints, samples)
 
     # Write, draw, render
     with (out / "samples.jsonl").open("w", encoding="utf-8") as samples_file:

@@ -22,8 +22,10 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from kit.cli import BASE, Parser, at_least_1, named_paths, refuse_missing
+from kit.cli import BASE, Parser, at_least_1, named_paths
 from kit.errors import UserError, run_main, told_in_one_line
+
+MAX_PORT = 65_535
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -37,8 +39,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add("--no_browser", action="store_true", help="print the address, and open no browser")
     args = parser.parse_intermixed_args(argv)
     paths = named_paths(args.models)
-    for path in paths.values():
-        refuse_missing(path)
+    if args.port and args.port > MAX_PORT:
+        raise UserError(f"--port {args.port}: give at most {MAX_PORT}")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page is made with Gradio: pip install -r requirements-play.txt")
     return args, paths
@@ -57,7 +59,7 @@ from data import check_prompts
 from kit.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
 from kit.frontier import best_of_n
 from kit.measuring import POSITIVE, Bench, Row, column_of
-from kit.models import context, display_name
+from kit.models import context, display_name, find_model
 from kit.report import articles, asset, number, visible
 from kit.runs import read_samples
 from sentiment import word_count_score
@@ -215,7 +217,13 @@ def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 again = gr.Button("Again, with another seed", elem_id="again")
             with gr.Accordion("Temperature, length, samples, best of n, seed", open=False), gr.Row():
-                temperature = gr.Slider(0.1, 3, args.temperature, step=0.1, label="Temperature")
+                temperature = gr.Slider(
+                    min(0.1, args.temperature),
+                    max(3, args.temperature),
+                    args.temperature,
+                    step=0.1,
+                    label="Temperature",
+                )
                 length = gr.Slider(
                     1, longest, min(args.max_new_tokens, longest), step=1, label="Longest completion, tokens"
                 )
@@ -257,6 +265,8 @@ def start(argv: Sequence[str]) -> gr.Blocks:
     args, paths = parse(argv)
     models = [Model(name, path) for name, path in paths.items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
+    for model in models:
+        find_model(model.path)
     bench = load_bench(args, choice, judge)
     policies: dict[str, Policy] = {BASE: (bench.reference, bench.tokenizer)}
     for model in models:
@@ -271,20 +281,24 @@ def start(argv: Sequence[str]) -> gr.Blocks:
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})"
     )
     blocks = page(Play(bench, policies, models), args, about)
-    blocks.launch(
-        server_name="127.0.0.1",
-        server_port=args.port,
-        share=False,
-        ssr_mode=False,
-        quiet=True,
-        inbrowser=not args.no_browser,
-        prevent_thread_lock=True,
-        footer_links=[],
-        # Gradio's own themes take their fonts from Google
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        # Not as css=: that loses the media query of dark mode
-        head=f"<style>{asset('css', 'cells', 'play')}</style><script>{asset('js', 'cells')}</script>",
-    )
+    try:
+        blocks.launch(
+            server_name="127.0.0.1",
+            server_port=args.port,
+            share=False,
+            ssr_mode=False,
+            quiet=True,
+            inbrowser=not args.no_browser,
+            prevent_thread_lock=True,
+            footer_links=[],
+            # Gradio's own themes take their fonts from Google
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            # Not as css=: that loses the media query of dark mode
+            head=f"<style>{asset('css', 'cells', 'play')}</style><script>{asset('js', 'cells')}</script>",
+        )
+    except OSError:  # all that it tried are taken
+        taken = f"--port {args.port}: it is taken" if args.port else "the ports from 7860 on are taken"
+        raise UserError(f"{taken}; give --port a free one") from None
     print(f"{about}\n{blocks.local_url}   Ctrl-C ends it", flush=True)
     return blocks
 

@@ -40,6 +40,7 @@ PREFIXES: tuple[str, ...] = (
 )
 NO_PREFIX = ""
 Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
+Policy = tuple[Any, Any]  # model, tokenizer
 
 
 def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
@@ -56,21 +57,26 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     )
 
 
+def refuse_too_long(bench: Bench, policy: Policy, prefixes: Sequence[str]) -> None:
+    """Raises `UserError` for a prefix that leaves the policy no room for a completion of some prompt."""
+    model, tokenizer = policy
+    for prefix in prefixes:
+        longest = max(len(tokenizer(prefix + prompt)["input_ids"]) for prompt in bench.prompts)
+        if longest + bench.max_new_tokens > context(model):
+            raise UserError(
+                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context(model)}, "
+                f"of which --max_new_tokens {bench.max_new_tokens} are the completion's"
+            )
+
+
 def prefix_scores(
-    bench: Bench, path: str | None, prefixes: Sequence[str], score: Score, num: int
+    bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int
 ) -> dict[str, np.ndarray]:
-    """prefix -> scores (num_prompts, num) of one model; `path` None is the reference."""
-    model: Any
-    model, tokenizer = (bench.reference, bench.tokenizer) if path is None else load_measured(bench, path)
+    """prefix -> scores (num_prompts, num) of one model."""
     scores = {}
     for prefix in prefixes:
         prompts = [prefix + prompt for prompt in bench.prompts]
-        longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
-        if longest + bench.max_new_tokens > context(model):
-            raise UserError(
-                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context(model)}"
-            )
-        texts = [c.text for c in bench.sample(model, tokenizer, num, prompts)]
+        texts = [c.text for c in bench.sample(*policy, num, prompts)]
         with bench.phase("scoring"):
             values = score(texts, [prompt for prompt in bench.prompts for _ in range(num)])
         scores[prefix] = np.reshape(values, (len(bench.prompts), num))
@@ -171,15 +177,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(prefixes) < 2:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
     score = scorer_for(args.score, bench, args.use_solution)
-    bench.progress = Progress(
-        2 * len(prefixes) * len(bench.prompts) * args.num_samples, "sampling", "completions"
-    )
+    policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
+    for policy in policies:
+        refuse_too_long(bench, policy, prefixes)
     print(
         f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"
     )
-    base = prefix_scores(bench, None, prefixes, score, args.num_samples)
-    trained = prefix_scores(bench, args.trained, prefixes, score, args.num_samples)
+    total = len(policies) * len(prefixes) * len(bench.prompts) * args.num_samples
+    with Progress(total, "sampling", "completions") as bench.progress:
+        base, trained = (prefix_scores(bench, p, prefixes, score, args.num_samples) for p in policies)
 
     gain, chosen = gains(base, trained)
     rows = [(cell(base[p]), cell(trained[p]), repr(p) if p else "(no prefix)") for p in prefixes]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -16,6 +17,8 @@ from kit.errors import UserError, run_main
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
+# What loading raises when a folder, an id, a connection or a half-written file is bad
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 MAX_CHARACTERS = 20_000  # far beyond any classifier's context; bounds the tokenizer's time on absurd input
 
 POSITIVE_WORDS = frozenset(
@@ -51,6 +54,11 @@ def class_values(id2label: dict[int, str]) -> list[float]:
         f"the sentiment model's labels are {names}: this kit reads two classes named negative and positive, or "
         'five named "1 star" to "5 stars". Set id2label in the model\'s config.json to say which class is which'
     )
+
+
+def first_line(error: Exception) -> str:
+    """What it says first, or what it is."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class SentimentScorer:
@@ -117,11 +125,10 @@ def load_scorer(spec: str, device: torch.device | str | None = None) -> Sentimen
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         tokenizer = load_tokenizer(spec)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except LOADING_ERRORS as error:
         raise UserError(
-            f"the sentiment model {spec} cannot be loaded ({reason}); give mini, a Hugging Face id, or a folder "
-            "with a sequence-classification model"
+            f"the sentiment model {spec} cannot be loaded ({first_line(error)}); give mini, a Hugging Face id, or a "
+            "folder with a sequence-classification model"
         ) from None
     return SentimentScorer(model.to(device or "cpu"), tokenizer)
 

@@ -291,12 +291,6 @@ def named_paths(pairs: Sequence[str]) -> dict[str, str]:
     return paths
 
 
-def refuse_missing(path: str) -> None:
-    """outputs/typo is no Hub id: do not wait for the network. Raises `UserError`."""
-    if "/" in path and not Path(path).exists() and Path(path).parent.is_dir():
-        raise UserError(f"{path}: no such folder")
-
-
 def at_least_1(text: str) -> int:
     """An argparse type: an integer of 1 or more."""
     if int(text) < 1:

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
-from kit.cli import refuse_missing
+from kit.cli import BASE
 from kit.errors import UserError
 from kit.fluency import load_fluency
 from kit.frontier import CurvePoint, captured, curves, price
@@ -26,6 +26,7 @@ from kit.models import (
     context,
     default_device,
     display_name,
+    find_model,
     load_policy,
     resolve_models,
 )
@@ -59,6 +60,8 @@ class Model:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.name == BASE:  # where everything starts from, be it the end of another run
+            return
         for folder in (Path(self.path), Path(self.path).parent):
             if not (folder / "metrics.jsonl").is_file():
                 continue
@@ -75,6 +78,11 @@ class Model:
         """All flags of its run, the method's own too; {} without a run."""
         config = self.config or {}
         return {**config, **(config.get("training") or {})}
+
+    @property
+    def price(self) -> float:
+        """What a nat costs it, in reward: `captured` is measured at it."""
+        return price(self.settings)
 
     @property
     def last_step(self) -> int | None:
@@ -117,8 +125,11 @@ def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoic
 
 
 def chosen_judge(asked: str) -> str | None:
-    """What `--judge` asks for, to be loaded; None for none."""
-    return {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
+    """What `--judge` asks for, to be loaded; None for none. Raises `UserError` if there is no such model."""
+    judge = {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
+    if judge is not None:
+        find_model(judge)
+    return judge
 
 
 def refuse_unwritable(folder: str) -> None:
@@ -163,7 +174,6 @@ def load_bench(
 
 def load_measured(bench: Bench, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model at `path`, in eval mode. Raises `UserError` if there is none."""
-    refuse_missing(path)
     with bench.phase("loading"):
         model, tokenizer = load_policy(path, default_device())
     return model.eval(), tokenizer
@@ -199,11 +209,6 @@ def fill_in(
         if base and samples and "kl_policy_ref" in model.estimates:
             share = captured_by(model, samples, num_samples)
             model.estimates |= {} if math.isnan(share.value) else {"captured": share}
-        trained_at = model.settings.get("temperature", bench.temperature)
-        if trained_at != bench.temperature:
-            model.notes.append(
-                f"trained at temperature {trained_at:g} and measured at {bench.temperature:g}, as all here"
-            )
         if "kl_policy_ref" not in model.estimates:
             model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
     except Exception as error:
@@ -211,6 +216,29 @@ def fill_in(
         model.rows, model.error = [], one_sentence(error)
         if base is None:
             raise UserError(f"the reference model cannot be measured: {model.error}") from None
+
+
+def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[str, tuple[Any, Any]]:
+    """{setting: (its run's, the bench's)}, of those that a KL or a score depends on and that differ."""
+    here = {
+        "model": choice.policy_name,
+        "sentiment_model": choice.sentiment_name,
+        "temperature": bench.temperature,
+        "max_completion_length": bench.max_new_tokens,
+    }
+    settings = model.settings
+    return {key: (settings[key], value) for key, value in here.items() if settings.get(key, value) != value}
+
+
+def what_differs(model: Model, bench: Bench, choice: ModelChoice) -> list[str]:
+    """A sentence for each way in which its run was not what is measured here."""
+    notes = [
+        f"trained with --{key} {was}, and measured with {here}, as all here"
+        for key, (was, here) in measured_otherwise(model, bench, choice).items()
+    ]
+    if model.settings.get("hackable_reward"):
+        notes.append("trained to use words of praise (--hackable_reward); its sentiment is the classifier's")
+    return notes
 
 
 def base_slope(base: Model) -> float:
@@ -239,6 +267,7 @@ def model_record(model: Model, base: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "path": display_name(model.path),
+        "price": model.price,
         "verdict": model.verdict,
         "error": model.error,
         "notes": model.notes,
@@ -252,14 +281,13 @@ def model_record(model: Model, base: Model) -> dict[str, Any]:
 # ---- the frontier ------------------------------------------------------------------------------------------
 
 
-def validation_points(model: Model, bench: Bench) -> list[Row]:
+def validation_points(model: Model, bench: Bench, choice: ModelChoice) -> list[Row]:
     """Frontier points from the validations of a run, which cost nothing: its metrics.jsonl has them.
 
-    None if they were taken on other prompts than the bench's, at another temperature, or of other lengths.
+    There are none if it was not measured as here: on these prompts, to this reference, by this classifier.
     """
-    here = {"temperature": bench.temperature, "max_completion_length": bench.max_new_tokens}
-    alike = all(model.settings.get(key, value) == value for key, value in here.items())
-    if not alike or list(validation_prompts(model.settings.get("prompts", "builtin"))) != list(bench.prompts):
+    prompts = validation_prompts(model.settings.get("prompts", "builtin"))
+    if measured_otherwise(model, bench, choice) or list(prompts) != list(bench.prompts):
         return []
     return [
         {"model": model.name, "step": r["step"], "source": "validation", "kl": r["val/kl_policy_ref"],
@@ -299,11 +327,12 @@ def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Es
     if negated:
         rewards, reference = 1 - rewards, 1 - reference
     kl = column_of(model.rows, "kl_policy_ref", num_samples)
-    return captured(rewards, kl, reference, price(model.settings))
+    return captured(rewards, kl, reference, model.price)
 
 
 def find_frontier(
     bench: Bench,
+    choice: ModelChoice,
     models: Sequence[Model],
     runs: dict[str, list[tuple[int, Path]]],
     samples: ReferenceSamples,
@@ -322,7 +351,7 @@ def find_frontier(
                 except Exception as error:  # as for a model: its frontier lacks a point, no more
                     model.notes.append(f"{path.name}: {one_sentence(error)}")
             if not runs[model.name]:
-                points += validation_points(model, bench)
+                points += validation_points(model, bench, choice)
         points.append(sample_point(model.name, model.last_step, model.rows))
     judged = None
     if bench.judge:

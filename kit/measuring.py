@@ -43,7 +43,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "reward": Metric("Reward R", "reward", "sentiment less repetition and wrong length, as in configs/reward.yaml"),
-    "sentiment": Metric("Sentiment", "P(positive)", "by the reward model that training used"),
+    "sentiment": Metric("Sentiment", "P(positive)", "by the reward model, the classifier that training pays for"),
     "captured": Metric("Captured", "share of J*",
                        "of what any policy can gain over the base in J = sentiment - β KL(π‖π_ref)"),
     "judge": Metric("Judge", "P(positive)", "by an independent classifier no training saw"),
@@ -94,8 +94,10 @@ class Bench:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `seconds`."""
+        """Add the time of the block to `seconds`, and say on the line of progress what it is spent on."""
         start = time.monotonic()
+        if self.progress:
+            self.progress.doing(name)
         try:
             yield
         finally:

@@ -12,7 +12,6 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
@@ -21,7 +20,7 @@ from kit.errors import UserError
 from kit.memory import keep_freed_memory
 from kit.runs import read_config
 from reward_utils import positions, scaled_logits
-from sentiment import load_tokenizer
+from sentiment import LOADING_ERRORS, first_line, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
@@ -30,8 +29,6 @@ FULL_SENTIMENT = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 SMOLLM2 = "smollm2"
 SMOLLM2_REASON = "SmolLM2-135M-Instruct, an instruct model, dequantised from 4 bits"
 HUB_TIMEOUT_SECONDS = 5.0
-# What loading raises when a folder, an id, a connection or a half-written file is bad
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -215,10 +212,9 @@ def load_policy(
     try:
         model, tokenizer = _load(spec)
     except LOADING_ERRORS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"no complete language model at {display_name(spec)} ({reason}); give mini, a Hugging Face id, a run "
-            "folder or a checkpoint"
+            f"no complete language model at {display_name(spec)} ({first_line(error)}); give mini, a Hugging Face "
+            "id, a run folder or a checkpoint"
         ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

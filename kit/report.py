@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FIGURES = (  # file name, caption
-    ("sentiment", "Scores of the completions. Filled bars: the reward model that training used. Outline: a judge "
+    ("sentiment", "Scores of the completions. Filled bars: the reward model. Outline: a judge "
      "no training saw. Bars on the right with an outline that stays on the left are Goodhart's law."),
     ("frontier", "Score against KL(π‖π_ref). The grey curves need no training: best of n base samples, "
      "KL = log n - (n-1)/n, and π* ∝ π_ref exp(r/β), the best any policy can do for its KL (estimated from the base's "
@@ -63,8 +63,9 @@ def visible(text: str) -> str:
 
 def number(value: float | None) -> str:
     """Three significant digits, but no exponents: 0.00123, 0.512, 37.5, 1,234."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
+    value += 0.0 if abs(value) >= 0.0005 else -value  # no -0.000
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"

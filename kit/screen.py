@@ -81,6 +81,21 @@ class Progress:
         self.done, self.start, self.shown = 0, time.monotonic(), 0.0
         self.live = sys.stderr.isatty()
 
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What comes next, an error or a table, begins a line of its own."""
+        if self.live and self.shown and self.done < self.total:
+            print(file=sys.stderr, flush=True)
+        self.live = False
+
+    def doing(self, label: str) -> None:
+        """What the time goes into now; on a terminal the line says so at once."""
+        self.label = label
+        if self.live and self.shown and self.done < self.total:
+            self._show()
+
     def advance(self, amount: int = 1) -> None:
         """`amount` more are done."""
         self.done += amount
@@ -91,7 +106,10 @@ class Progress:
         if self.done >= self.total and not self.live and not self.shown:
             return  # it was over before anybody could wonder
         self.shown = now
-        elapsed = now - self.start
+        self._show()
+
+    def _show(self) -> None:
+        elapsed = time.monotonic() - self.start
         eta = elapsed / max(self.done, 1) * (self.total - self.done)
         line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
         if self.live:

@@ -20,14 +20,17 @@ from kit.comparison import (
     model_record,
     trained_with,
     validation_points,
+    what_differs,
     zero_std_groups,
 )
 from kit.errors import UserError
 from kit.metrics import Estimate
+from kit.models import MINI, ModelChoice
 from kit.reference import ReferenceSamples
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = SimpleNamespace(prompts=list(HELD_OUT_PROMPTS), temperature=1.0, max_new_tokens=40)
+CHOICE = ModelChoice(str(MINI / "policy"), str(MINI / "sentiment"), "as asked for")
 
 
 def make_run(folder: Path, **config) -> Path:
@@ -42,7 +45,7 @@ def make_run(folder: Path, **config) -> Path:
 
 def test_validations_stand_in_for_checkpoints(tmp_path):
     model = Model("m", str(make_run(tmp_path / "run")))
-    points = validation_points(model, BENCH)
+    points = validation_points(model, BENCH, CHOICE)
     assert [(p["step"], p["kl"], p["sentiment"]) for p in points] == [
         (0, 0.0, 0.5),
         (10, 1.0, 0.6),
@@ -53,16 +56,39 @@ def test_validations_stand_in_for_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "note"),
     [
-        {"training": {"temperature": 1.3}},  # train.py keeps it there
-        {"temperature": 1.3},  # and the baselines here
-        {"training": {"max_completion_length": 24}},
-        {"prompts": "fit"},  # validated on the tuning prompts
+        # train.py keeps it there, and the baselines here
+        ({"training": {"temperature": 1.3}}, "--temperature 1.3, and measured with 1.0, as all here"),
+        ({"temperature": 1.3}, "--temperature 1.3, and measured with 1.0, as all here"),
+        (
+            {"training": {"max_completion_length": 24}},
+            "--max_completion_length 24, and measured with 40, as all here",
+        ),
+        ({"model": "gpt2"}, "--model gpt2, and measured with mini/policy, as all here"),
+        ({"sentiment_model": "x/y"}, "--sentiment_model x/y, and measured with mini/sentiment, as all here"),
+        ({"prompts": "fit"}, ""),  # validated on the tuning prompts
     ],
 )
-def test_validations_of_other_conditions_are_not_put_beside_this_bench(config, tmp_path):
-    assert validation_points(Model("m", str(make_run(tmp_path / "run", **config))), BENCH) == []
+def test_validations_of_other_conditions_are_not_put_beside_this_bench(config, note, tmp_path):
+    model = Model("m", str(make_run(tmp_path / "run", **{"model": "mini/policy"} | config)))
+    assert validation_points(model, BENCH, CHOICE) == []
+    assert what_differs(model, BENCH, CHOICE) == ([f"trained with {note}"] if note else [])
+
+
+def test_the_word_counters_run_says_that_its_sentiment_is_the_classifiers(tmp_path):
+    model = Model("m", str(make_run(tmp_path / "run", hackable_reward=True)))
+    assert what_differs(model, BENCH, CHOICE) == [
+        "trained to use words of praise (--hackable_reward); its sentiment is the classifier's"
+    ]
+
+
+def test_a_run_as_the_base_is_where_others_start_and_no_run(tmp_path):
+    """Its own validations are distances from another model."""
+    run = str(make_run(tmp_path / "run", kl_type="forward", kl_coef=0.3))
+    base, model = Model("base", run), Model("m", run)
+    assert (base.run, base.config, base.history, base.price) == (None, None, [], 0.1)
+    assert model.run and model.price == 0.3 and model_record(model, base)["price"] == 0.3
 
 
 def test_auto_is_what_the_runs_were_trained_with(tmp_path):

@@ -61,7 +61,15 @@ def results(tmp_path_factory) -> Path:
     )
     GPT2LMHeadModel(config).save_pretrained(folder / "foreign")
     make_run(folder / "unfinished")
-    names = ("foreign", "torn", "unfinished")
+    run = make_run(folder / "run", model="mini/policy", temperature=1.3, kl_type="forward", kl_coef=0.3)
+    for name in ("final", "checkpoint-10"):
+        (run / name).symlink_to(MINI / "policy")
+    with (run / "metrics.jsonl").open("a") as lines:
+        lines.writelines(json.dumps({"step": 20 + i, "train/zero_std_groups": i / 2}) + "\n" for i in (0, 1))
+    (folder / "out").mkdir()
+    for kind in ("png", "svg"):
+        (folder / "out" / f"training.{kind}").write_text("of an earlier comparison")
+    names = ("foreign", "torn", "unfinished", "run")
     done = subprocess.run(
         [sys.executable, "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
          "--out", str(folder / "out"), "--num_prompts", "4", "--num_samples", "2", "--frontier_samples", "8",
@@ -82,13 +90,18 @@ def test_the_script_writes_what_its_docstring_says(results):
     assert set(found["metrics"]) == set(METRICS)
     for model in found["models"]:
         assert set(model) == {
-            "name", "path", "verdict", "error", "notes", "metrics", "spread", "signals", "config"
+            "name", "path", "price", "verdict", "error", "notes", "metrics", "spread", "signals", "config"
         }  # fmt: skip
     samples = [json.loads(line) for line in (results / "samples.jsonl").read_text().split("\n")[:-1]]
-    assert len(samples) == 3 * 4 * 2
-    assert {s["model"] for s in samples} == {"base", "copy", "foreign"}
-    figures = {f"{name}.{kind}" for name in ("sentiment", "metrics", "frontier") for kind in ("png", "svg")}
-    assert figures < {p.name for p in results.iterdir()}
+    assert len(samples) == 4 * 4 * 2
+    assert {s["model"] for s in samples} == {"base", "copy", "foreign", "run"}
+    assert set(samples[0]) == {
+        "model", "prompt", "sample", "completion", "tokens", "truncated", "sentiment", "judge", "fluency", "reward",
+        "unique_token_ratio", "ref_nll", "kl_policy_ref", "kl_ref_policy",
+    }  # fmt: skip
+    for name in ("sentiment", "metrics", "frontier", "training"):
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / f"{name}.svg").read_text().startswith("<?xml")
 
 
 def test_a_copy_of_the_base_is_the_base(results):
@@ -122,8 +135,27 @@ def test_a_wrong_model_says_why_and_stops_no_other(results):
 def test_the_frontier_of_a_run(results):
     frontier = json.loads((results / "comparison.json").read_text())["frontier"]
     assert [p["n"] for p in frontier["best_of_n"]] == [1, 2, 4, 8]
-    assert {p["model"] for p in frontier["points"]} == {"base", "copy"}
+    where = {(p["model"], p["step"], p["source"]) for p in frontier["points"]}
+    # Not its validations, of another temperature; its last checkpoint is the model itself
+    assert where == {
+        ("base", None, "samples"),
+        ("copy", None, "samples"),
+        ("run", 10, "samples"),
+        ("run", 21, "samples"),
+    }
     assert all(p["judge"] is not None for p in frontier["points"] + frontier["tilt"])
+
+
+def test_what_is_said_of_a_run(results):
+    models = {m["name"]: m for m in json.loads((results / "comparison.json").read_text())["models"]}
+    assert "trained with --temperature 1.3, and measured with 1.0, as all here" in models["run"]["notes"]
+    (flat,) = [s["value"] for s in models["run"]["signals"] if s["name"] == "zero-variance groups"]
+    assert flat == 0.25  # of 0 and 0.5, the two lines that have it
+    assert (models["run"]["price"], models["copy"]["price"]) == (0.3, 0.1)
+    assert (
+        "captured is taken at each run's own price of a nat (copy 0.1, run 0.3)"
+        in (results / "screen.txt").read_text()
+    )
 
 
 def test_page_of_a_real_run(results):

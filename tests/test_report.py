@@ -45,7 +45,8 @@ def model(name: str, **more) -> dict:
     base = {"delta": None, "delta_low": None, "delta_high": None} if name == "base" else {}
     signal = {"name": "zero-variance groups", "value": 0.5, "unit": "nats/token off", "thresholds": [0.25, 0.5],
               "level": "suspicious"}  # fmt: skip
-    return {"name": name, "path": f"outputs/{name}", "verdict": None if name == "base" else "hacked", "error": None,
+    return {"name": name, "path": f"outputs/{name}", "price": 0.05,
+            "verdict": None if name == "base" else "hacked", "error": None,
             "notes": [], "metrics": {key: {**numbers, **base} for key in METRICS},
             "spread": {"length": {"std": 1.0, "min": 2.0, "max": 9.0}}, "signals": [signal] * 7,
             "config": {"method": "ppo", "argv": ["--run_name", "a b"], "x": NASTY}, **more}  # fmt: skip
@@ -104,8 +105,8 @@ def test_an_arrow_stands_where_the_interval_of_the_change_leaves_out_zero():
 
 
 def test_numbers_as_they_are_read():
-    read = [report.number(x) for x in (None, 0.0, 0.51234, 37.46, 1234.5, -2.0)]
-    assert read == ["-", "0.000", "0.512", "37.5", "1,234", "-2"]
+    read = [report.number(x) for x in (None, float("nan"), 0.0, -0.0002, 0.51234, 37.46, 1234.5, -2.0)]
+    assert read == ["-", "-", "0.000", "0.000", "0.512", "37.5", "1,234", "-2"]
     assert [report.signed(x) for x in (0.51234, -37.46)] == ["+0.512", "-37.5"]
     intervals = [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (None, None)]
     assert [report.change({"delta_low": a, "delta_high": b}) for a, b in intervals] == ["▲", "▼", "", ""]
@@ -272,7 +273,7 @@ def test_prediction_stands_beside_what_came_out(page):
 def test_captured_is_shown_as_it_is_and_only_where_it_is_known(page, figures):
     text = " ".join("".join(Page(page).text).split())
     assert "(J(π) - J(π_ref)) / (J* - J(π_ref))" in text
-    assert "vanilla ◀ -12.3 -14 to -11" in text  # further left than the axis goes
+    assert "vanilla β 0.05 ◀ -12.3 -14 to -11" in text  # further left than the axis goes
     (bar,) = (attrs for tag, attrs in Page(page).tags if tag == "rect")
     assert (float(bar["x"]), float(bar["width"]), bar["class"]) == (-12.3, 12.3, "below")
     without = report.render(comparison([model("base")], 1, 1), {"base": [row("x")]}, figures)
