@@ -56,7 +56,7 @@ play: .venv/.installed-play
 # One thread a worker: two tests that share two cores with two threads each wait for one another. A file stays with
 # one worker: what its tests share is made once.
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bug: .venv/.installed
 	$(BIN)/python -m grading.bug $(N)

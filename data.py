@@ -102,8 +102,8 @@ def check_prompts(
             raise UserError(f"--prompts {source}, line {line}: the tokenizer makes no token of this prompt")
         if max_prompt_tokens is not None and length > max_prompt_tokens:
             raise UserError(
-                f"--prompts {source}, line {line}: {length} tokens, but only {max_prompt_tokens} leave room for a "
-                "completion in the model's context; shorten the prompt or --max_completion_length"
+                f"--prompts {source}, line {line}: {length} tokens, but only {max(max_prompt_tokens, 0)} leave "
+                "room for a completion in the model's context; shorten the prompt, or the longest completion"
             )
 
 

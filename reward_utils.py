@@ -258,7 +258,9 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
 
 
 def load_student(use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear") -> Any:
-    """The module rewards.py or rewards_solution.py, or None where none of its functions is used.
+    """The student's functions, or with `use_solution` ours; None where none of them is used.
+
+    It is the module rewards.py, or the penalties of rewards_solution.py with the composite R for `shaped_reward`.
 
     The functions that are used are tried on one token each, before any model is loaded.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -114,12 +115,19 @@ def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def say_what_is_fetched(spec: str) -> None:
+    """Half a gigabyte may be on its way; transformers' own bars are off."""
+    if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
+        print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
+
+
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
     Raises:
         UserError: it cannot be had, or its labels do not say which class is positive.
     """
+    say_what_is_fetched(spec)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

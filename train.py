@@ -77,6 +77,8 @@ class GRPOSettings(RunSettings):
         at_least(1, self, "prompts_per_step", "per_device_train_batch_size")
         at_least(2, self, "num_generations")  # a group needs something to compare
         at_least(0, self, "beta", "credit_lambda")
+        if self.credit == "completion" and self.credit_lambda != type(self).credit_lambda:
+            raise UserError(f"--credit_lambda {self.credit_lambda:g} needs --credit token")
         if self.credit_lambda > 1:
             raise UserError(f"--credit_lambda {self.credit_lambda:g}: must be between 0 and 1")
         above_0(self, "learning_rate")
@@ -156,9 +158,9 @@ class TrainingSettings(GRPOSettings, GRPOConfig):
             )
         else:  # the size follows: TRL would draw fewer prompts a step than asked for
             self.per_device_train_batch_size = here // self.gradient_accumulation_steps
-        if self.bf16 is None:  # is_bf16_supported() counts emulation in: twice as slow as fp32 on a T4
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.bf16 is None:  # is_bf16_supported() counts emulation in: twice as slow as fp32 on a T4
+            self.bf16 = not self.use_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
         report_to = self.report_to
         GRPOConfig.__post_init__(self)
         self.report_to = report_to  # as a word: it makes a list of it
@@ -283,7 +285,8 @@ class Rollouts:
 
     The random numbers are a function of the seed, the step and the completion's place in the batch of all processes:
     a resumed run draws what the uninterrupted one drew, and two processes draw together what one would. (With
-    --num_iterations above 1 the first is so where it was stopped between two batches.)
+    --num_iterations above 1, or --steps_per_generation above a step's micro-batches, the first is so where it was
+    stopped between two batches.)
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings) -> None:
@@ -427,6 +430,7 @@ def parse(argv: list[str]) -> tuple[ExerciseArguments, TrainingSettings]:
             "sync_ref_model would move the reference that every KL here is measured to, and cast_lm_head_to_fp32 does "
             "what is done already; leave them out"
         )
+    refuse_without_effect(settings)
     refuse_launch(ours, settings)
     return ours, settings
 
@@ -440,6 +444,24 @@ def refuse_other_distributions(settings: TrainingSettings) -> None:
                 f"--{name} {getattr(settings, name)} changes what is sampled but not the log-probs, so every KL would "
                 "be that of another model; use --temperature"
             )
+
+
+def refuse_without_effect(settings: TrainingSettings) -> None:
+    """TRL's flags that would do nothing here, or not what they say. Raises `UserError`."""
+    instead = {
+        "num_train_epochs": "give --max_steps",
+        "resume_from_checkpoint": "give --resume RUN",
+        "eval_steps": "give --eval_every",
+        "disable_dropout": "dropout is off, or the KL at step 0 would not be 0",
+        "fp16": "bfloat16 or float32 are what is trained in",
+        "save_only_model": "--resume needs the rest",
+        "ignore_data_skip": "a resumed run would train on the first prompts again",
+        "use_transformers_continuous_batching": "completions are sampled by kit/sampling.py",
+        "cache_implementation": "completions are sampled by kit/sampling.py",
+    }
+    for name, why in instead.items():
+        if getattr(settings, name) != getattr(TrainingSettings, name):
+            raise UserError(f"--{name} {getattr(settings, name)} has no place here: {why}")
 
 
 def refuse_what_is_wrong(student: ModuleType, ours: ExerciseArguments) -> None:

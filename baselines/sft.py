@@ -59,6 +59,15 @@ class SFTSettings:
         at_least(1, self, "rounds", "prompts_per_round", "num_reviews", "epochs", "batch_size")
         at_least(2, self, "num_generations")
         at_least(0, self, "max_length")
+        sampled = self.data == "best_of_n"
+        of_the_other = (
+            ("num_reviews", "max_length") if sampled else ("prompts_per_round", "num_generations", "epochs")
+        )
+        for name in of_the_other:
+            if getattr(self, name) != getattr(type(self), name):
+                raise UserError(
+                    f"--{name} {getattr(self, name)} does nothing with --data {self.data}: leave it out"
+                )
         above_0(self, "learning_rate")
 
 
@@ -78,6 +87,7 @@ from trl import SFTConfig, SFTTrainer
 from data import load_imdb
 from kit.frontier import DEFAULT_PRICE
 from kit.models import context
+from kit.processes import refuse_idle_gpus
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
 from reward_utils import RewardFunction
@@ -249,6 +259,7 @@ def fine_tune(
 
 def main() -> None:
     ours, settings = PARSER.parse()
+    refuse_idle_gpus()
     session = Session("sft", ours, ours, PARSER.argv)
     data = re.sub(r"[^\w.+=-]+", "-", Path(settings.data).stem)
     parts = ["sft", data, *ours.name_parts(ours.seed, settings.learning_rate)]

@@ -10,7 +10,6 @@ in 100 of the base's; or if three words of it stand in every tenth text of its m
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from kit.metrics import Estimate, words
 from kit.models import resolve_models
 from kit.plots import CURVES
 from kit.reference import kept_samples
-from kit.runs import read_metrics, read_samples, to_json
+from kit.runs import read_lines, read_metrics, read_samples, replace, to_json
 from kit.screen import Progress
 from kit.sweep import Training, spelled_out
 from kit.validation import NAMES
@@ -176,19 +175,13 @@ def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
 
 def kept_lines() -> dict[str, Line]:
     """{name of the run: its line}; the base's is under `BASE`."""
-    if not KEPT.is_file():
-        return {}
-    # not splitlines(): U+2028 is plain text to JSON
-    lines = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").split("\n") if line]
-    return {line["run"]: line for line in lines}
+    return {line["run"]: line for line in read_lines(KEPT)} if KEPT.is_file() else {}
 
 
 def keep(line: Line) -> None:
     """Write a run's line, in the place of the one that stands there of an earlier run of its name."""
     kept = kept_lines() | {line["run"]: line}
-    new = KEPT.with_suffix(".new")
-    new.write_text("".join(to_json(kept[run]) + "\n" for run in sorted(kept)), encoding="utf-8")
-    new.replace(KEPT)
+    replace(KEPT, "".join(to_json(kept[run]) + "\n" for run in sorted(kept)))
 
 
 def judged(line: Line, base: Line) -> Line:

@@ -21,7 +21,6 @@ from kit.screen import clock, quiet
 
 quiet(__name__)
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.models import ROOT, load_policy, load_reference, resolve_models
+from kit.runs import read_lines, replace, to_json
 from kit.sampling import end_tokens, rollout, sample
 from kit.sweep import markdown, mean_and_range, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
@@ -141,8 +141,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def read(file: Path) -> list[dict[str, Any]]:
     """The rows of runs with today's settings."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [row for row in map(json.loads, lines) if row.get("settings") == SETTINGS]
+    rows = read_lines(file) if file.exists() else []
+    return [row for row in rows if row.get("settings") == SETTINGS]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -162,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     for at, (where, seed) in enumerate(todo, start=1):
         row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
-        with KEPT.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        kept = read_lines(KEPT) if KEPT.exists() else []
+        replace(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
         left = (time.monotonic() - start) / at * (len(todo) - at)
         print(
             f"[{at:>2}/{len(todo)}] {where:<14} seed {seed}: sentiment {row['sentiment']:.2f}, "

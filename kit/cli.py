@@ -8,7 +8,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -107,7 +106,7 @@ class KitParser(HfArgumentParser):
                 refuse_change(run, f"--{name}", was, now)
 
     def _flags_of(self, path: str) -> list[str]:
-        """The flags a YAML file stands for; its `env:` block goes to the environment, as in TRL's parser."""
+        """The flags a YAML file stands for; a key without a value stands for none."""
         try:
             settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -117,10 +116,6 @@ class KitParser(HfArgumentParser):
             raise UserError(
                 f"--config {path}: needs lines like `kl_coef: 0.05`, a mapping of flags to values"
             )
-        env = settings.pop("env", None) or {}
-        if not isinstance(env, dict):
-            raise UserError(f"--config {path}: env needs a mapping of variable names to values")
-        os.environ.update({str(key): str(value) for key, value in env.items()})
         flags: list[str] = []
         unknown = [str(key) for key in settings if not self._knows(f"--{key}")]
         if len(unknown) > 1:
@@ -131,6 +126,8 @@ class KitParser(HfArgumentParser):
         for key, value in settings.items():
             if not self._knows(f"--{key}"):
                 raise UserError(f"--config {path}: unknown key {key!r}{self._suggest(f'--{key}')}")
+            if value is None:
+                continue
             values = value if isinstance(value, list) else [value]
             flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         return flags
@@ -204,15 +201,6 @@ def split(arg: str) -> list[str]:
     return [arg]
 
 
-def _value_of(args: Sequence[str], flag: str) -> str | None:
-    if flag not in args:
-        return None
-    at = list(args).index(flag) + 1
-    if at == len(args) or args[at].startswith("--"):
-        raise UserError(f"{flag} needs a path")
-    return args[at]
-
-
 def _remembered(run: str) -> list[str]:
     """The flags that the run folder `run` was given, one part at a time. They are input like any other."""
     argv = read_config(run).get("argv", [])
@@ -223,11 +211,12 @@ def _remembered(run: str) -> list[str]:
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
     """(the value of `flag` or None, all the others). Raises `UserError` for a flag without one."""
-    value = _value_of(args, flag)
-    if value is None:
+    if flag not in args:
         return None, args
     at = args.index(flag)
-    return value, args[:at] + args[at + 2 :]
+    if at + 1 == len(args) or args[at + 1].startswith("--"):
+        raise UserError(f"{flag} needs a path")
+    return args[at + 1], args[:at] + args[at + 2 :]
 
 
 # ---- scripts that measure ----------------------------------------------------------------------------------

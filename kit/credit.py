@@ -177,6 +177,8 @@ def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfi
         "loss_type": GRPOConfig.loss_type,
         "scale_rewards": "group",
         "reward_weights": None,
+        "multi_objective_aggregation": GRPOConfig.multi_objective_aggregation,
+        "use_bias_correction_kl": GRPOConfig.use_bias_correction_kl,
         "off_policy_mask_threshold": None,
         "importance_sampling_level": "token",
         "epsilon": GRPOConfig.epsilon,

@@ -22,9 +22,11 @@ def load_fluency(model: str, device: torch.device) -> Fluency:
 
     def score(prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
         said = [i for i, text in enumerate(completions) if text]
+        scores: list[float | None] = [None] * len(completions)
+        if not said:  # a policy that always stops at once
+            return scores
         prompt_ids = tokenizer([prompts[i] for i in said])["input_ids"]
         ids = tokenizer([completions[i] for i in said], add_special_tokens=False)["input_ids"]
-        scores: list[float | None] = [None] * len(completions)
         for i, row in zip(said, token_log_probs(lm, prompt_ids, ids, chunk_size=8), strict=True):
             scores[i] = -math.fsum(row) / len(completions[i].encode("utf-8", "replace"))
         return scores

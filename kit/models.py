@@ -20,7 +20,7 @@ from kit.errors import UserError
 from kit.memory import keep_freed_memory
 from kit.runs import read_config
 from reward_utils import positions, scaled_logits
-from sentiment import LOADING_ERRORS, first_line, load_tokenizer
+from sentiment import LOADING_ERRORS, first_line, load_tokenizer, say_what_is_fetched
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
@@ -224,7 +224,25 @@ def load_policy(
     # Sampling is from softmax(logits / T) and nothing else, whatever the model's makers liked to set
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    refuse_other_heads(model, spec)
     return model.to(device or "cpu"), tokenizer
+
+
+@torch.no_grad()
+def refuse_other_heads(model: PreTrainedModel, spec: str) -> None:
+    """Granite, Cohere and Gemma-2 scale or cap their logits, and `scaled_logits` would be those of another model, to
+    sampler, scorer and loss alike: nothing would show it. Raises `UserError`."""
+    training = model.training
+    model.eval()
+    ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size
+    own = model(ids, use_cache=False).logits
+    head = scaled_logits(model, model.base_model(ids, use_cache=False).last_hidden_state, 1.0)
+    model.train(training)
+    if not torch.allclose(own.float(), head, rtol=1e-4, atol=1e-3):
+        raise UserError(
+            f"{display_name(spec)}: its head is more than a matrix (scaled or capped logits), which this kit does not "
+            "know; choose another model"
+        )
 
 
 def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -239,6 +257,7 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     else:
         gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
         place = str(folder.parent) if gguf else spec
+        say_what_is_fetched(place)
         # trust_remote_code=False, said aloud: left out, transformers asks on standard input
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure  # no pyplot: no global state, and no window on any machine
 from matplotlib.ticker import MaxNLocator
 
@@ -49,8 +50,11 @@ CURVES = (  # key in metrics.jsonl, title, unit, limits
 
 
 def style(index: int) -> Style:
-    """The look of series number `index`; series 0 is the base model in every figure."""
-    return STYLES[index % len(STYLES)]
+    """The look of series number `index`; series 0 is the base model in every figure. The ninth is a paler first."""
+    times, place = divmod(index, len(STYLES))
+    look = STYLES[place]
+    shade = 1 - (1 - np.array(to_rgb(look.color))) * 0.5**times
+    return look._replace(color=to_hex(shade), hatch=look.hatch * (times + 1))
 
 
 def name_points(ax: Axes, points: Sequence[tuple[str, float, float]], size: int = 7) -> None:

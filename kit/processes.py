@@ -14,12 +14,19 @@ from kit.errors import UserError
 from kit.flags import TaskArguments
 
 
-def refuse_launch(ours: TaskArguments, settings: GRPOConfig) -> None:
-    """Ways to start several processes that would not do what was meant. Raises `UserError`."""
+def refuse_idle_gpus(otherwise: str = "") -> None:
+    """One process with several GPUs in sight, over which the trainers would split its batches. Raises `UserError`."""
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0, or start it "
-            f"with torchrun --nproc_per_node {torch.cuda.device_count()} train.py ..."
+            f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0{otherwise}"
+        )
+
+
+def refuse_launch(ours: TaskArguments, settings: GRPOConfig) -> None:
+    """Ways to start several processes that would not do what was meant. Raises `UserError`."""
+    if not settings.use_cpu:
+        refuse_idle_gpus(
+            f", or start it with torchrun --nproc_per_node {torch.cuda.device_count()} train.py ..."
         )
     if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" or is_deepspeed_zero3_enabled():
         raise UserError("ZeRO-3 leaves no process the whole weights, which sampling needs here; use FSDP2")

@@ -139,7 +139,7 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         """Every resolved setting, next to the versions that give it its meaning."""
         text = to_json({**config, "provenance": provenance()}, indent=2)
-        _replace(self.path / "config.json", text + "\n")
+        replace(self.path / "config.json", text + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl."""
@@ -154,8 +154,8 @@ class Run:
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [row for row in _read_lines(path) if row["step"] <= step]
-                _replace(path, "".join(to_json(row) + "\n" for row in kept))
+                kept = [row for row in read_lines(path) if row["step"] <= step]
+                replace(path, "".join(to_json(row) + "\n" for row in kept))
 
     def closing(self, seconds: float, name: str) -> str:
         """The last lines on screen: how long it took, where things are, how to compare them under `name`."""
@@ -177,7 +177,7 @@ def write_manifest(folder: Path) -> None:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             files[path.relative_to(folder).as_posix()] = {"bytes": file.tell(), "sha256": digest}
-    _replace(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+    replace(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
 def what_is_missing(folder: Path) -> str:
@@ -199,10 +199,11 @@ def what_is_missing(folder: Path) -> str:
     return "" if STATE in files else f"{STATE} is missing"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Write beside, then rename: at every moment `path` holds the old text or the new one."""
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
+    # a terminal may hand on bytes that are no UTF-8, as lone surrogates: question marks
+    with beside.open("w", encoding="utf-8", errors="replace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -258,15 +259,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
-    return _read_lines(Path(path) / "metrics.jsonl")
+    return read_lines(Path(path) / "metrics.jsonl")
 
 
 def read_samples(path: str | Path) -> list[dict[str, Any]]:
     """The lines of samples.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
-    return _read_lines(Path(path) / "samples.jsonl")
+    return read_lines(Path(path) / "samples.jsonl")
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file, less a last one that is torn. Raises `UserError` if it is missing or broken."""
     try:
         # bytes: a line may be torn within a character. Not splitlines(): U+2028 is plain text to JSON.
         *lines, rest = file.read_bytes().split(b"\n")

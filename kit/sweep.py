@@ -20,7 +20,7 @@ import yaml
 from kit.cli import split, take
 from kit.errors import UserError
 from kit.models import ROOT
-from kit.runs import Run
+from kit.runs import Run, replace
 from kit.screen import clock
 
 
@@ -105,7 +105,7 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
             with Run(folder).lock():  # or it is training at this moment: then its sentence
                 shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    training.record.write_text(json.dumps(spelled_out(training.command)), encoding="utf-8")
+    replace(training.record, json.dumps(spelled_out(training.command)))
     print(f"\n=== {folder.name}: python {' '.join([*training.command, *flags])}", file=log, flush=True)
     start = time.monotonic()
     with subprocess.Popen(

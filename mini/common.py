@@ -385,6 +385,8 @@ def fit_classifier(
             schedule.step += 1
             seen += len(p)
             losses.append((loss.item(), len(p)))
+            if not math.isfinite(losses[-1][0]):  # before it is saved
+                raise SystemExit("the loss is not finite: lower --lr")
             if schedule.step % args.log_every == 0:
                 now = time.monotonic()
                 mean = sum(x for x, _ in losses) / sum(n for _, n in losses)

@@ -358,6 +358,8 @@ def main() -> None:
         schedule.step += 1
         tokens += block.shape[0] * (block.shape[1] - 1)
         losses.append(loss.detach())
+        if not math.isfinite(loss.item()):  # before it is saved
+            raise SystemExit("the loss is not finite: lower --lr")
         if schedule.step % args.log_every == 0:
             now, mean = time.monotonic(), torch.stack(losses).mean().item()
             print(
@@ -365,8 +367,6 @@ def main() -> None:
                 f"{(tokens - last_tokens) / (now - last_time):,.0f} tokens/s | {schedule.eta()}",
                 flush=True,
             )
-            if not math.isfinite(mean):
-                raise SystemExit("the loss is not finite: lower --lr")
             last_time, last_tokens, losses = now, tokens, []
         if time.monotonic() - last_save > 60 * args.save_every:
             save_checkpoint()

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,8 +20,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+# Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
+LONGEST = (
+    "test_handout",
+    "test_train",
+    "test_stopped",
+    "test_processes",
+    "test_ppo",
+    "test_soak",
+    "test_notebook",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The students' hand-out has no solution, its stubs are filled in sooner or later, its prompts may be others."""
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     if not (ROOT / "rewards_solution.py").exists():
         for item in items:
             if item.get_closest_marker("whole_kit"):
@@ -48,6 +64,24 @@ def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
         return model
 
     return build
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen]]:
+    """`subprocess.Popen` in the project's folder; what a red test leaves behind is killed, with its children."""
+    started = []
+
+    def popen(command: Sequence[object], **kwargs: Any) -> subprocess.Popen:
+        started.append(
+            subprocess.Popen([str(c) for c in command], cwd=ROOT, start_new_session=True, **kwargs)
+        )
+        return started[-1]
+
+    yield popen
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import runpy
 import shlex
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -31,13 +30,13 @@ SECONDS = 30  # of CPU time; five on a quick machine, and some are three times s
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """Run `train.py --flag ...` in tmp_path/cwd: (status, standard output, standard error, seconds)."""
+    """Run `train.py --flag ...` in tmp_path/cwd: (status, standard output, standard error, processor seconds)."""
     folder = tmp_path / "cwd"
     folder.mkdir()
 
     def run(line: str, **env: str) -> tuple[int, str, str, float]:
         script, *argv = shlex.split(line)
-        out, err, started = tmp_path / "out", tmp_path / "err", time.monotonic()
+        out, err = tmp_path / "out", tmp_path / "err"
         child = os.fork()
         if not child:
             status = 1
@@ -68,8 +67,9 @@ def command(tmp_path, monkeypatch):
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return status, out.read_text(), err.read_text(), time.monotonic() - started
+        _, status, used = os.wait4(child, 0)
+        seconds = used.ru_utime + used.ru_stime
+        return os.waitstatus_to_exitcode(status), out.read_text(), err.read_text(), seconds
 
     return run
 
@@ -88,7 +88,6 @@ def prepare(folder: Path) -> None:
     (folder / "typo.yaml").write_text("kl_typ: forward")
     (folder / "choice.yaml").write_text("kl_type: sideways")
     (folder / "remote.yaml").write_text("trust_remote_code: true")
-    (folder / "env.yaml").write_text("env: 3")
     (folder / "x.parquet").write_text("no parquet")
     for name, config in {
         "run": {"method": "grpo", "argv": []},
@@ -143,7 +142,6 @@ CASES = [
             ("--config broken.yaml", "cannot be read as YAML"),
             ("--config list.yaml", "a mapping"),
             ("--config remote.yaml", "trust_remote_code"),
-            ("--config env.yaml", "env needs a mapping"),
             ("--no_such_flag 1", "unknown flag --no_such_flag"),
             ("--trust_remote_code", "is never run here"),
         ]
@@ -168,6 +166,8 @@ CASES = [
             ("epsilon", "0.1"),
             ("epsilon_high", "0.3"),
             ("delta", "2"),
+            ("multi_objective_aggregation", "normalize_then_sum"),
+            ("use_bias_correction_kl", "false"),
             ("mask_truncated_completions", "true"),
         ]
     ),
@@ -180,6 +180,21 @@ CASES = [
             ("use_adaptive_entropy", "true"),
         ]
     ),
+    *(
+        (f"train.py --{name} {value}", f"--{name} {value} has no place here: ")
+        for name, value in [
+            ("num_train_epochs", "7.0"),
+            ("resume_from_checkpoint", "run"),
+            ("eval_steps", "7.0"),
+            ("disable_dropout", "False"),
+            ("fp16", "True"),
+            ("save_only_model", "True"),
+            ("ignore_data_skip", "True"),
+            ("use_transformers_continuous_batching", "True"),
+            ("cache_implementation", "static"),
+        ]
+    ),
+    ("train.py --credit_lambda 0.3", "--credit_lambda 0.3 needs --credit token"),
     ("train.py --sync_ref_model true", "would move the reference"),
     ("train.py --cast_lm_head_to_fp32 true", "is done already"),
     ("train.py --credit token --credit_lambda 1.5", "--credit_lambda 1.5: must be between 0 and 1"),
@@ -215,6 +230,14 @@ CASES = [
     ("baselines.ppo --batch_size 0", "--batch_size 0: must be at least 1"),
     ("baselines.ppo --kl_coef -0.1", "--kl_coef -0.1: must be at least 0"),
     ("baselines.ppo --gamma 1.5", "at most 1"),
+    ("baselines.sft --data imdb --epochs 7", "--epochs 7 does nothing with --data imdb"),
+    ("baselines.sft --data imdb --num_generations 4", "--num_generations 4 does nothing with --data imdb"),
+    (
+        "baselines.sft --data imdb --prompts_per_round 4",
+        "--prompts_per_round 4 does nothing with --data imdb",
+    ),
+    ("baselines.sft --num_reviews 9", "--num_reviews 9 does nothing with --data best_of_n"),
+    ("baselines.sft --max_length 9", "--max_length 9 does nothing with --data best_of_n"),
     ("baselines.sft --rounds 0", "--rounds 0: must be at least 1"),
     (f"baselines.sft {MINI_PAIR} --data x.parquet", "cannot read IMDB from x.parquet"),
     (f"baselines.sft {MINI_PAIR} --data none.parquet", "no such file: none.parquet"),
@@ -291,6 +314,23 @@ def test_from_a_cold_start(line, says, run_script, tmp_path):
     assert_one_sentence(done.returncode, done.stdout + done.stderr, says)
     assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < SECONDS
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train.py --kl_typ forward", "did you mean --kl_type?"),
+        ("train.py --help", "--kl_type none|forward|backward"),
+        ("-m baselines.ppo --seed -1", "--seed -1: must be at least 0"),
+        ("-m baselines.sft --round 3", "did you mean --rounds?"),
+    ],
+)
+def test_a_typo_is_answered_before_torch_is_imported(line, says, run_script, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise SystemExit('torch was imported')")
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = run_script(*line.split(), env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert says in done.stdout + done.stderr and "torch was imported" not in done.stderr
 
 
 def test_there_are_at_least_80_of_them():

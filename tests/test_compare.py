@@ -54,6 +54,14 @@ def test_all_train_on_the_same_reward_and_price():
     assert ppo.kl_coef == grpo.kl_coef == settings.beta == 0.1 and grpo.kl_type == "forward"
 
 
+def test_all_train_in_one_precision():
+    for name, command in commands(40).items():
+        parse = PPO_PARSER.parse if "baselines.ppo" in command else SFT_PARSER.parse
+        settings = parse_grpo(command[1:])[1] if command[0] == "train.py" else parse(command[2:])[1]
+        assert settings.bf16 is False, name
+        assert ("--bf16" in command) == (command[0] == "train.py")  # whose default follows the GPU
+
+
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
     assert parse_grpo(commands(40)["grpo"][1:])[1].learning_rate == 1e-4
     assert parse_grpo(commands(40, mini=False)["grpo"][1:])[1].learning_rate is None  # the model's own

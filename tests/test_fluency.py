@@ -14,6 +14,7 @@ def test_nats_per_byte_are_those_of_the_text_alone_and_an_empty_one_has_none():
     score = load_fluency("mini", torch.device("cpu"))
     lm, tokenizer = load_policy(str(MINI / "policy"))
     prompt, texts = "The film was", [" great, and fun.", "", " caf\u00e9"]
+    assert score([prompt] * 2, ["", ""]) == [None, None]  # of a policy that always stops at once
     found = score([prompt] * 3, texts)
     assert found[1] is None
     for text, value in ((texts[0], found[0]), (texts[2], found[2])):

@@ -124,3 +124,34 @@ def test_captured_in_validation_is_that_of_the_run_s_own_reward(negate, counted,
     start = 0.2 / 3 if counted else (2 / 3 if negate else 1 / 3)
     assert found["val/captured"] == pytest.approx(gain / (0.1 * math.log(grown) - start))
     assert found.get("val/score_mean") == (pytest.approx(0.6) if counted else None)
+
+
+def test_every_name_in_validation_stands_for_its_own_number():
+    columns = {"sentiment": (0.2, 0.4, 0.7, 0.9), "reward": (0.1, 0.1, 0.3, 0.3), "ref_nll": (1.0, 2.0, 4.0, 5.0),
+               "kl_policy_ref": (1.0, 2.0, 3.0, 6.0), "kl_ref_policy": (2.0, 3.0, 4.0, 7.0), "tokens": (2, 3, 1, 4),
+               "truncated": (True, False, False, False)}  # fmt: skip
+    texts = ("a b", "a b a", "", "c d c d")
+    rows = [row(text, **{key: values[i] for key, values in columns.items()}) for i, text in enumerate(texts)]
+    found = Validation(None, None).metrics(rows)
+    low, high = found.pop("val/sentiment_ci_low"), found.pop("val/sentiment_ci_high")
+    assert 0.2 <= low < 0.55 < high <= 0.9
+    assert found == pytest.approx(
+        {
+            "val/sentiment_mean": 0.55,
+            "val/sentiment_std": math.sqrt((0.35**2 + 0.15**2) / 2),
+            "val/sentiment_min": 0.2,
+            "val/sentiment_median": 0.55,
+            "val/sentiment_max": 0.9,
+            "val/positive_ratio": 0.5,
+            "val/composite_reward": 0.2,
+            "val/distinct_1": 4 / 9,  # a b c d, of nine words
+            "val/distinct_2": 4 / 6,  # ab ba cd dc, of six pairs
+            "val/repetition": (0 + 1 / 3 + 0 + 1 / 2) / 4,
+            "val/ref_nll": (2 * 1 + 3 * 2 + 1 * 4 + 4 * 5) / 10,
+            "val/kl_policy_ref": 3.0,
+            "val/kl_ref_policy": 4.0,
+            "val/length_mean": 2.5,
+            "val/empty_ratio": 0.25,
+            "val/truncated_ratio": 0.25,
+        }
+    )

@@ -4,6 +4,7 @@ pytest tests/test_models.py
 """
 
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -12,12 +13,23 @@ import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from peft import get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    CohereConfig,
+    Gemma2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    LlamaConfig,
+)
 from trl.trainer.utils import add_fused_lm_head
 
 import train
+from kit import models
 from kit.errors import UserError
 from kit.models import (
+    FULL_POLICY,
+    FULL_SENTIMENT,
     HUB_TIMEOUT_SECONDS,
     MINI,
     ModelChoice,
@@ -26,6 +38,7 @@ from kit.models import (
     load_reference,
     load_tokenizer,
     lora_config,
+    refuse_other_heads,
     resolve_models,
     save_policy,
 )
@@ -33,7 +46,7 @@ from reward_utils import token_log_probs
 from sentiment import load_scorer
 
 
-def test_a_named_model_is_never_swapped(tmp_path, monkeypatch):
+def test_a_named_model_is_never_swapped(tmp_path, monkeypatch, capsys):
     assert resolve_models("mini", "mini").policy.endswith("policy")
     assert resolve_models().reason  # and it says why
     with pytest.raises(UserError, match="no such model folder"):
@@ -46,6 +59,12 @@ def test_a_named_model_is_never_swapped(tmp_path, monkeypatch):
         resolve_models("some-name", "mini")
     with pytest.raises(UserError, match="no complete language model at some-name"):
         load_policy("some-name")
+    with pytest.raises(UserError, match="the sentiment model another cannot be loaded"):
+        load_scorer("another")
+    fetched = ["some-name", "another"]  # and nothing that lies here
+    load_policy(str(MINI / "policy"))
+    said = [f"fetching {name} from the Hub, once; this may take minutes\n" for name in fetched]
+    assert capsys.readouterr().out == "".join(said)
 
 
 def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
@@ -108,6 +127,101 @@ def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
     monkeypatch.setattr("kit.models.try_to_load_from_cache", lambda repo, name: "cached/config.json")
     assert resolve_models("some-name", "mini").policy == "some-name"
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cached", "hub", "full", "why"),
+    [
+        (False, True, True, False, "no GPU, so"),
+        (True, True, False, True, "in the cache"),
+        (True, False, True, True, "the Hub is in reach"),
+        (True, False, False, False, "the Hub is out of reach"),
+    ],
+)
+def test_auto_is_gpt2_where_it_can_be_had_on_a_gpu(gpu, cached, hub, full, why, monkeypatch):
+    def model_info(self, repo_id, timeout):
+        if not hub:
+            raise OSError("offline")
+
+    def from_cache(repo, name):  # the classifier alone is not enough
+        return "cached/config.json" if cached or repo == FULL_SENTIMENT else None
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(models, "try_to_load_from_cache", from_cache)
+    monkeypatch.setattr(models.HfApi, "model_info", model_info)
+    choice = resolve_models()
+    wanted = (FULL_POLICY, FULL_SENTIMENT) if full else (str(MINI / "policy"), str(MINI / "sentiment"))
+    assert (choice.policy, choice.sentiment) == wanted and why in choice.reason
+
+
+def test_one_named_model_chooses_the_other_of_its_pair(monkeypatch):
+    monkeypatch.setattr(models, "try_to_load_from_cache", lambda repo, name: "cached/config.json")
+    assert resolve_models("openai-community/gpt2").sentiment == FULL_SENTIMENT
+    assert resolve_models("mini").sentiment == str(MINI / "sentiment")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_models(sentiment_model="mini").policy == str(MINI / "policy")
+
+
+def test_what_is_trained_is_what_from_pretrained_loads():
+    """The kit's own GELU, positions and switched-off dropout change nothing."""
+    ids = torch.arange(1, 30).unsqueeze(0)
+    with torch.no_grad():
+        ours = load_policy(str(MINI / "policy"))[0].eval()(ids).logits
+        theirs = AutoModelForCausalLM.from_pretrained(MINI / "policy", dtype=torch.float32).eval()(ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def small(config_class, **changes):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}  # fmt: skip
+    return AutoModelForCausalLM.from_config(config_class(**sizes, **changes)).train()
+
+
+def test_a_head_that_scales_or_caps_its_logits_is_refused():
+    for strange in (
+        small(GraniteConfig, logits_scaling=8.0),
+        small(CohereConfig, logit_scale=0.1),
+        small(Gemma2Config, final_logit_softcapping=0.05),
+    ):
+        with pytest.raises(UserError, match=r"^x/y: its head is more than a matrix .* choose another model$"):
+            refuse_other_heads(strange, "x/y")
+        assert strange.training  # as it was
+    refuse_other_heads(small(LlamaConfig), "x/y")
+
+
+def test_pickled_weights_are_not_loaded(tmp_path, tiny_gpt2):
+    for folder, model in (
+        (tmp_path / "policy", tiny_gpt2()),
+        (tmp_path / "scorer", AutoModelForSequenceClassification.from_pretrained(MINI / "sentiment")),
+    ):
+        model.save_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no complete language model"):
+        load_policy(str(tmp_path / "policy"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_scorer(str(tmp_path / "scorer"))
+
+
+def test_a_torn_classifier_is_one_sentence(tmp_path):
+    shutil.copytree(MINI / "sentiment", tmp_path / "torn")
+    weights = tmp_path / "torn/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"^the sentiment model .*/torn cannot be loaded \(.+\); give mini"):
+        load_scorer(str(tmp_path / "torn"))
+
+
+def test_an_adapter_whose_base_lay_in_another_place_finds_the_bundled_one(tmp_path):
+    """A student's LoRA run, measured on the instructor's machine."""
+    base, tokenizer = load_policy(str(MINI / "policy"))
+    adapted = get_peft_model(base, lora_config(4, base))
+    save_policy(adapted, tokenizer, tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone/mini/policy"})
+    )
+    assert isinstance(load_policy(str(tmp_path))[0], GPT2LMHeadModel)
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path, tiny_gpt2):

@@ -474,13 +474,16 @@ def run_ppo(monkeypatch, tmp_path):
 def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
     flags = f"{TINY} {tmp_path} --max_steps 4 --save_steps 2 --eval_every 2 --run_name whole"
     command = [sys.executable, "-m", "baselines.ppo", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
     assert [line["step"] for line in lines if "val/sentiment_mean" in line] == [0, 2, 4]
     training = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in training] == [1, 2, 3, 4]
+    # the rate of the mini models, falling to 0 after the last of four steps
+    rates = [line["train/learning_rate"] for line in training]
+    assert rates == pytest.approx([5e-5, 3.75e-5, 2.5e-5, 1.25e-5])
     first, second = training[:2]
     assert first["train/kl_policy_ref"] == first["train/kl_policy_ref_k1"] == first["train/kl_penalty"] == 0
     assert second["train/kl_policy_ref"] > 0

@@ -22,7 +22,6 @@ from kit.errors import UserError
 from kit.models import MINI
 from kit.processes import refuse_launch
 from kit.runs import read_metrics, what_is_missing
-from tests.conftest import ROOT
 
 TINY = (
     "--model mini --sentiment_model mini --prompts_per_step 2 --num_generations 2 --max_completion_length 4 "
@@ -77,11 +76,10 @@ def test_resumed_by_another_number_of_processes(one, tmp_path, monkeypatch):
         script.main()
 
 
-def test_stopped_together_they_leave_a_checkpoint(tmp_path):
+def test_stopped_together_they_leave_a_checkpoint(tmp_path, start):
     flags = [*TINY.split(), "--max_steps", "999", "--output_dir", str(tmp_path), "--run_name", "two"]
-    launcher = subprocess.Popen(
+    launcher = start(
         [sys.executable, *TWO, "train.py", *flags],
-        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -128,3 +126,17 @@ def test_launches_that_would_not_do_what_was_meant(variable, value, flags, gpu, 
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=says):
         refuse_launch(ours, settings)
+
+
+def test_one_process_with_two_gpus_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ours, settings = script.PARSER.parse([])
+    settings.use_cpu = False
+    with pytest.raises(UserError, match=r"2 GPUs .* torchrun --nproc_per_node 2 train\.py"):
+        refuse_launch(ours, settings)
+    settings.use_cpu = True
+    refuse_launch(ours, settings)
+    monkeypatch.setattr(sys, "argv", ["sft", "--output_dir", str(tmp_path / "runs")])
+    with pytest.raises(UserError, match=r"2 GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0$"):
+        sft.main()
+    assert not (tmp_path / "runs").exists()

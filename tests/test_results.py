@@ -6,8 +6,9 @@ pytest tests/test_results.py
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
-from benchmarks import measured, results
+from benchmarks import measured, results, verdict
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.errors import UserError
 from kit.sweep import spelled_out, write_between
@@ -146,6 +147,17 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
 def test_the_pages_have_their_marks(page):
     mark = {"results.md": "written", "README.md": "samples"}[page.name]
     assert page.read_text().count(f"{mark} by make results -->") == 2
+
+
+def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
+    assert results.table() in results.PAGE.read_text()
+    assert results.samples_table() in results.README.read_text()
+    page = tmp_path / "verdict.md"
+    page.write_bytes(verdict.PAGE.read_bytes())
+    monkeypatch.setattr(verdict, "PAGE", page)
+    monkeypatch.setattr(verdict, "figure", lambda models: Figure())
+    verdict.main([])
+    assert page.read_text() == (results.ROOT / "docs/verdict.md").read_text()
 
 
 @pytest.mark.parametrize("name", list(results.EXPERIMENTS))

@@ -78,3 +78,9 @@ def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones():
     ]
     assert scorer(texts) == pytest.approx(expected, rel=1e-5)
     assert scorer([]) == []
+    # a model that names its classes the other way round
+    model = LengthModel()
+    model.config = SimpleNamespace(**vars(model.config) | {"id2label": {0: "POSITIVE", 1: "NEGATIVE"}})
+    turned = SentimentScorer(model, CharTokenizer(), batch_size=2)(texts)
+    meant = [value if value == NEUTRAL else 1 - value for value in expected]
+    assert turned == pytest.approx(meant, rel=1e-4)

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from baselines import sft
+from baselines import ppo, sft
 from data import load_imdb, load_prompts
 from kit.errors import UserError
 from kit.flags import BaselineArguments
 from kit.models import MINI, ROOT, load_policy
 from kit.runs import read_config, read_metrics
 from kit.sampling import Completion
-from kit.session import reward_without_penalty
+from kit.session import Session, reward_without_penalty
 
 GOOD, BAD = "A wonderful film, number", "A dreadful film, number"
 
@@ -111,9 +111,9 @@ def test_the_reward_sees_the_completion_without_its_prompt():
 
 
 def test_shaped_reward_is_the_composite():
-    # 24 words, 3 of them different: R = 0.8 - 0.5 * (1 - 3/24), length inside the target
+    # 36 words, 3 of them different: R = 0.8 - 0.5 * (1 - 3/36), length inside the target, in every variant too
     reward = reward_without_penalty(BaselineArguments(), lambda texts: [0.8] * len(texts), tokenizer=None)
-    assert reward.base_reward(["a good film " * 8], ["x"])[1] == pytest.approx([0.8 - 0.5 * 21 / 24])
+    assert reward.base_reward(["a good film " * 12], ["x"])[1] == pytest.approx([0.8 - 0.5 * 33 / 36])
 
 
 # ----------------------------------------------------------------------------------------------- the loss
@@ -217,12 +217,13 @@ def run_sft(monkeypatch, tmp_path):
 def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft):
     flags = f"{TINY} {tmp_path} {ROUND} --rounds 2 --run_name whole"
     command = [sys.executable, "-m", "baselines.sft", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
     assert [line["step"] for line in lines if "val/sentiment_mean" in line] == [0, 4]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
+    assert next(line["train/learning_rate"] for line in lines if "train/loss" in line) == pytest.approx(7e-5)
     rounds = [line for line in lines if "train/kept_shaped" in line]
     assert all(line["train/kept_shaped"] >= line["train/shaped"] for line in rounds)
     assert 2 * 4 * 2 <= rounds[1]["train/generated_tokens"] <= 2 * 4 * 2 * 8
@@ -269,3 +270,31 @@ def test_a_users_error_is_one_sentence(flags, says, tmp_path, monkeypatch):
         sft.main()
     assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())  # and leaves no empty run behind
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [(ppo, "--batch_size 4 --minibatch_size 4"), (sft, "--prompts_per_round 4 --num_generations 2")],
+    ids=["ppo", "sft"],
+)
+def test_what_is_drawn_follows_seed_and_temperature(method, flags, tmp_path, monkeypatch):
+    class Drawn(Exception):
+        pass
+
+    def spy(lm, tokenizer, prompts, *_, seed, temperature, **__):
+        raise Drawn(seed, temperature, tuple(prompts))
+
+    def drawn(*more: str) -> tuple:
+        argv = f"x --model mini --sentiment_model mini --output_dir {tmp_path} {flags}".split()
+        monkeypatch.setattr(sys, "argv", [*argv, *more])
+        with pytest.raises(Drawn) as seen:
+            method.main()
+        return seen.value.args
+
+    monkeypatch.setattr(method, "sample", spy)
+    monkeypatch.setattr(Session, "validate", lambda *_: None)
+    seed, temperature, prompts = drawn()
+    other_seed, hotter, other_prompts = drawn("--seed", "1", "--temperature", "1.5")
+    assert (temperature, hotter) == (1.0, 1.5)
+    assert seed != other_seed and prompts != other_prompts
+    assert drawn("--seed", "1") == (other_seed, 1.0, other_prompts)

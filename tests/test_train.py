@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from data import TUNING_PROMPTS
 from kit.closing import what_next
 from kit.errors import UserError
 from kit.models import MINI
+from kit.reference import read_kept
 from kit.runs import Run, read_config, read_metrics, read_samples
 from kit.session import Session, prediction
 from reward_utils import load_student
@@ -75,9 +77,10 @@ def assert_starts_at_zero(folder: Path) -> None:
 
 
 def test_a_run_leaves_what_the_readme_says(train):
-    done, folder = train()
+    done, folder = train("--save_steps", "1")
     assert done.returncode == 0, done.stderr
     assert {p.name for p in folder.iterdir()} >= {"config.json", "metrics.jsonl", "samples.jsonl", "final"}
+    assert [step for step, _ in Run(folder).checkpoints()] == [2, 3]  # the last two
     config = read_config(folder)
     assert (
         config["kl_type"] == "none"
@@ -144,9 +147,10 @@ def test_same_seed_same_numbers_however_often_we_validate(train):
 @pytest.mark.whole_kit
 def test_lora_with_the_forward_penalty(train):
     flags = ["--use_peft", "--kl_type", "forward", "--use_solution", "--kl_coef", "0.5", "--merge_lora"]
-    done, folder = train(*flags, "--learning_rate", "0.01")
+    done, folder = train(*flags, "--learning_rate", "0.01", "--temperature", "1.5")
     assert done.returncode == 0, done.stderr
-    assert_starts_at_zero(folder)
+    assert_starts_at_zero(folder)  # sampler, reward and reference are all at 1.5
+    assert series(folder, "val/ref_nll")[0] > 5.5  # 4.2 at temperature 1
     assert series(folder, "val/kl_policy_ref")[3] > 0.01  # it moved
     kl, penalty = series(folder, "train/kl_policy_ref"), series(folder, "train/kl_penalty")
     assert penalty[1] == pytest.approx(0, abs=1e-5) and kl[3] > 0.001
@@ -245,6 +249,22 @@ def test_a_prediction_is_kept_with_its_time_once(train):
     assert prediction("I knew it", resumed=Run(folder)) == config["prediction"]
     (folder / "config.json").write_text("{}")
     assert prediction("I knew it", resumed=Run(folder)) is prediction(None) is prediction(" ") is None
+
+
+@pytest.mark.whole_kit
+def test_captured_is_what_the_samples_say_at_the_runs_price(train):
+    flags = ["--kl_type", "forward", "--use_solution", "--kl_coef", "0.3", "--learning_rate", "1e-3"]
+    done, folder = train(*flags, "--max_steps", "1", "--max_completion_length", "40")
+    assert done.returncode == 0, done.stderr
+    reference = read_kept()[1].scores  # (prompts, 64): captured needs the base at the usual 40 tokens
+    attainable = 0.3 * np.log(np.exp(reference / 0.3).mean(1)).mean()
+    found = series(folder, "val/captured")
+    for step in (0, 1):
+        rows = [row for row in read_samples(folder) if row["step"] == step]
+        gained = np.mean([row["sentiment"] - 0.3 * row["kl_policy_ref"] for row in rows]) - reference.mean()
+        assert found[step] == pytest.approx(gained / (attainable - reference.mean()), abs=1e-3)
+    assert series(folder, "val/kl_policy_ref")[1] > 0.05  # so that the price counts
+    assert re.search(r"^val +1 \| .* captured -?\d", done.stdout, re.M)
 
 
 def test_wandb_without_login_goes_offline_and_says_so(train, tmp_path):
@@ -618,6 +638,9 @@ def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, mo
     run(["1", "2"], trainer(5))
     script.Rollouts(LetterTokenizer(), settings)(["1", "2"], trainer(5))  # a resumed run
     script.Rollouts(LetterTokenizer(), settings)(["2"], trainer(4, rank=1, n=2))
-    first, second_round, next_step, resumed, second_process = made
+    settings.seed += 1
+    script.Rollouts(LetterTokenizer(), settings)(["1", "2"], trainer(4))
+    first, second_round, next_step, resumed, second_process, other_seed = made
+    assert not torch.equal(first, other_seed)
     assert not torch.equal(first, second_round) and not torch.equal(first, next_step)
     assert torch.equal(resumed, next_step) and torch.equal(second_process, first[1:])

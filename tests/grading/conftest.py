@@ -38,7 +38,8 @@ def assert_valid(results: dict) -> None:
     for test in tests:
         assert 0 <= test["score"] <= test["max_score"]
         assert test["status"] == ("passed" if test["score"] == test["max_score"] else "failed")
-        assert test["visibility"] in ("visible", "after_published")
+        hidden = test["number"] in {"1.2", "2.2", "2.3", "3.1"}
+        assert test["visibility"] == ("after_published" if hidden else "visible")
         assert len(test["output"]) < 2000
     assert len(json.dumps(results)) < 1_000_000
 

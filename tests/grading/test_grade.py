@@ -167,15 +167,14 @@ def test_bad_command_lines(tmp_path):
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def test_the_result_file_is_whole_at_any_moment(tmp_path):
+def test_the_result_file_is_whole_at_any_moment(tmp_path, start):
     """Before the first check it says 0, and being killed half-way leaves it valid."""
     out = tmp_path / "results.json"
     path = solution_with(
         tmp_path, "def shaped_reward(scores, completions, prompts=None):\n    while True: pass\n"
     )
-    running = subprocess.Popen(
+    running = start(
         [sys.executable, "-m", "grading.grade", path, "--out", out, "--timeout", "90"],
-        cwd=ROOT,
         stdout=subprocess.DEVNULL,
     )
     seen = set()
@@ -183,6 +182,7 @@ def test_the_result_file_is_whole_at_any_moment(tmp_path):
     while time.monotonic() < deadline and (not seen or max(seen) < 78):
         if out.exists():
             seen.add(json.loads(out.read_text())["score"])
+        time.sleep(0.02)
     assert max(seen) == 78
     running.send_signal(signal.SIGTERM)
     running.wait(10)
@@ -238,7 +238,7 @@ def test_a_folder_of_submissions(tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, sent, status):
+def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, start, sent, status):
     """One sentence, no queue worked off, no worker left behind."""
     folder, table = tmp_path / "all", tmp_path / "grades.csv"
     folder.mkdir()
@@ -246,9 +246,7 @@ def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, sent, status):
     for name in ("berta", "carl", "dora", "emil"):
         (folder / f"{name}.py").write_text("while True: pass\n")
     command = [sys.executable, "-m", "grading.grade", "--all", folder, "--csv", table, "--jobs", 1]
-    running = subprocess.Popen(
-        [*map(str, command), "--timeout", "3"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    running = start([*command, "--timeout", "3"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (table.exists() and "anna" in table.read_text()):
         time.sleep(0.05)

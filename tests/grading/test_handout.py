@@ -218,6 +218,7 @@ LONG = pytest.mark.skipif("HANDOUT_TESTS" not in os.environ, reason="minutes lon
 
 @LONG
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_command_of_the_readme_and_the_exercises(filled):
     """In the order of the pages, in one folder, each cut to a step or two."""
     lines = dict.fromkeys(sh_lines(filled / "README.md") + sh_lines(filled / "docs" / "exercises.md"))
@@ -264,6 +265,21 @@ def test_exercise_7_names_what_is_there(unpacked):
 
 @LONG
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", [3, 6])  # with a longer and a shorter text than the kit's to aim at
+def test_a_variants_own_tests_are_green(number, tmp_path):
+    assert handout.main(["--variant", str(number), "--out", str(tmp_path / "handout.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "handout.zip") as zip_file:
+        zip_file.extractall(tmp_path)
+    names = ("data", "metrics", "sentiment", "measuring", "reward_utils", "rewards", "resume", "sft", "ppo")
+    files = [f"tests/test_{name}.py" for name in names]
+    done = run(sys.executable, "-m", "pytest", "-m", "not slow", *files, cwd=tmp_path / handout.TOP)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@LONG
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_notebook_with_the_students_penalty(filled):
     done = run(sys.executable, "-m", "pytest", "tests/test_notebook.py", cwd=filled)
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-3000:]
