@@ -99,8 +99,9 @@ if __name__ == "__main__":  # a typo and --help are answered before torch is imp
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -113,7 +114,7 @@ from kit.processes import follow, refuse_launch
 from kit.runs import read_metrics
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
-from reward_utils import load_student, make_reward_function
+from reward_utils import RewardFunction, load_student, make_reward_function
 
 
 @dataclass
@@ -217,30 +218,12 @@ def main() -> None:
     run = session.open_run(name)
     settings.output_dir, settings.run_name = str(run.path), run.path.name
     settings.report_to = "none"  # the session logs there, under our names; TRL would too, under its own
-    # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
-    # leaves a run that is wrong without a word?
-    trainer_class = CreditTrainer if settings.credit == "token" else GRPOTrainer
-    try:
-        trainer = trainer_class(
-            model=policy,
-            reward_funcs=reward,
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": order}),
-            processing_class=tokenizer,
-            peft_config=lora_config(ours.lora_r, policy) if ours.use_peft else None,
-            rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
-        )
-    except ValueError as error:  # two of its many flags that do not go together
-        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from None
-    # It would write one beside every checkpoint: "a fine-tuned version of None"
-    trainer.create_model_card = lambda *_, **__: None
+    adapters = lora_config(ours.lora_r, policy) if ours.use_peft else None
+    trainer = make_trainer(policy, tokenizer, reward, order, settings, adapters)
     # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
     whole = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
         whole = copy.deepcopy(whole)
-    for lm in (policy, trainer.ref_model):
-        if lm is not None:
-            add_plain_head(lm, settings.temperature)
     if trainer.ref_model is not None:  # --beta: TRL has loaded pi_ref, and one copy is enough
         # It went by the name in the policy's config, which a merged adapter has of its base
         if not trainer.is_fsdp_enabled:
@@ -263,7 +246,6 @@ def main() -> None:
             f"completions, learning rate {settings.learning_rate:g}"
         ),
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepCallback(session, policy, keep=settings.save_total_limit))
     settings.save_total_limit = None  # TRL would remove old checkpoints before the new one has its manifest
     with session.training(policy, tokenizer):
@@ -275,6 +257,43 @@ def main() -> None:
     if session.is_main:
         validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
         print(f"  {what_next(ours, penalty_flags(ours, settings), validated[0], validated[-1])}")
+
+
+def make_trainer(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardFunction,
+    prompts: list[str],
+    settings: TrainingSettings,
+    adapters: LoraConfig | None = None,
+) -> GRPOTrainer:
+    """TRL's trainer, or that of `--credit token`, around this file's sampling and log-probs in plain torch.
+
+    Raises:
+        UserError: two of TRL's many settings do not go together.
+    """
+    trainer_class = CreditTrainer if settings.credit == "token" else GRPOTrainer
+    # Q16. Leave out one argument of this call at a time: which of them ends the run with an error, and which
+    # leaves a run that is wrong without a word?
+    try:
+        trainer = trainer_class(
+            model=policy,
+            reward_funcs=reward,
+            args=settings,
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=tokenizer,
+            peft_config=adapters,
+            rollout_func=None if settings.use_vllm else Rollouts(tokenizer, settings),
+        )
+    except ValueError as error:
+        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from None
+    # It would write one beside every checkpoint: "a fine-tuned version of None"
+    trainer.create_model_card = lambda *_, **__: None
+    trainer.remove_callback(PrinterCallback)
+    for lm in (policy, trainer.ref_model):
+        if lm is not None:
+            add_plain_head(lm, settings.temperature)
+    return trainer
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------

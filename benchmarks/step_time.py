@@ -54,7 +54,6 @@ from kit.memory import keep_freed_memory
 from kit.models import (
     MINI,
     ModelChoice,
-    add_plain_head,
     default_device,
     load_policy,
     load_reference,
@@ -63,7 +62,7 @@ from kit.models import (
 )
 from reward_utils import make_reward_function
 from sentiment import load_scorer, load_tokenizer
-from train import Rollouts, TrainingSettings
+from train import Rollouts, TrainingSettings, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 VARIANTS = ("bare TRL", "no penalty, both KLs measured", "forward penalty", "LoRA, forward")
@@ -170,19 +169,21 @@ def time_variant(
         settings = TrainingSettings(
             output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no", **flags
         )
-        trainer = GRPOTrainer(
-            model=policy,
-            reward_funcs=reward,
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": load_prompts() * 20}),
-            processing_class=tokenizer,
-            peft_config=lora_config(16, policy) if lora else None,
-            rollout_func=None if bare else timed(Rollouts(tokenizer, settings), "sampling", timing),
-        )
-        if not bare:
-            add_plain_head(policy, settings.temperature)
+        prompts = load_prompts() * 20
+        if bare:
+            trainer = GRPOTrainer(
+                model=policy,
+                reward_funcs=reward,
+                args=settings,
+                train_dataset=Dataset.from_dict({"prompt": prompts}),
+                processing_class=tokenizer,
+            )
+            trainer.remove_callback(PrinterCallback)
+        else:
+            Rollouts.__call__ = timed(Rollouts.__call__, "sampling", timing)  # type: ignore[method-assign]
+            adapters = lora_config(16, policy) if lora else None
+            trainer = make_trainer(policy, tokenizer, reward, prompts, settings, adapters)
             reward.policy = trainer.model
-        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepTimes(timing))
         trainer.train()
         rows = settings.prompts_per_step * settings.num_generations
