@@ -53,7 +53,7 @@ def style(index: int) -> Style:
     """The look of series number `index`; series 0 is the base model in every figure. The ninth is a paler first."""
     times, place = divmod(index, len(STYLES))
     look = STYLES[place]
-    shade = 1 - (1 - np.array(to_rgb(look.color))) * 0.5**times
+    shade = 1 - (1 - np.array(to_rgb(look.color))) * 0.6**times
     return look._replace(color=to_hex(shade), hatch=look.hatch * (times + 1))
 
 

@@ -6,6 +6,7 @@ pytest tests/test_play.py
 import importlib.util
 import json
 import re
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -29,10 +30,10 @@ SCRIPT = '<script>alert("owned")</script> so good'
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["hack=mini/typo"], "mini/typo: no such folder"),
         (["<b>hack</b>=mini/policy"], "<b>hack</b>=mini/policy: give NAME=PATH"),
         (["mini/policy"], "mini/policy: give NAME=PATH"),
         (["--prot", "1"], "unrecognized arguments: --prot"),
+        (["--port", "70000"], "--port 70000: give at most 65535"),
         (["a=mini/policy", "a=mini/policy"], "the name a is given twice"),
     ],
 )
@@ -45,6 +46,27 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(play.UserError, match=r"pip install -r requirements-play\.txt"):
         play.parse(["base"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hack=mini/typo"], "mini/typo: no such model folder"),
+        (["hack=vanilla"], "vanilla is not in the cache, and the Hub is out of reach"),
+        (["--judge", "./typo"], "./typo: no such model folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_missed_before_any_is_loaded(arguments, said, monkeypatch):
+    monkeypatch.setattr(play, "load_bench", None)
+    with pytest.raises(play.UserError, match=re.escape(said)):
+        play.start(arguments)
+
+
+def test_a_port_that_is_taken_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(play.UserError, match=f"^--port {port}: it is taken; give --port a free one$"):
+            play.start(["--model", "mini", "--port", str(port), "--no_browser"])
 
 
 # Can you fool it? ------------------------------------------------------------------------------------------

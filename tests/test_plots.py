@@ -109,6 +109,15 @@ def test_series_differ_without_colour():
     assert max(grey) < 0.75
 
 
+def test_seventeen_models_have_seventeen_looks():
+    """make baselines draws five methods with three seeds, and the base."""
+    looks = [plots.style(index) for index in range(17)]
+    assert len({(look.color.lower(), look.marker) for look in looks}) == 17
+    assert (
+        plots.style(8).color == "#666666" and plots.style(8).marker == plots.style(0).marker
+    )  # 0.6 of black
+
+
 def test_frontier_draws_what_it_is_given(drawn):
     left, right = drawn[0]["frontier"].axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in left.lines}

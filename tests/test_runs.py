@@ -50,6 +50,12 @@ def test_config_holds_versions_and_a_broken_one_is_one_sentence(tmp_path):
         read_config(run.path)
 
 
+def test_bytes_that_are_no_utf_8_do_not_end_a_run(tmp_path):
+    """As Python hands them on from the command line."""
+    Run(tmp_path).write_config({"argv": ["--predict", "caf\udce9"]})
+    assert read_config(tmp_path)["argv"] == ["--predict", "caf?"]
+
+
 def test_a_torn_last_line_is_left_out_and_a_torn_line_elsewhere_refused(tmp_path, capsys):
     run = Run.create(tmp_path, "a")
     file = run.path / "metrics.jsonl"

@@ -414,8 +414,10 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text(
         "kl_type: backward\nkl_coef: 2e-2\nuse_solution: true\nlearning_rate: 1e-3\nnum_generations: 3\n"
+        "predict:\nrun_name: null\n"
     )
     ours, settings = script.parse(["--config", str(file), "--kl_coef=0.5"])
+    assert ours.predict is None and settings.run_name is None  # a key without a value: not the word None
     assert (ours.kl_type, ours.kl_coef, ours.use_solution) == ("backward", 0.5, True)
     assert settings.learning_rate == 1e-3
     # 8 prompts x 3 completions: micro-batches of 12, twice
