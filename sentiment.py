@@ -127,8 +127,8 @@ def load_scorer(spec: str, device: torch.device | str | None = None) -> Sentimen
     Raises:
         UserError: it cannot be had, or its labels do not say which class is positive.
     """
-    say_what_is_fetched(spec)
     try:
+        say_what_is_fetched(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )

@@ -12,6 +12,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# A shell that starts `make test &` has its jobs ignore Ctrl-C, and so would every process that is sent one here
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel

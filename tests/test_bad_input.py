@@ -251,7 +251,7 @@ CASES = [
     ("evaluate.py base=mini", "base is the reference model"),
     ("evaluate.py --num_samples 0", "--num_samples: 0 is below 1"),
     ("evaluate.py --temperature nan", "--temperature: nan is not above 0"),
-    ("evaluate.py --frontier_samples -1", "--frontier_samples -1"),
+    ("evaluate.py --frontier_samples -1", "--frontier_samples: -1 is below 0"),
     ("evaluate.py --model mini --out a_file/x", "cannot write there"),
     ("evaluate.py --model ./none", "./none: no such model folder"),
     ("evaluate.py --seed -1", "--seed: -1 is below 0"),
