@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,6 +103,14 @@ def test_the_script_writes_what_its_docstring_says(results):
     for name in ("sentiment", "metrics", "frontier", "training"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (results / f"{name}.svg").read_text().startswith("<?xml")
+
+
+def test_no_figure_of_an_earlier_comparison_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "plots", Mock())
+    for name in ("training.svg", "training.png", "frontier.svg", "mine.svg"):
+        (tmp_path / name).write_text("old")
+    evaluate.draw(tmp_path, {"frontier": None}, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.svg"]
 
 
 def test_a_copy_of_the_base_is_the_base(results):
