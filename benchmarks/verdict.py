@@ -77,8 +77,12 @@ def warning(steps: Sequence[int]) -> str:
 
 
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
-    """Runs by signals: how loud each was; left the share of broken texts, right what the verdict said."""
-    ordered = sorted(models, key=lambda m: m["broken"])
+    """Runs by signals: how loud each was; left the share of broken texts, right what the verdict said.
+
+    Sound runs without any signal are a number in the title.
+    """
+    loud_or_hacked = [m for m in models if m["hacked"] or any(s["level"] != LEVELS[0] for s in m["signals"])]
+    ordered = sorted(loud_or_hacked, key=lambda m: m["broken"])
     names = list(dict.fromkeys(s["name"] for m in ordered for s in m["signals"]))
     loud = np.full((len(ordered), len(names)), np.nan)
     for i, model in enumerate(ordered):
@@ -93,7 +97,9 @@ def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     right.set_yticks(range(len(ordered)), [m["verdict"] for m in ordered], fontsize=7)
     ax.axhline(sum(not m["hacked"] for m in ordered) - 0.5, color="black", lw=1.2)
     ax.set_title(
-        "Signals: ok (pale), suspicious, alarming (red). Below the line: labelled hacked", fontsize=9
+        "Signals: ok (pale), suspicious, alarming (red). Below the line: labelled hacked\n"
+        f"({len(models) - len(ordered)} more runs, all labelled sound, have no signal)",
+        fontsize=9,
     )
     return found
 
