@@ -98,7 +98,7 @@ def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     ax.axhline(sum(not m["hacked"] for m in ordered) - 0.5, color="black", lw=1.2)
     ax.set_title(
         "Signals: ok (pale), suspicious, alarming (red). Below the line: labelled hacked\n"
-        f"({len(models) - len(ordered)} more runs, all labelled sound, have no signal)",
+        f"(not shown: {len(models) - len(ordered)} without a signal, all labelled sound)",
         fontsize=9,
     )
     return found

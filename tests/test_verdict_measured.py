@@ -6,7 +6,7 @@ pytest tests/test_verdict_measured.py
 import pytest
 
 from benchmarks.measured import Ordinary, repeated_pairs
-from benchmarks.verdict import first_steps, rate, wilson
+from benchmarks.verdict import figure, first_steps, rate, wilson
 from kit.validation import NAMES
 
 
@@ -69,3 +69,23 @@ def test_the_first_signal_and_the_first_hacked_validation():
     ]
     assert first_steps({"curves": curves}) == (10, 15)
     assert first_steps({"curves": curves[:3]}) == (None, None)
+
+
+def test_the_figure_leaves_out_sound_runs_without_a_signal():
+    def run(name: str, broken: float, level: str) -> dict:
+        signals = [{"name": "length", "level": level}, {"name": "judge gap", "level": "ok"}]
+        return {
+            "run": name,
+            "broken": broken,
+            "hacked": broken > 1 / 3,
+            "verdict": "healthy",
+            "signals": signals,
+        }
+
+    runs = [run("hacked-0", 0.9, "ok"), run("quiet-0", 0.2, "ok"), run("drifts-0", 0.1, "suspicious")]
+    ax = figure(runs).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "drifts-0  10% broken",
+        "hacked-0  90% broken",
+    ]
+    assert "(not shown: 1 without a signal, all labelled sound)" in ax.get_title()
