@@ -4,26 +4,23 @@
     python -m baselines.ppo --max_steps 2          # does it run? half a minute
     python -m baselines.ppo --config my.yaml --kl_coef 0.3
 
-What differs from GRPO (train.py): a learnt value function instead of the mean of a group as the baseline, a reward
-at every token instead of one for the completion, and several passes over each batch instead of one.
+Three things differ from GRPO (train.py): the baseline is a learnt value function, not the mean of a group; there is a
+reward at every token, not one for the completion; each batch is used several times, not once.
 
-The details that decide whether PPO works, named where they come up below. Sources: [PPO] Schulman et al. 2017,
+These details decide whether PPO works. The code below names them by number. Sources: [PPO] Schulman et al. 2017,
 arXiv 1707.06347; [GAE] Schulman et al. 2016, 1506.02438; [Z] Ziegler et al. 2019, 1909.08593 (PPO on GPT-2 with a
-sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization", its
-numbers; [N] Huang et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating
-KL Divergence".
+sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization"; [N] Huang
+et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating KL Divergence".
 
  1. One trunk, two heads: the value head is one linear layer on the last hidden state [Z, N]. Its weight starts at
-    zero, its bias at the mean score of the first batch. Were V 0 there, A_t would be about (gamma lam)^(T-t) R, which
-    whitening turns into a push down for all early tokens and up for all late ones, good or bad (the cold start of
-    Yuan et al. 2025, 2503.01491).
- 2. Dropout is off everywhere, or pi_new/pi_old is not 1 before the first update and the KL to the reference not 0.
- 3. Token in, token out: rows are built from the sampled token ids and padded on the right, so GPT-2's positions
-    0, 1, 2, ... are right by construction; nothing is decoded and encoded again. (`kit.sampling` pads on the left,
-    with position ids from the mask [N].)
+    zero, its bias at the mean score of the first batch. With V = 0 instead, A_t would be about (gamma lam)^(T-t) R:
+    whitening turns that into a push down for all early tokens and up for all late ones (Yuan et al. 2025, 2503.01491).
+ 2. Dropout is off everywhere. Otherwise pi_new/pi_old is not 1 before the first update, and the KL at step 0 is not 0.
+ 3. Rows are built from the sampled token ids and padded on the right, so GPT-2's positions 0, 1, 2, ... are right.
+    Nothing is decoded and encoded again. (`kit.sampling` pads on the left, with position ids from the mask [N].)
  4. Sampled = scored: softmax(logits / temperature) over the whole vocabulary, no top-k, no top-p [N].
- 5. An action is a token of the completion, its EOS included. What follows EOS is not an action: no reward, no
-    loss, no gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
+ 5. An action is a token of the completion, its EOS included. Tokens after EOS are no actions: no reward, no loss, no
+    gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
  6. Reward of token t: -kl_coef (log pi_old - log pi_ref), the estimator k1 [S], plus the score R at the last
     token [Z eq. 2, N]. As a reward, its policy gradient is that of KL(pi||pi_ref) if gamma = 1; k1 in the loss would
     have the gradient E[grad log pi] = 0.
@@ -35,11 +32,10 @@ KL Divergence".
 10. The entropy bonus is the entropy of the full softmax [37 detail 10]. Minus the log-probability of the sampled
     token estimates its value, but has the gradient -E[grad log pi] = 0.
 11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4,
-    11]. The value head has a learning rate of its own, for it starts from nothing.
-12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target
-    [37, early stopping].
-13. Every random draw is a function of (seed, step): prompts, samples, minibatches. There is no generator state to
-    save, and a resumed run is the run that was never interrupted.
+    11]. The value head has a learning rate of its own, because it starts from nothing.
+12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target [37].
+13. Every random draw is a function of (seed, step): prompts, samples, minibatches. So there is no generator state to
+    save, and a resumed run draws what the uninterrupted run drew.
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
@@ -57,14 +53,14 @@ from pathlib import Path
 
 from kit.cli import KitParser
 from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import BaselineArguments, above_0, at_least, setting
+from kit.flags import BaselineArguments, above_0, at_least, check_steps, setting
 
 # ---- settings ----------------------------------------------------------------------------------------------
 
 
 @dataclass
-class PPOSettings:
-    """PPO's own numbers. configs/ppo.yaml holds the same ones, to copy and change."""
+class PPOArguments(BaselineArguments):
+    """The flags of this script. configs/ppo.yaml holds PPO's own numbers, to copy and change."""
 
     max_steps: int = setting(-1, "batches; -1: 50 for mini models, else 200")
     batch_size: int = setting(64, "completions sampled a step")
@@ -87,10 +83,11 @@ class PPOSettings:
     max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm; 0: none is")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
     save_total_limit: int = setting(2, "checkpoints kept")
-    bf16: bool = setting(False, "run the trunk in bfloat16 (weights, heads and log-probs stay fp32)")
 
     def __post_init__(self) -> None:
-        at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs", "save_steps", "save_total_limit")
+        super().__post_init__()
+        check_steps(self)
+        at_least(1, self, "batch_size", "minibatch_size", "ppo_epochs")
         at_least(0, self, "value_learning_rate", "gamma", "lam", "clip_range", "value_clip_range")
         at_least(0, self, "value_coef", "entropy_coef", "kl_coef", "target_kl", "max_grad_norm")
         above_0(self, "learning_rate")
@@ -99,16 +96,14 @@ class PPOSettings:
                 f"--minibatch_size {self.minibatch_size} is larger than --batch_size {self.batch_size}: an update has "
                 "no more completions than are sampled"
             )
-        if self.max_steps == 0 or self.max_steps < -1:
-            raise UserError(f"--max_steps {self.max_steps}: give at least 1")
         if max(self.gamma, self.lam) > 1:
             raise UserError("--gamma and --lam are at most 1: beyond, returns grow with the distance")
 
 
-PARSER = KitParser((BaselineArguments, PPOSettings), __doc__)
+PARSER = KitParser(PPOArguments, __doc__)
 if __name__ == "__main__":
     with told_in_one_line():
-        PARSER.check()
+        PARSER.parse()
 
 import numpy as np
 import torch
@@ -117,7 +112,8 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import disable_dropout_in_model
 
 from kit.frontier import price
@@ -196,9 +192,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(G - V) / Var(G) over real tokens: 1 is perfect, 0 no better than a constant; nan for constant G."""
     real = mask.bool()
     variance = returns[real].var(unbiased=False)
-    if variance == 0:
-        return float("nan")
-    return (1 - (returns - values)[real].var(unbiased=False) / variance).item()
+    return (1 - (returns - values)[real].var(unbiased=False) / variance).item() if variance else math.nan
 
 
 # ---- model -------------------------------------------------------------------------------------------------
@@ -217,20 +211,13 @@ class Batch:
     @classmethod
     def of(cls, completions: list[Completion], device: torch.device | str = "cpu") -> "Batch":
         """Lay out sampled completions, each with at least one prompt token and one sampled token."""
-        width = max(len(c.prompt_ids) + len(c.completion_ids) for c in completions)
-        length = max(len(c.completion_ids) for c in completions)
-        ids = torch.zeros(len(completions), width, dtype=torch.long)
-        attention = torch.zeros_like(ids)
-        actions = torch.zeros(len(completions), length, dtype=torch.long)
-        mask = torch.zeros(len(completions), length)
+        rows = [torch.tensor([*c.prompt_ids, *c.completion_ids]) for c in completions]
+        sampled = [torch.tensor(c.completion_ids) for c in completions]
         starts = torch.tensor([len(c.prompt_ids) for c in completions])
-        for i, c in enumerate(completions):
-            row = [*c.prompt_ids, *c.completion_ids]
-            ids[i, : len(row)] = torch.tensor(row)
-            attention[i, : len(row)] = 1
-            actions[i, : len(c.completion_ids)] = torch.tensor(c.completion_ids)
-            mask[i, : len(c.completion_ids)] = 1
-        where = (starts[:, None] - 1 + torch.arange(length)).clamp(max=width - 1)
+        ids, actions = pad_sequence(rows, batch_first=True), pad_sequence(sampled, batch_first=True)
+        attention = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        mask = pad_sequence([torch.ones(len(row)) for row in sampled], batch_first=True)
+        where = (starts[:, None] - 1 + torch.arange(mask.shape[1])).clamp(max=ids.shape[1] - 1)
         return cls(*(x.to(device) for x in (ids, attention, where, actions, mask)))
 
     def __getitem__(self, rows: Tensor | slice) -> "Batch":
@@ -285,7 +272,26 @@ def make_optimizer(model: ActorCritic) -> torch.optim.Optimizer:
     return torch.optim.Adam([{"params": policy}, {"params": model.value_head.parameters()}], eps=1e-5)
 
 
-# ---- one step, in two halves -------------------------------------------------------------------------------
+# ---- one step: sample, collect, update -------------------------------------------------------------------------------
+
+
+def sample_batch(
+    lm: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    args: PPOArguments,
+    rng: np.random.Generator,
+) -> list[Completion]:
+    """One completion for each of `batch_size` prompts; without repetition as long as there are enough."""
+    chosen = rng.choice(len(prompts), args.batch_size, replace=args.batch_size > len(prompts))
+    return sample(
+        lm,
+        tokenizer,
+        [prompts[i] for i in chosen],
+        max_new_tokens=args.max_completion_length,
+        temperature=args.temperature,
+        seed=int(rng.integers(2**31)),
+    )
 
 
 @dataclass
@@ -308,8 +314,7 @@ def collect(
     reference: PreTrainedModel | None,
     completions: list[Completion],
     scores: list[float],
-    temperature: float,
-    settings: PPOSettings,
+    args: PPOArguments,
     accelerator: Accelerator,
 ) -> Rollout:
     """Completions sampled from the policy and their scores R -> rewards, advantages, returns of every token.
@@ -318,18 +323,18 @@ def collect(
     """
     batch = Batch.of(completions, accelerator.device)
     parts = []
-    for rows in torch.arange(len(batch)).split(settings.minibatch_size):
+    for rows in torch.arange(len(batch)).split(args.minibatch_size):
         part = batch[rows]
         with accelerator.autocast():
-            logits, values = model(part, temperature)
+            logits, values = model(part, args.temperature)
             with as_reference(model.lm, reference) as pi_ref:
-                ref_logits, _ = logits_and_hidden(pi_ref, part, temperature)
+                ref_logits, _ = logits_and_hidden(pi_ref, part, args.temperature)
         parts.append((action_log_probs(logits, part), action_log_probs(ref_logits, part), values * part.mask))
     log_probs, ref_log_probs, values = (torch.cat(column) for column in zip(*parts, strict=True))
 
     R = torch.tensor(scores, device=accelerator.device)  # (B,)
-    rewards = token_rewards(log_probs, ref_log_probs, R, batch.mask, settings.kl_coef)
-    advantages, returns = gae(rewards, values, batch.mask, settings.gamma, settings.lam)
+    rewards = token_rewards(log_probs, ref_log_probs, R, batch.mask, args.kl_coef)
+    advantages, returns = gae(rewards, values, batch.mask, args.gamma, args.lam)
     advantages = whiten(advantages, batch.mask)
     return Rollout(completions, batch, log_probs, ref_log_probs, values, rewards, advantages, returns)
 
@@ -338,8 +343,7 @@ def update(
     model: ActorCritic,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
-    temperature: float,
-    settings: PPOSettings,
+    args: PPOArguments,
     accelerator: Accelerator,
     seed: int,
     check: Callable[..., None] = lambda **series: None,
@@ -350,49 +354,58 @@ def update(
     """
     generator = torch.Generator().manual_seed(seed)
     stats: dict[str, list[float]] = defaultdict(list)
+
+    def note(found: dict[str, Tensor]) -> None:
+        for name, value in found.items():
+            stats[name].append(value.item())
+
     minibatches = (
         rows
-        for _ in range(settings.ppo_epochs)
-        for rows in torch.randperm(len(rollout.batch), generator=generator).split(settings.minibatch_size)
+        for _ in range(args.ppo_epochs)
+        for rows in torch.randperm(len(rollout.batch), generator=generator).split(args.minibatch_size)
     )
     for rows in minibatches:
         batch, mask, old_log_probs = rollout.batch[rows], rollout.batch.mask[rows], rollout.log_probs[rows]
         with accelerator.autocast():
-            logits, values = model(batch, temperature)  # (b, T, V), (b, T)
+            logits, values = model(batch, args.temperature)  # (b, T, V), (b, T)
         log_probs = action_log_probs(logits, batch)  # (b, T)
 
         with torch.no_grad():
             d = log_probs - old_log_probs
             ratio = d.exp()
             update_kl = masked_mean(torch.expm1(d) - d, mask)  # k3 of KL(pi_old||pi_new), nats per token
-            clipped = masked_mean(((ratio - 1).abs() > settings.clip_range).float(), mask)
-            stats["update_kl_k1"].append(masked_mean(-d, mask).item())
-            stats["update_kl_k3"].append(update_kl.item())
-            stats["clip_fraction"].append(clipped.item())
-            stats["ratio"].append(masked_mean(ratio, mask).item())
-            stats["first_ratio_error"].append(((ratio - 1) * mask).abs().max().item())
-        if 0 < settings.target_kl < update_kl:  # detail 12
+            found = {
+                "update_kl_k1": masked_mean(-d, mask),
+                "update_kl_k3": update_kl,
+                "clip_fraction": masked_mean(((ratio - 1).abs() > args.clip_range).float(), mask),
+                "ratio": masked_mean(ratio, mask),
+                "first_ratio_error": ((ratio - 1) * mask).abs().max(),
+            }
+        note(found)
+        if 0 < args.target_kl < update_kl:  # detail 12
             break
 
-        pg_loss = policy_loss(log_probs, old_log_probs, rollout.advantages[rows], mask, settings.clip_range)
-        v_loss = value_loss(
-            values, rollout.values[rows], rollout.returns[rows], mask, settings.value_clip_range
-        )
+        pg_loss = policy_loss(log_probs, old_log_probs, rollout.advantages[rows], mask, args.clip_range)
+        v_loss = value_loss(values, rollout.values[rows], rollout.returns[rows], mask, args.value_clip_range)
         bonus = masked_mean(entropy(logits), mask)
-        loss = pg_loss + settings.value_coef * v_loss - settings.entropy_coef * bonus
+        loss = pg_loss + args.value_coef * v_loss - args.entropy_coef * bonus
         optimizer.zero_grad()
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
         check(loss=loss.item(), gradient_norm=norm.item())
         optimizer.step()
-        stats["loss"].append(loss.item())
-        stats["policy_loss"].append(pg_loss.item())
-        stats["value_loss"].append(v_loss.item())
-        stats["entropy"].append(bonus.item())
-        stats["grad_norm"].append(norm.item())
+        note(
+            {"loss": loss, "policy_loss": pg_loss, "value_loss": v_loss, "entropy": bonus, "grad_norm": norm}
+        )
     means = {name: sum(values) / len(values) for name, values in stats.items()}
     # Detail 2: before the first update pi_new is pi_old: more than float rounding here is a bug
     return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
+
+
+SHOWN = (
+    "reward {reward:.3f} | R {shaped:.3f} | score {score:.3f} | KL {kl_policy_ref:.1f} | "
+    "explained {explained_variance:.2f} | clipped {clip_fraction:.0%} | length {length_mean:.0f} | {step_time:.1f} s"
+)
 
 
 @torch.no_grad()
@@ -438,111 +451,80 @@ def load_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimi
 # ---- the run -----------------------------------------------------------------------------------------------
 
 
-def run_name(ours: BaselineArguments, settings: PPOSettings) -> str:
-    """`ppo-<kl_coef>` and what is unusual about the run."""
-    return ours.run_name or "-".join(
-        [f"ppo-{settings.kl_coef:g}", *ours.name_parts(ours.seed, settings.learning_rate)]
-    )
-
-
 def main() -> None:
-    ours, settings = PARSER.parse()
+    args: PPOArguments = PARSER.parse()
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if settings.bf16 else "no"
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if args.bf16 else "no"
     )
-    session = Session("ppo", ours, ours, PARSER.argv)
-    settings.max_steps = session.steps(settings.max_steps)
-    session.refuse_finished(session.first_step, settings.max_steps, "max_steps")
-    name = run_name(ours, settings)
-    settings.learning_rate = session.rate(settings.learning_rate, mini=5e-5, full=5e-6)
+    session = Session("ppo", args, PARSER.argv)
+    name = args.run_name or "-".join([f"ppo-{args.kl_coef:g}", *args.name_parts(args.learning_rate)])
+    args.max_steps = session.steps(args.max_steps)
+    session.refuse_finished(session.first_step, args.max_steps, "max_steps")
+    args.learning_rate = session.rate(args.learning_rate, mini=5e-5, full=5e-6)
 
     lm, tokenizer, reference = session.load_models()
     model = ActorCritic(lm).to(session.device)
-    optimizer = make_optimizer(model)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, make_optimizer(model))
     if session.checkpoint:
         load_learner(session.checkpoint, model, optimizer)
     prompts = session.load_prompts(lm, tokenizer)
-    reward = reward_without_penalty(ours, session.score, tokenizer)
+    reward = reward_without_penalty(args, session.score, tokenizer)
     session.open_run(name)
     session.begin(
         lm,
         tokenizer,
         reference,
         reward,
-        price=price(vars(settings)),
-        training=vars(settings),
+        price=price(vars(args)),
+        training=vars(args),
         tags=["ppo"],
-        plan=(
-            f"{settings.max_steps} steps of {settings.batch_size} completions, learning rate "
-            f"{settings.learning_rate:g}, kl_coef {settings.kl_coef:g}"
-        ),
+        plan=f"{args.max_steps} steps of {args.batch_size} completions, learning rate {args.learning_rate:g}, "
+        f"kl_coef {args.kl_coef:g}",
     )
     generated_tokens = session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="ppo"):
         session.start(lm)
-        for step in range(session.first_step + 1, settings.max_steps + 1):
+        for step in range(session.first_step + 1, args.max_steps + 1):
             started = time.monotonic()
-            rng = np.random.default_rng([ours.seed, step])  # detail 13
-            left = 1 - (step - 1) / settings.max_steps  # detail 11
-            optimizer.param_groups[0]["lr"] = left * settings.learning_rate
-            optimizer.param_groups[1]["lr"] = left * settings.value_learning_rate
+            rng = np.random.default_rng([args.seed, step])  # detail 13
+            left = 1 - (step - 1) / args.max_steps  # detail 11
+            optimizer.param_groups[0]["lr"] = left * args.learning_rate
+            optimizer.param_groups[1]["lr"] = left * args.value_learning_rate
 
             # Experience: one completion for each of B prompts, and its score
-            chosen = rng.choice(len(prompts), settings.batch_size, replace=settings.batch_size > len(prompts))
             with accelerator.autocast():  # detail 4: what is sampled is what is scored, rounding included
-                completions = sample(
-                    lm,
-                    tokenizer,
-                    [prompts[i] for i in chosen],
-                    max_new_tokens=ours.max_completion_length,
-                    temperature=ours.temperature,
-                    seed=int(rng.integers(2**31)),
-                )
-            scores, shaped = reward.base_reward(
-                [c.text for c in completions], [c.prompt for c in completions]
-            )
+                completions = sample_batch(lm, tokenizer, prompts, args, rng)
+            texts = [c.text for c in completions]
+            scores, shaped = reward.base_reward(texts, [c.prompt for c in completions])
             if step == 1:  # detail 1
                 model.value_head.bias.data.fill_(sum(shaped) / len(shaped))
-            rollout = collect(model, reference, completions, shaped, ours.temperature, settings, accelerator)
-            found = numbers(rollout, scores, shaped, settings.kl_coef)
+            rollout = collect(model, reference, completions, shaped, args, accelerator)
+            found = numbers(rollout, scores, shaped, args.kl_coef)
             finite = partial(session.check, step)
             finite(reward=found["reward"], KL=found["kl_policy_ref"])
 
             # Learning
-            seed = int(rng.integers(2**31))
-            stats = update(model, optimizer, rollout, ours.temperature, settings, accelerator, seed, finite)
+            stats = update(model, optimizer, rollout, args, accelerator, int(rng.integers(2**31)), finite)
             session.check_weights(step, model)
 
             generated_tokens += int(rollout.batch.mask.sum())
             seconds = time.monotonic() - started
-            metrics = {
-                **found,
-                **stats,
-                "learning_rate": left * settings.learning_rate,
-                "generated_tokens": generated_tokens,
-                "tokens_per_second": rollout.batch.mask.sum().item() / seconds,
-                "step_time": seconds,
-            }
+            metrics = found | stats
+            metrics |= {"learning_rate": left * args.learning_rate, "generated_tokens": generated_tokens}
+            metrics |= {"tokens_per_second": rollout.batch.mask.sum().item() / seconds, "step_time": seconds}
             session.log(step, metrics)
-            session.show(
-                step,
-                settings.max_steps,
-                f"reward {metrics['reward']:.3f} | R {metrics['shaped']:.3f} | score {metrics['score']:.3f} | "
-                f"KL {metrics['kl_policy_ref']:.1f} | explained {metrics['explained_variance']:.2f} | "
-                f"clipped {metrics['clip_fraction']:.0%} | length {metrics['length_mean']:.0f} | {seconds:.1f} s",
-            )
-            last = step == settings.max_steps
+            session.show(step, args.max_steps, SHOWN.format(**metrics))
+            last = step == args.max_steps
             if last or session.due(step):
                 session.validate(lm, step)
             stopping = session.stopping()
-            if last or stopping or step % settings.save_steps == 0:
+            if last or stopping or step % args.save_steps == 0:
                 session.save_checkpoint(
                     step,
                     lm,
                     tokenizer,
                     state={"generated_tokens": generated_tokens},
-                    keep=settings.save_total_limit,
+                    keep=args.save_total_limit,
                     more=lambda folder: save_learner(folder, model, optimizer),
                 )
             if stopping:

@@ -4,19 +4,18 @@
     python -m baselines.sft --data imdb                  positive film reviews from the Hub
     python -m baselines.sft --data reviews.parquet       the same from a file (columns text, label)
 
-Where good text comes from is the whole difference:
+The two methods differ in where the good text comes from:
 
-best_of_n  Rejection sampling. Each round samples n completions of every prompt from the model as it is, keeps the
-           best of each n by the reward (the one train.py maximises, without its KL penalty), and fine-tunes on what
-           it kept; the first round samples the base model, the next ones what became of it (Dong et al. 2023, RAFT,
-           arXiv 2304.06767). The loss is on the completion's tokens only, the very ids that were sampled; EOS is
-           one of them if the sample ended with it, and none is added where the length limit cut it: that would
-           teach to stop in mid-sentence. Nothing pushes *down* what was bad, and nothing ties the model to the base.
-imdb       Positive reviews (negative ones with --negate_reward), loss on every token. The data set is sorted by
-           label, so a plain slice of it is all negative; load_imdb shuffles both classes apart and deals them out in
-           turn, so of any 2k reviews k are positive. Each is cut to the model's context; EOS ends those that fit.
+best_of_n  Rejection sampling (RAFT, Dong et al. 2023, arXiv 2304.06767). Each round samples n completions of every
+           prompt from the current model, keeps the best of each n by the reward (the one train.py maximises, without
+           its KL penalty), and fine-tunes on those. The loss is on the sampled ids of the completion only. EOS is one
+           of them if the sample ended with it; none is added where the length limit cut the sample off, because that
+           would teach to stop in mid-sentence. Nothing lowers the probability of bad text, and there is no KL term.
+imdb       Positive reviews (negative ones with --negate_reward), loss on every token. The file is sorted by label, so
+           load_imdb shuffles both classes and takes them in turn: half of any 2k reviews are positive. Each review is
+           cut to the model's context; EOS ends those that fit.
 
-Padding is on the right, where GPT-2's default positions 0, 1, 2, ... are right. Dropout is off, as everywhere here.
+Rows are padded on the right, where GPT-2's default positions 0, 1, 2, ... are right. Dropout is off.
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
@@ -39,8 +38,8 @@ from kit.flags import BaselineArguments, above_0, at_least, setting
 
 
 @dataclass
-class SFTSettings:
-    """SFT's own numbers. configs/sft.yaml holds the same ones, to copy and change."""
+class SFTArguments(BaselineArguments):
+    """The flags of this script. configs/sft.yaml holds SFT's own numbers, to copy and change."""
 
     data: str = setting("best_of_n", "best_of_n, imdb, or a parquet file with columns text and label")
     rounds: int = setting(4, "best_of_n: sample and fine-tune this often; imdb: passes over the reviews")
@@ -53,28 +52,27 @@ class SFTSettings:
     learning_rate: float | None = setting(
         None, "peak, decays linearly in each round; default: 7e-5 for mini models, else 1e-5; LoRA: x 5"
     )
-    bf16: bool = setting(False, "train in bfloat16 autocast (weights stay fp32)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "rounds", "prompts_per_round", "num_reviews", "epochs", "batch_size")
         at_least(2, self, "num_generations")
         at_least(0, self, "max_length")
-        sampled = self.data == "best_of_n"
-        of_the_other = (
-            ("num_reviews", "max_length") if sampled else ("prompts_per_round", "num_generations", "epochs")
-        )
-        for name in of_the_other:
+        above_0(self, "learning_rate")
+        unused = ["num_reviews", "max_length"]
+        if self.data != "best_of_n":
+            unused = ["prompts_per_round", "num_generations", "epochs"]
+        for name in unused:
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(
                     f"--{name} {getattr(self, name)} does nothing with --data {self.data}: leave it out"
                 )
-        above_0(self, "learning_rate")
 
 
-PARSER = KitParser((BaselineArguments, SFTSettings), __doc__)
+PARSER = KitParser(SFTArguments, __doc__)
 if __name__ == "__main__":
     with told_in_one_line():
-        PARSER.check()
+        PARSER.parse()
 
 import numpy as np
 import torch
@@ -129,29 +127,12 @@ def review_examples(
     return examples
 
 
-def labelled_reviews(
-    settings: SFTSettings, wanted: int, tokenizer: PreTrainedTokenizerBase, room: int
-) -> list[Example]:
-    """What `--data imdb` or a file gives: reviews with label `wanted`, cut to `room` tokens or `--max_length`.
-
-    Raises:
-        UserError: there is none.
-    """
-    texts, labels = load_imdb(None if settings.data == "imdb" else settings.data)
-    length = min(settings.max_length or room, room)
-    examples = review_examples(texts, labels, wanted, tokenizer, length, settings.num_reviews)
-    if not examples:
-        raise UserError(f"--data {settings.data}: no review with label {wanted} in it")
-    return examples
-
-
 def best_of_round(
     lm: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     reward: RewardFunction,
-    ours: BaselineArguments,
-    settings: SFTSettings,
+    args: SFTArguments,
     rng: np.random.Generator,
     stop_if_asked: Callable[[], None],
 ) -> tuple[list[Example], dict[str, float]]:
@@ -159,8 +140,8 @@ def best_of_round(
 
     `stop_if_asked` is called after every batch of completions, and may raise.
     """
-    kept = settings.prompts_per_round
-    progress = Progress(kept * settings.num_generations, "sampling", "completions")
+    kept = args.prompts_per_round
+    progress = Progress(kept * args.num_generations, "sampling", "completions")
 
     def on_batch(completions: int) -> None:
         progress.advance(completions)
@@ -171,14 +152,14 @@ def best_of_round(
         lm,
         tokenizer,
         [prompts[i] for i in chosen],
-        settings.num_generations,
-        max_new_tokens=ours.max_completion_length,
-        temperature=ours.temperature,
+        args.num_generations,
+        max_new_tokens=args.max_completion_length,
+        temperature=args.temperature,
         seed=int(rng.integers(2**31)),
         on_batch=on_batch,
     )
     scores, shaped = reward.base_reward([c.text for c in completions], [c.prompt for c in completions])
-    best = best_of_n(completions, shaped, settings.num_generations)
+    best = best_of_n(completions, shaped, args.num_generations)
     return [completion_example(completions[i]) for i in best], {
         "score": float(np.mean(scores)),
         "shaped": float(np.mean(shaped)),
@@ -192,34 +173,38 @@ def best_of_round(
 
 
 class RoundCallback(TrainerCallback):
-    """Hands every logged gradient step of a round on, counted over all rounds."""
+    """The gradient steps of one round: checked, logged and shown, counted over all rounds."""
 
-    def __init__(
-        self, session: Session, steps_before: int, on_step: Callable[[int, dict[str, float]], None]
-    ) -> None:
-        self.session, self.steps_before, self.on_step = session, steps_before, on_step
+    def __init__(self, session: Session, lm: PreTrainedModel | PeftModel, before: int, total: int) -> None:
+        self.session, self.lm, self.before, self.total = session, lm, before, total
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any
-    ) -> None:
-        self.session.check_gradient(self.steps_before + state.global_step + 1, model)
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        self.session.check_gradient(self.before + state.global_step + 1, model)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
-        self.session.check_weights(self.steps_before + state.global_step, model)
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        self.session.check_weights(self.before + state.global_step, model)
         control.should_training_stop |= self.session.stopping()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        if logs and "loss" in logs:  # not the summary at the end
-            self.on_step(self.steps_before + state.global_step, logs)
+        if not logs or "loss" not in logs:  # the summary at the end
+            return
+        step = self.before + state.global_step
+        self.session.check(step, loss=logs["loss"])
+        self.session.log(
+            step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
+        )
+        self.session.show(step, self.total, f"loss {logs['loss']:.3f}")
+        if self.session.due(step) and step != self.total:
+            self.session.validate(self.lm, step)
 
 
 def fine_tune(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
-    settings: SFTSettings,
+    args: SFTArguments,
     epochs: int,
     seed: int,
     folder: Path,
@@ -231,13 +216,13 @@ def fine_tune(
         args=SFTConfig(
             output_dir=str(folder),
             num_train_epochs=epochs,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
             lr_scheduler_type="linear",
             seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},  # token ids and labels are ready
             gradient_checkpointing=False,
-            bf16=settings.bf16,
+            bf16=args.bf16,
             use_cpu=not torch.cuda.is_available(),
             logging_steps=1,
             logging_nan_inf_filter=False,
@@ -258,81 +243,69 @@ def fine_tune(
 
 
 def main() -> None:
-    ours, settings = PARSER.parse()
+    args: SFTArguments = PARSER.parse()
     refuse_idle_gpus()
-    session = Session("sft", ours, ours, PARSER.argv)
-    data = re.sub(r"[^\w.+=-]+", "-", Path(settings.data).stem)
-    parts = ["sft", data, *ours.name_parts(ours.seed, settings.learning_rate)]
-    session.refuse_finished(session.state.get("rounds", 0), settings.rounds, "rounds")
-    settings.learning_rate = session.rate(settings.learning_rate, mini=7e-5, full=1e-5)
+    session = Session("sft", args, PARSER.argv)
+    data = re.sub(r"[^\w.+=-]+", "-", Path(args.data).stem)
+    parts = ["sft", data, *args.name_parts(args.learning_rate)]
+    session.refuse_finished(session.state.get("rounds", 0), args.rounds, "rounds")
+    args.learning_rate = session.rate(args.learning_rate, mini=7e-5, full=1e-5)
     lm, tokenizer, reference = session.load_models()
     prompts = session.load_prompts(lm, tokenizer)
-    reward = reward_without_penalty(ours, session.score, tokenizer)
+    reward = reward_without_penalty(args, session.score, tokenizer)
 
     # What there is to learn from, and how many steps it makes
-    sampled_data = settings.data == "best_of_n"
+    sampled_data = args.data == "best_of_n"
     examples: list[Example] = []
     if sampled_data:
-        kept, epochs = settings.prompts_per_round, settings.epochs
-        source = f"best of {settings.num_generations} for each of {kept} prompts"
+        kept, epochs = args.prompts_per_round, args.epochs
+        source = f"best of {args.num_generations} for each of {kept} prompts"
     else:
-        examples = labelled_reviews(settings, 0 if ours.negate_reward else 1, tokenizer, context(lm))
+        wanted, length = 0 if args.negate_reward else 1, min(args.max_length or context(lm), context(lm))
+        reviews = load_imdb(None if args.data == "imdb" else args.data)
+        examples = review_examples(*reviews, wanted, tokenizer, length, args.num_reviews)
+        if not examples:
+            raise UserError(f"--data {args.data}: no review with label {wanted} in it")
         kept, epochs = len(examples), 1
         source = f"{kept} reviews"
-    steps_per_round = math.ceil(kept / settings.batch_size) * epochs
-    total = settings.rounds * steps_per_round
+    steps_per_round = math.ceil(kept / args.batch_size) * epochs
+    total = args.rounds * steps_per_round
 
-    run = session.open_run(ours.run_name or "-".join(parts))
+    run = session.open_run(args.run_name or "-".join(parts))
     session.begin(
         lm,
         tokenizer,
         reference,
         reward,
         price=DEFAULT_PRICE,
-        training=vars(settings),
+        training=vars(args),
         tags=["sft"],
         plan=(
-            f"{settings.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
-            f"{settings.learning_rate:g}"
+            f"{args.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
+            f"{args.learning_rate:g}"
         ),
     )
-
-    def on_step(step: int, logs: dict[str, float]) -> None:
-        session.check(step, loss=logs["loss"])
-        session.log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs})
-        session.show(step, total, f"loss {logs['loss']:.3f}")
-        if session.due(step) and step != total:
-            session.validate(lm, step)
 
     # Every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
     step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="sft"):
         session.start(lm)
-        for number in range(session.state.get("rounds", 0), settings.rounds):
-            rng = np.random.default_rng([ours.seed, number])
+        for number in range(session.state.get("rounds", 0), args.rounds):
+            rng = np.random.default_rng([args.seed, number])
             if sampled_data:
                 examples, sampled = best_of_round(
-                    lm, tokenizer, prompts, reward, ours, settings, rng, session.stop_if_asked
+                    lm, tokenizer, prompts, reward, args, rng, session.stop_if_asked
                 )
                 generated_tokens += sampled["generated_tokens"]
                 # of the step it is for, as in train.py
                 session.log(step + 1, sampled | {"generated_tokens": generated_tokens})
                 print(
-                    f"round {number + 1}/{settings.rounds} | R {sampled['shaped']:.3f}, of those kept "
+                    f"round {number + 1}/{args.rounds} | R {sampled['shaped']:.3f}, of those kept "
                     f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
                     flush=True,
                 )
-            seed = int(rng.integers(2**31))
-            fine_tune(
-                lm,
-                tokenizer,
-                examples,
-                settings,
-                epochs,
-                seed,
-                run.path,
-                RoundCallback(session, step, on_step),
-            )
+            callback = RoundCallback(session, lm, step, total)
+            fine_tune(lm, tokenizer, examples, args, epochs, int(rng.integers(2**31)), run.path, callback)
             step += steps_per_round
             if session.last_step < step:  # stopped within the round, which a resumed run begins again
                 break

@@ -32,7 +32,7 @@ RUNS = {
 def without_times(value: Any) -> Any:
     """A line of metrics.jsonl or comparison.json less every number that a clock gave."""
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if "time" not in k and "seconds" not in k}
+        return {k: without_times(v) for k, v in value.items() if "time" not in k and "second" not in k}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 

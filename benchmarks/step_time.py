@@ -57,12 +57,11 @@ from kit.models import (
     default_device,
     load_policy,
     load_reference,
-    lora_config,
     resolve_models,
 )
 from reward_utils import make_reward_function
 from sentiment import load_scorer, load_tokenizer
-from train import Rollouts, TrainingSettings, make_trainer
+from train import GRPOArguments, Rollouts, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 VARIANTS = ("bare TRL", "no penalty, both KLs measured", "forward penalty", "LoRA, forward")
@@ -166,32 +165,31 @@ def time_variant(
             torch.cuda.set_per_process_memory_fraction(gigabytes * 2**30 / whole)
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingSettings(
-            output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no", **flags
-        )
+        args = GRPOArguments(output_dir=folder, use_peft=lora, **flags)
+        config = grpo_config(args)
+        config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
         prompts = load_prompts() * 20
         if bare:
             trainer = GRPOTrainer(
                 model=policy,
                 reward_funcs=reward,
-                args=settings,
+                args=config,
                 train_dataset=Dataset.from_dict({"prompt": prompts}),
                 processing_class=tokenizer,
             )
             trainer.remove_callback(PrinterCallback)
         else:
             Rollouts.__call__ = timed(Rollouts.__call__, "sampling", timing)  # type: ignore[method-assign]
-            adapters = lora_config(16, policy) if lora else None
-            trainer = make_trainer(policy, tokenizer, reward, prompts, settings, adapters)
+            trainer = make_trainer(policy, tokenizer, reward, prompts, args, config)
             reward.policy = trainer.model
         trainer.add_callback(StepTimes(timing))
         trainer.train()
-        rows = settings.prompts_per_step * settings.num_generations
+        rows = args.prompts_per_step * args.num_generations
         length = np.mean([log["completions/mean_length"] for log in trainer.state.log_history[:-1]])
     timing.phases = {name: seconds[WARM_UP:] for name, seconds in timing.phases.items()}
     timing.tokens = float(rows * length)
     prompt_tokens = rows * float(np.mean([len(ids) for ids in tokenizer(load_prompts())["input_ids"]]))
-    timing.gflop = work(policy, scorer, prompt_tokens, timing.tokens, settings.num_generations)
+    timing.gflop = work(policy, scorer, prompt_tokens, timing.tokens, args.num_generations)
     timing.gflops = matmul_rate(policy.config.hidden_size)
     if device.type == "cuda":
         timing.memory = torch.cuda.max_memory_allocated() / 2**20

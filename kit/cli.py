@@ -1,17 +1,14 @@
 """Flags and YAML: whatever is wrong with them is one sentence, and --help fits two screens.
 
-`KitParser` makes flags of dataclasses, for the trainers; `Parser` is argparse for the scripts that measure.
+`KitParser` makes flags of a dataclass, for the trainers; `Parser` is argparse for the scripts that measure.
 """
 
 import argparse
-import ast
 import difflib
-import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,77 +28,58 @@ COMPARED_ELSEWHERE = {
     "output_dir",
     "run_name",
 }  # the last two are where the run is
-# They let code run that came with a model. A run folder from somebody else may hold them too.
-REFUSED = {"--trust_remote_code", "--model_init_kwargs"}
 
-# ---- dataclasses as flags ----------------------------------------------------------------------------------
+# ---- a dataclass as flags ----------------------------------------------------------------------------------
 
 
 class KitParser(HfArgumentParser):
-    """`HfArgumentParser` for several dataclasses, with a short help and strict input.
+    """`HfArgumentParser` for one dataclass, with a short help and strict input.
 
     `--config FILE.yaml` holds any flag as a key; flags on the command line win. A YAML key is turned into its
-    flag and parsed like one, so types and choices are checked the same way. `--resume RUN` starts from the flags
-    that run was given. `inherited` finds the flags that a subclass of these dataclasses takes besides, which is parsed
-    once its library is imported: they are known here, and no more.
+    flag and parsed like one, so types and choices are checked the same way; a mapping becomes JSON. `--resume RUN`
+    starts from the flags that run was given.
 
     `argv` holds all flags of the last parse, the file's first: what a run must remember to be resumed.
     """
 
-    def __init__(
-        self,
-        dataclass_types: Iterable[type],
-        description: str,
-        inherited: Callable[[], set[str]] | None = None,
-    ) -> None:
-        self.look_up_inherited = inherited
+    def __init__(self, dataclass_type: type, description: str) -> None:
         self.argv: list[str] = []
         super().__init__(
-            list(dataclass_types),
+            dataclass_type,
             formatter_class=_HelpFormatter,
             usage="%(prog)s [--config FILE.yaml] [--flag value ...]",
             description=description.splitlines()[0],
             allow_abbrev=False,  # `--kl_co 2` must be an error, not --kl_coef
         )
-        self.add_argument("--help_all", action="help", help="every flag there is, TRL's included")
 
-    def check(self, args: Sequence[str] | None = None) -> None:
-        """Answer --help, and refuse what can be seen to be wrong (`UserError`)."""
-        args = sys.argv[1:] if args is None else args
-        if "--help_all" not in args:
-            self.parse(args)
-
-    def parse(self, args: Sequence[str] | None = None) -> tuple[Any, ...]:
-        """The dataclasses, in order. Raises `UserError` for anything that does not fit."""
+    def parse(self, args: Sequence[str] | None = None) -> Any:
+        """The dataclass. Raises `UserError` for anything that does not fit."""
         args = [part for arg in (sys.argv[1:] if args is None else args) for part in split(arg)]
         config, args = take(args, "--config")
         resume, given = take([*(self._flags_of(config) if config else []), *args], "--resume")
         remembered = _remembered(resume) if resume else []
         self.argv = [*remembered, *given]
-        self._refuse_unknown(self.argv)
-        outputs = self._dataclasses(self.argv + (["--resume", resume] if resume else []))
+        for arg in self.argv:
+            if arg.startswith("--") and not self._knows(arg):
+                raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
+        parsed = self._dataclass(self.argv + (["--resume", resume] if resume else []))
         if resume:
-            self._refuse_another_experiment(resume, self._dataclasses(remembered), outputs, given)
-        return outputs
+            self._refuse_another_experiment(resume, self._dataclass(remembered), parsed, given)
+        return parsed
 
-    def _dataclasses(self, argv: list[str]) -> tuple[Any, ...]:
+    def _dataclass(self, argv: list[str]) -> Any:
         try:
-            outputs = self.parse_args_into_dataclasses(
-                argv, look_for_args_file=False, return_remaining_strings=self.look_up_inherited is not None
-            )
+            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
-        return outputs[: len(self.dataclass_types)]
 
-    def _refuse_another_experiment(
-        self, run: str, before: tuple[Any, ...], after: tuple[Any, ...], given: list[str]
-    ) -> None:
+    def _refuse_another_experiment(self, run: str, before: object, after: object, given: list[str]) -> None:
         """Of the flags in `given`, only those of MAY_CHANGE may differ from what the run had. Raises `UserError`."""
-        for flag in filter(self._option_string_actions.get, map(_spelled, given)):
-            name = self._option_string_actions[flag].dest
+        for flag in filter(self._knows, given):
+            name = self._option_string_actions[_spelled(flag)].dest
             if name in MAY_CHANGE | COMPARED_ELSEWHERE:
                 continue
-            was, now = (next(getattr(d, name) for d in ds if hasattr(d, name)) for ds in (before, after))
+            was, now = getattr(before, name), getattr(after, name)
             if was != now:
                 refuse_change(run, f"--{name}", was, now)
 
@@ -123,69 +101,40 @@ class KitParser(HfArgumentParser):
                 f"--config {path}: unknown keys {', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)}; was the file "
                 "written for another script?"
             )
+        if unknown:
+            raise UserError(f"--config {path}: unknown key {unknown[0]!r}{self._suggest(f'--{unknown[0]}')}")
         for key, value in settings.items():
-            if not self._knows(f"--{key}"):
-                raise UserError(f"--config {path}: unknown key {key!r}{self._suggest(f'--{key}')}")
-            if value is None:
-                continue
-            values = value if isinstance(value, list) else [value]
-            flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+            if value is not None:
+                values = value if isinstance(value, list) else [value]
+                flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         return flags
 
-    @cached_property
-    def inherited(self) -> set[str]:
-        """Flags of the library that is not imported yet; looked up only where a flag is none of ours."""
-        return {f"--{name}" for name in self.look_up_inherited()} if self.look_up_inherited else set()
-
     def _knows(self, flag: str) -> bool:
-        return _spelled(flag) in self._option_string_actions or _spelled(flag) in self.inherited
-
-    def _refuse_unknown(self, args: Sequence[str]) -> None:
-        for arg in args:
-            if _spelled(arg) in REFUSED:
-                raise UserError(f"{arg}: code that comes with a model is never run here; leave the flag out")
-            if arg.startswith("--") and not self._knows(arg):
-                raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
+        return _spelled(flag) in self._option_string_actions
 
     def _suggest(self, flag: str) -> str:
-        # the kit's own flags first: nobody who mistypes one means a flag of TRL's
-        for known in (self._option_string_actions, self.inherited):
-            if close := difflib.get_close_matches(flag, known, n=1):
-                return f"; did you mean {close[0]}?"
-        return "; --help lists the kit's flags, --help_all every flag"
+        if close := difflib.get_close_matches(_spelled(flag), self._option_string_actions, n=1):
+            return f"; did you mean {close[0]}?"
+        trl = " (settings of TRL's go under `trl:` in a --config file)" if self._knows("--trl") else ""
+        return f"; --help lists the flags{trl}"
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags")
 
 
-def field_names(package: str, *files: str) -> set[str]:
-    """Names of all annotated class fields in source files of an installed package, without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{package} is not installed: pip install -r requirements.txt")
-    folder = Path(spec.submodule_search_locations[0])
-    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in files]
-    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
-    lines = [line for node in classes for line in node.body if isinstance(line, ast.AnnAssign)]
-    return {line.target.id for line in lines if isinstance(line.target, ast.Name)}
-
-
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of every flag, and no metavar for switches: half the height."""
+    """One spelling of every flag, and its choices with its help: a line each."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=110)
+        super().__init__(prog, max_help_position=33, width=118)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        flag = action.option_strings[0] if "-h" not in action.option_strings else "-h, --help"
-        if action.nargs in (0, "?"):
-            return flag
-        values = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or "").upper()
-        return f"{flag} {values}".rstrip()
+        return action.option_strings[0] if "-h" not in action.option_strings else "-h, --help"
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         plain = action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0
-        return action.help if plain else super()._get_help_string(action)
+        said = action.help if plain else super()._get_help_string(action)
+        return f"{'|'.join(map(str, action.choices))}: {said}" if action.choices else said
 
 
 def _spelled(arg: str) -> str:

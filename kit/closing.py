@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kit.flags import TaskArguments
+from kit.flags import Arguments
 from kit.metrics import Estimate
 from kit.validation import NAMES
 from kit.verdict import HACKED, signals, verdict
@@ -11,7 +11,7 @@ SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
 FAR = 1.0  # nats from the base that a score should have been bought with
 
 
-def what_next(ours: TaskArguments, penalty: str, first: dict[str, float], last: dict[str, float]) -> str:
+def what_next(ours: Arguments, penalty: str, first: dict[str, float], last: dict[str, float]) -> str:
     """The last words on screen: at most three lines on what the run's first and last validation say together.
 
     `penalty`: the flags of the run's KL term, its strength last (`--kl_type forward --kl_coef 0.05`); empty for none.

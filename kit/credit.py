@@ -21,7 +21,6 @@ With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref) for any 
 reward. V is fitted to the N completions of the batch with its own among them, so it is off by about 3/N.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +31,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from kit.errors import UserError
 from reward_utils import RewardFunction, as_reference, chunks, next_token_log_softmax
 
 RIDGE = 0.5  # half a completion's weight
@@ -90,13 +88,14 @@ def later(k: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 class CreditTrainer(GRPOTrainer):
-    """TRL's trainer with these advantages and this loss; `args.credit_lambda` is lambda.
+    """TRL's trainer with these advantages and this loss.
 
     One process, each batch used once, and no vLLM: the gradient is taken where the tokens were sampled.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, credit_lambda: float, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.credit_lambda = credit_lambda
         self.price: float = self.args.beta
         self.beta = 0.0  # TRL's own term, k3 of the sampled tokens, is off
 
@@ -121,7 +120,7 @@ class CreditTrainer(GRPOTrainer):
             so_far[i, end // BLOCK - 1] = score
         groups = (len(rewards) // self.num_generations, self.num_generations)
         values = prefix_values(rewards.reshape(groups), so_far.reshape(*groups, so_far.shape[1]))
-        blocks = credit(values, self.args.credit_lambda).reshape(len(rewards), -1)
+        blocks = credit(values, self.credit_lambda).reshape(len(rewards), -1)
         return torch.from_numpy(blocks).float().repeat_interleave(BLOCK, dim=1)[:, :longest]
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Any]:
@@ -162,34 +161,3 @@ class CreditTrainer(GRPOTrainer):
         for name, value in measured.items():
             self._metrics["train"][name].append(value.item())
         return loss / inputs["num_items_in_batch"]
-
-
-def refuse_beside_token_credit(kl_type: str, kl_coef: float, settings: GRPOConfig) -> None:
-    """`CreditTrainer` has one loss, taken where the tokens were sampled. Raises `UserError`."""
-    if kl_type != "none":
-        raise UserError(
-            f"--credit token and --kl_type {kl_type}: a penalty of the whole completion would be one number "
-            f"again; give --beta {kl_coef:g}, which is KL(pi||pi_ref) token by token there"
-        )
-    usual = {
-        "num_iterations": 1,
-        "use_vllm": False,
-        "loss_type": GRPOConfig.loss_type,
-        "scale_rewards": "group",
-        "reward_weights": None,
-        "multi_objective_aggregation": GRPOConfig.multi_objective_aggregation,
-        "use_bias_correction_kl": GRPOConfig.use_bias_correction_kl,
-        "off_policy_mask_threshold": None,
-        "importance_sampling_level": "token",
-        "epsilon": GRPOConfig.epsilon,
-        "epsilon_high": None,
-        "delta": None,
-        "mask_truncated_completions": False,
-    }
-    for name, value in usual.items():
-        if getattr(settings, name) != value:
-            raise UserError(f"--credit token has a loss of its own, and no --{name}; leave that out")
-    if settings.steps_per_generation not in (None, settings.gradient_accumulation_steps):
-        raise UserError("--credit token takes one step on each batch; leave out --steps_per_generation")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--credit token runs in one process; leave it out, or start one")

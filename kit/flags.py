@@ -29,32 +29,48 @@ def above_0(settings: object, *names: str) -> None:
             raise UserError(f"--{name} {value}: must be above 0, and finite")
 
 
+def check_steps(settings: Any) -> None:
+    """`--max_steps`, `--save_steps`, `--save_total_limit` of a trainer that has them. Raises `UserError`."""
+    at_least(1, settings, "save_steps", "save_total_limit")
+    if settings.max_steps == 0 or settings.max_steps < -1:
+        raise UserError(f"--max_steps {settings.max_steps}: give at least 1")
+
+
 @dataclass
-class TaskArguments:
+class Arguments:
     """What is trained, on what, for which reward, and what is kept of it."""
 
     model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
     sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
-    prompts: str = setting("builtin", "builtin (fit, tuning: parts), imdb, imdb:FILE.parquet, or a text file")
+    prompts: str = setting("builtin", "builtin, its parts fit and tuning, imdb[:FILE.parquet], or a file")
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
-        "linear", "the score as it is, your shaped_reward, or 1 if the score >= 0.8 else 0"
+        "linear", "the score, your shaped_reward, or score >= 0.8"
     )
     hackable_reward: bool = setting(False, "score by counting positive words")
     negate_reward: bool = setting(False, "train for 1 - score: negative film talk")
     use_peft: bool = setting(False, "train LoRA adapters instead of all weights")
     lora_r: int = setting(16, "rank of the adapters")
     merge_lora: bool = setting(False, "final/ holds the merged model, not the adapter")
+    max_completion_length: int = setting(40, "longest completion, in tokens")
+    temperature: float = setting(1.0, "of sampling, and of every log-prob")
     eval_every: int = setting(10, "steps between validations; 0: first and last only")
-    wandb: bool = setting(False, "log to Weights & Biases too")
-    wandb_project: str = setting("rl-sentiment", "the W&B project")
+    seed: int = setting(0, "same seed, same machine, CPU: same numbers")
+    output_dir: str = setting("outputs", "where run folders go")
+    run_name: str | None = setting(None, "the run's folder; default: made from the flags")
+    resume: str | None = setting(None, "go on with this run folder, with its flags")
     predict: str | None = setting(
         None, "what you expect of this run; kept in its folder, shown in the report"
     )
-    resume: str | None = setting(None, "go on with this run folder, with its flags")
+    wandb: bool = setting(False, "log to Weights & Biases too")
+    wandb_project: str = setting("rl-sentiment", "the W&B project")
+    report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting("none", "log there too")
 
     def __post_init__(self) -> None:
-        at_least(1, self, "lora_r")
+        at_least(1, self, "lora_r", "max_completion_length")
         at_least(0, self, "eval_every")
+        above_0(self, "temperature")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: must be at least 0 and below 2**32")
         if self.merge_lora and not self.use_peft:
             raise UserError("--merge_lora merges LoRA adapters: it needs --use_peft")
         usual = type(self)  # a field's default is the class's attribute
@@ -66,49 +82,29 @@ class TaskArguments:
                 f"WANDB_MODE={mode}: wandb knows {', '.join(WANDB_MODES)}; unset it or choose one"
             )
 
-    def name_parts(self, seed: int, learning_rate: float | None) -> list[str]:
-        """What is unusual about the run, for its folder's name; `learning_rate` as it was asked for, None if not."""
+    def name_parts(self, learning_rate: float | None) -> list[str]:
+        """What is unusual about the run, for its folder's name; `learning_rate` as asked for, None if it was not."""
         usual = type(self)
         lora = "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}"
         flags = {"hackable": self.hackable_reward, "negate": self.negate_reward, lora: self.use_peft}
         parts: list[str] = [self.reward_shaping] if self.reward_shaping != usual.reward_shaping else []
         parts += [name for name, on in flags.items() if on]
         parts += [f"lr-{learning_rate:g}"] if learning_rate is not None else []
-        return parts + ([f"seed-{seed}"] if seed else [])
+        return parts + ([f"seed-{self.seed}"] if self.seed else [])
 
 
 @dataclass
-class RunSettings:
-    """Settings that TRL's config has too, under the same names."""
-
-    output_dir: str = setting("outputs", "where run folders go")
-    run_name: str | None = setting(None, "the run's folder; default: made from the flags")
-    seed: int = setting(0, "same seed, same machine, CPU: same numbers")
-    max_completion_length: int = setting(40, "longest completion, in tokens")
-    temperature: float = setting(1.0, "of sampling, and of every log-prob")
-    report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting(
-        "none", "besides metrics.jsonl; trackio and tensorboard need no account"
-    )
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "max_completion_length")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed {self.seed}: must be at least 0 and below 2**32")
-        above_0(self, "temperature")
-
-
-@dataclass
-class BaselineArguments(TaskArguments, RunSettings):
-    """Flags that mean what they mean in train.py. One default differs: there is no exercise to fill here."""
+class BaselineArguments(Arguments):
+    """Flags that mean what they mean in train.py. One default differs: there is no exercise to fill in here."""
 
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
         "shaped",
-        "the score as it is, the composite R of configs/reward.yaml, or 1 if the score >= 0.8 else 0",
+        "the score, the R of configs/reward.yaml, or score >= 0.8",
     )
+    bf16: bool = setting(False, "bfloat16 autocast (weights, heads and log-probs stay fp32)")
 
     def __post_init__(self) -> None:
-        TaskArguments.__post_init__(self)
-        RunSettings.__post_init__(self)
+        super().__post_init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
                 "the baselines run as one process; start them with python -m baselines.ppo or python -m "

@@ -11,7 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from kit.errors import UserError
-from kit.flags import TaskArguments
+from kit.flags import Arguments
 
 
 def refuse_idle_gpus(otherwise: str = "") -> None:
@@ -22,7 +22,7 @@ def refuse_idle_gpus(otherwise: str = "") -> None:
         )
 
 
-def refuse_launch(ours: TaskArguments, settings: GRPOConfig) -> None:
+def refuse_launch(ours: Arguments, settings: GRPOConfig) -> None:
     """Ways to start several processes that would not do what was meant. Raises `UserError`."""
     if not settings.use_cpu:
         refuse_idle_gpus(

@@ -3,7 +3,7 @@
 Not a trainer and not a framework: sampling, the call of the reward and the update stand in the method's own file.
 In the order of use:
 
-    session = Session("ppo", ours, ours, PARSER.argv)      models chosen, seed set, scorer loaded
+    session = Session("ppo", args, PARSER.argv)      models chosen, seed set, scorer loaded
     policy, tokenizer, reference = session.load_models()   (or a method loads them its own way)
     prompts = session.load_prompts(policy, tokenizer)
     session.open_run("ppo-0.1")                            the run folder, made or resumed
@@ -38,7 +38,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
-from kit.flags import RunSettings, TaskArguments
+from kit.flags import Arguments
 from kit.measuring import Bench
 from kit.metrics import composite_reward
 from kit.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
@@ -52,7 +52,7 @@ from sentiment import load_scorer, word_count_score
 
 
 def reward_without_penalty(
-    ours: TaskArguments, score: Scorer, tokenizer: PreTrainedTokenizerBase
+    ours: Arguments, score: Scorer, tokenizer: PreTrainedTokenizerBase
 ) -> RewardFunction:
     """The kit's reward for a method that deals with the KL in its own way, or not at all.
 
@@ -100,9 +100,9 @@ class Session:
     validated_on: tuple[str, ...]
     validation: Validation
 
-    def __init__(self, method: str, ours: TaskArguments, settings: RunSettings, argv: list[str]) -> None:
+    def __init__(self, method: str, ours: Arguments, argv: list[str]) -> None:
         self.started = time.monotonic()
-        self.ours, self.settings = ours, settings
+        self.ours = ours
         # one process, unless launched by accelerate or torchrun; never Apple's MPS, which it would choose
         process = PartialState(cpu=not torch.cuda.is_available())
         self.device, self.is_main = process.device, process.is_main_process
@@ -131,13 +131,13 @@ class Session:
                     f"--resume {ours.resume}: this run was trained by {were} processes, not {process.num_processes}, "
                     f"and would go on with other numbers; launch {were}, or start a new run"
                 )
-        set_seed(settings.seed)
+        set_seed(ours.seed)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if ours.hackable_reward else self.scorer
         self.tracker: Tracker | None = None
-        if ours.wandb and settings.report_to not in ("none", "wandb"):
-            raise UserError(f"--wandb and --report_to {settings.report_to}: a run has one of them; keep one")
-        self.report_to = "wandb" if ours.wandb else settings.report_to
+        if ours.wandb and ours.report_to not in ("none", "wandb"):
+            raise UserError(f"--wandb and --report_to {ours.report_to}: a run has one of them; keep one")
+        self.report_to = "wandb" if ours.wandb else ours.report_to
         refuse_uninstalled(self.report_to)
         self.num_prompts = 0
         self.validated = -1  # the last step that was
@@ -182,7 +182,7 @@ class Session:
 
     def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The training prompts; they and those of validation must leave room for a completion (`UserError`)."""
-        room = context(policy) - self.settings.max_completion_length
+        room = context(policy) - self.ours.max_completion_length
         self.validated_on = validation_prompts(self.ours.prompts)
         check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
         prompts = load_prompts(self.ours.prompts, tokenizer, room)
@@ -194,7 +194,7 @@ class Session:
     def open_run(self, name: str) -> Run:
         """The run's folder: the one to resume, or a new one called `name`; the same in every process."""
         if not self.ours.resume:
-            paths = [str(Run.create(self.settings.output_dir, name).path) if self.is_main else None]
+            paths = [str(Run.create(self.ours.output_dir, name).path) if self.is_main else None]
             self.run = Run(Path(broadcast_object_list(paths)[0]))
             atexit.register(self.run.remove_if_unused)
             self.lock = self.run.lock() if self.is_main else nullcontext()
@@ -221,7 +221,10 @@ class Session:
             policy.create_or_update_model_card = lambda output_dir: None
         if not self.is_main:
             return
-        self.config |= {"num_prompts": self.num_prompts, "training": training}
+        own = {
+            name: value for name, value in training.items() if name != "predict"
+        }  # it is kept with its time
+        self.config |= {"num_prompts": self.num_prompts, "training": own}
         models = {"model": policy, "sentiment_model": self.scorer.model}
         # on the Hub a name stands for another model from day to day; None for one that lies here
         self.config["revisions"] = {k: getattr(m.config, "_commit_hash", None) for k, m in models.items()}
@@ -237,8 +240,8 @@ class Session:
             scorer=self.scorer,
             reference=reference,
             tokenizer=tokenizer,
-            max_new_tokens=self.settings.max_completion_length,
-            temperature=self.settings.temperature,
+            max_new_tokens=self.ours.max_completion_length,
+            temperature=self.ours.temperature,
             seed=VALIDATION_SEED,
         )
         counted = self.score if self.ours.hackable_reward else None

@@ -143,7 +143,6 @@ CASES = [
             ("--config list.yaml", "a mapping"),
             ("--config remote.yaml", "trust_remote_code"),
             ("--no_such_flag 1", "unknown flag --no_such_flag"),
-            ("--trust_remote_code", "is never run here"),
         ]
     ),
     # train.py
@@ -155,48 +154,9 @@ CASES = [
     ("train.py --kl_typ forward", "did you mean --kl_type?"),
     ("train.py --kl_type forward --beta 0.1", "counted twice"),
     ("train.py --credit token --kl_type forward", "give --beta 0.1, which is KL(pi||pi_ref) token by token"),
-    *(
-        (f"train.py --credit token --{name} {value}", f"no --{name}; leave that out")
-        for name, value in [
-            ("num_iterations", "2"),
-            ("scale_rewards", "none"),
-            ("loss_type", "grpo"),
-            ("importance_sampling_level", "sequence"),
-            ("off_policy_mask_threshold", "0.5"),
-            ("epsilon", "0.1"),
-            ("epsilon_high", "0.3"),
-            ("delta", "2"),
-            ("multi_objective_aggregation", "normalize_then_sum"),
-            ("use_bias_correction_kl", "false"),
-            ("mask_truncated_completions", "true"),
-        ]
-    ),
-    ("train.py --credit token --steps_per_generation 8", "leave out --steps_per_generation"),
-    *(
-        (f"train.py --{name} {value}", "need the entropy of every token")
-        for name, value in [
-            ("top_entropy_quantile", "0.2"),
-            ("entropy_coef", "0.01"),
-            ("use_adaptive_entropy", "true"),
-        ]
-    ),
-    *(
-        (f"train.py --{name} {value}", f"--{name} {value} has no place here: ")
-        for name, value in [
-            ("num_train_epochs", "7.0"),
-            ("resume_from_checkpoint", "run"),
-            ("eval_steps", "7.0"),
-            ("disable_dropout", "False"),
-            ("fp16", "True"),
-            ("save_only_model", "True"),
-            ("ignore_data_skip", "True"),
-            ("use_transformers_continuous_batching", "True"),
-            ("cache_implementation", "static"),
-        ]
-    ),
+    ("train.py --credit token --scale_rewards none", "no --scale_rewards; leave that out"),
+    ("train.py --credit token --loss_type grpo", "no --loss_type; leave that out"),
     ("train.py --credit_lambda 0.3", "--credit_lambda 0.3 needs --credit token"),
-    ("train.py --sync_ref_model true", "would move the reference"),
-    ("train.py --cast_lm_head_to_fp32 true", "is done already"),
     ("train.py --credit token --credit_lambda 1.5", "--credit_lambda 1.5: must be between 0 and 1"),
     ("train.py --credit tokens", "token"),
     ("train.py --beta -1", "--beta -1.0: must be at least 0"),
@@ -206,16 +166,16 @@ CASES = [
     ("train.py --per_device_train_batch_size 0", "must be at least 1"),
     ("train.py --max_steps 0", "--max_steps 0: give at least 1"),
     ("train.py --max_steps -5", "--max_steps -5: give at least 1"),
-    ("train.py --top_k 50", "--top_k 50 changes what is sampled"),
-    ("train.py --top_p 0.9", "--top_p 0.9 changes what is sampled"),
-    ("train.py --min_p 0.1", "--min_p 0.1 changes what is sampled"),
-    ("train.py --repetition_penalty 1.2", "--repetition_penalty 1.2 changes what is sampled"),
-    ("train.py --use_vllm", "vLLM is not installed"),
+    (
+        "train.py --top_k 50",
+        "unknown flag --top_k; --help lists the flags (settings of TRL's go under `trl:`",
+    ),
+    ("train.py --trl '{\"use_vllm\": true}'", "vLLM is not installed"),
     ("train.py --report_to nowhere", "--report_to/--report-to: invalid choice: 'nowhere'"),
     ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
     ("train.py --config typo.yaml", "unknown key 'kl_typ'; did you mean --kl_type?"),
     (f"train.py --config {ROOT}/configs/ppo.yaml", "was the file written for another script?"),
-    ("train.py --resume remote", "is never run here"),
+    ("train.py --resume remote", "unknown flag --trust_remote_code"),
     (f"train.py {MINI_PAIR} --resume run", "no checkpoint to go on from"),
     ("train.py --resume run --seed 3", "--seed 0, not 3"),
     (f"train.py {MINI_PAIR} --prompts latin.txt", "cannot read it as UTF-8"),
@@ -320,7 +280,7 @@ def test_from_a_cold_start(line, says, run_script, tmp_path):
     ("line", "says"),
     [
         ("train.py --kl_typ forward", "did you mean --kl_type?"),
-        ("train.py --help", "--kl_type none|forward|backward"),
+        ("train.py --help", "none|forward|backward: no penalty"),
         ("-m baselines.ppo --seed -1", "--seed -1: must be at least 0"),
         ("-m baselines.sft --round 3", "did you mean --rounds?"),
     ],

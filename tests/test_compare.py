@@ -14,7 +14,7 @@ from baselines.sft import PARSER as SFT_PARSER
 from kit.errors import UserError
 from kit.measuring import METRICS
 from kit.models import MINI, ROOT
-from train import parse as parse_grpo
+from train import PARSER as GRPO_PARSER
 
 
 def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
@@ -31,41 +31,41 @@ def test_every_method_samples_as_many_completions(steps):
     budgets = {}
     for name, command in commands(steps).items():
         if "baselines.ppo" in command:
-            run, ppo = PPO_PARSER.parse(command[2:])
-            budgets[name] = ppo.max_steps * ppo.batch_size * run.max_completion_length
+            ppo = PPO_PARSER.parse(command[2:])
+            budgets[name] = ppo.max_steps * ppo.batch_size * ppo.max_completion_length
         elif "baselines.sft" in command:
-            run, sft = SFT_PARSER.parse(command[2:])
+            sft = SFT_PARSER.parse(command[2:])
             completions = sft.rounds * sft.prompts_per_round * sft.num_generations
-            budgets[name] = completions * run.max_completion_length
+            budgets[name] = completions * sft.max_completion_length
         else:
-            _, grpo = parse_grpo(command[1:])
-            budgets[name] = grpo.max_steps * grpo.generation_batch_size * grpo.max_completion_length
+            grpo = GRPO_PARSER.parse(command[1:])
+            completions = grpo.max_steps * grpo.prompts_per_step * grpo.num_generations
+            budgets[name] = completions * grpo.max_completion_length
     assert set(budgets) == set(compare.METHODS) and set(budgets.values()) == {steps * 64 * 40}
 
 
 def test_all_train_on_the_same_reward_and_price():
     found = commands(40)
-    run, ppo = PPO_PARSER.parse(found["ppo"][2:])
-    grpo, _ = parse_grpo(found["grpo"][1:])
-    token, settings = parse_grpo(found["token"][1:])
-    shapes = {run.reward_shaping, grpo.reward_shaping, token.reward_shaping}
-    shapes |= {SFT_PARSER.parse(found[name][2:])[0].reward_shaping for name in compare.ROUNDS}
+    ppo = PPO_PARSER.parse(found["ppo"][2:])
+    grpo, token = (GRPO_PARSER.parse(found[name][1:]) for name in ("grpo", "token"))
+    shapes = {ppo.reward_shaping, grpo.reward_shaping, token.reward_shaping}
+    shapes |= {SFT_PARSER.parse(found[name][2:]).reward_shaping for name in compare.ROUNDS}
     assert shapes == {"linear"}
-    assert ppo.kl_coef == grpo.kl_coef == settings.beta == 0.1 and grpo.kl_type == "forward"
+    assert ppo.kl_coef == grpo.kl_coef == token.beta == 0.1 and grpo.kl_type == "forward"
 
 
 def test_all_train_in_one_precision():
     for name, command in commands(40).items():
         parse = PPO_PARSER.parse if "baselines.ppo" in command else SFT_PARSER.parse
-        settings = parse_grpo(command[1:])[1] if command[0] == "train.py" else parse(command[2:])[1]
+        settings = GRPO_PARSER.parse(command[1:]) if command[0] == "train.py" else parse(command[2:])
         assert settings.bf16 is False, name
         assert ("--bf16" in command) == (command[0] == "train.py")  # whose default follows the GPU
 
 
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
-    assert parse_grpo(commands(40)["grpo"][1:])[1].learning_rate == 1e-4
-    assert parse_grpo(commands(40, mini=False)["grpo"][1:])[1].learning_rate is None  # the model's own
-    assert parse_grpo(commands(40, mini=False)["token"][1:])[1].learning_rate == 1e-4
+    assert GRPO_PARSER.parse(commands(40)["grpo"][1:]).learning_rate == 1e-4
+    assert GRPO_PARSER.parse(commands(40, mini=False)["grpo"][1:]).learning_rate is None  # the model's own
+    assert GRPO_PARSER.parse(commands(40, mini=False)["token"][1:]).learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])

@@ -82,7 +82,7 @@ def test_completions_of_one_block_are_scored_once_and_nothing_empty_is():
         reward_funcs=[SimpleNamespace(base_reward=None)],
         processing_class=SimpleNamespace(batch_decode=lambda rows, skip_special_tokens: []),
         num_generations=2,
-        args=SimpleNamespace(credit_lambda=1.0),
+        credit_lambda=1.0,
     )
     advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 4, [2] * 2])
     # others: 1 and 0, slope -1/2 / (1/2 + 1/2) = -1/2, so V_0 = 1/4 and 3/4
@@ -102,7 +102,7 @@ def test_every_token_of_a_block_gets_its_credit_and_the_texts_so_far_are_scored_
             batch_decode=lambda rows, skip_special_tokens: ["x" * len(r) for r in rows]
         ),
         num_generations=2,
-        args=SimpleNamespace(credit_lambda=1.0),
+        credit_lambda=1.0,
     )
     advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 9, [2] * 4])
     # nine tokens: looks after 4 and 8; four tokens: none
@@ -118,7 +118,7 @@ def test_completions_of_one_block_are_paid_against_the_others_of_their_group():
         reward_funcs=[SimpleNamespace(base_reward=lambda texts, prompts: ([], []))],
         processing_class=SimpleNamespace(batch_decode=lambda rows, skip_special_tokens: []),
         num_generations=2,
-        args=SimpleNamespace(credit_lambda=0.9),
+        credit_lambda=0.9,
     )
     # no look at all; V_0 as above, 1/4 and 3/4
     advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 4, [2]])
@@ -188,7 +188,7 @@ def test_a_look_moves_the_value_by_its_score():
             batch_decode=lambda rows, skip_special_tokens: ["abcd"[r[0]] * len(r) for r in rows]
         ),
         num_generations=2,
-        args=SimpleNamespace(credit_lambda=0.0),
+        credit_lambda=0.0,
     )
     asked = []
     base = trainer.reward_funcs[0].base_reward

@@ -29,8 +29,9 @@ from transformers import (
 )
 
 from baselines import ppo
-from baselines.ppo import ActorCritic, Batch, PPOSettings
+from baselines.ppo import ActorCritic, Batch, PPOArguments
 from kit.errors import UserError
+from kit.flags import BaselineArguments
 from kit.models import MINI, ROOT, load_policy
 from kit.runs import read_config, read_metrics, read_samples
 from kit.sampling import Completion, sample
@@ -223,11 +224,9 @@ def test_dropout_is_off_so_the_ratio_is_one_before_the_first_update(cpu):
     assert lm.config.resid_pdrop == 0.1
     model = ActorCritic(lm)
     model.train()
-    settings = PPOSettings(minibatch_size=2, ppo_epochs=1)
-    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
-    )
+    settings = PPOArguments(minibatch_size=2, ppo_epochs=1)
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], settings, cpu)
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, settings, cpu, seed=0)
     assert stats["first_ratio_error"] < 1e-5
     assert stats["update_kl_k3"] == pytest.approx(0, abs=1e-6) and stats["clip_fraction"] == 0
     logits, _ = model(rollout.batch[:2], 1.0)  # the very rows, shapes and all: not even rounding differs
@@ -236,7 +235,7 @@ def test_dropout_is_off_so_the_ratio_is_one_before_the_first_update(cpu):
 
 def test_kl_reward_at_step_zero_is_exactly_zero(cpu):
     scores = [0.25, 0.5, 1.0]
-    rollout = ppo.collect(ActorCritic(tiny_lm()), tiny_lm().eval(), RAGGED, scores, 1.0, PPOSettings(), cpu)
+    rollout = ppo.collect(ActorCritic(tiny_lm()), tiny_lm().eval(), RAGGED, scores, PPOArguments(), cpu)
     assert torch.equal(rollout.log_probs, rollout.ref_log_probs)
     assert rollout.rewards.tolist() == [[0, 0, 0.25, 0, 0], [0.5, 0, 0, 0, 0], [0, 0, 0, 0, 1.0]]
 
@@ -264,8 +263,8 @@ def test_the_distribution_sampled_is_the_distribution_scored(temperature):
 def test_nothing_after_eos_is_trained_and_padding_has_zero_gradient(cpu):
     """Trap: tokens after EOS are trained, and the reward sits on padding."""
     model = ActorCritic(tiny_lm())
-    settings = PPOSettings(minibatch_size=3)
-    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
+    settings = PPOArguments(minibatch_size=3)
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], settings, cpu)
     batch, mask = rollout.batch, rollout.batch.mask
     logits, values = model(batch, 1.0)
     logits.retain_grad(), values.retain_grad()
@@ -284,11 +283,11 @@ def test_nothing_after_eos_is_trained_and_padding_has_zero_gradient(cpu):
 
 
 def test_what_stands_in_the_padding_changes_nothing(cpu):
-    model, settings = ActorCritic(tiny_lm()), PPOSettings(minibatch_size=3)
+    model, settings = ActorCritic(tiny_lm()), PPOArguments(minibatch_size=3)
     reference = tiny_lm(seed=1).eval()
-    rollout = ppo.collect(model, reference, RAGGED, [1.0, 0.0, 0.5], 1.0, settings, cpu)
+    rollout = ppo.collect(model, reference, RAGGED, [1.0, 0.0, 0.5], settings, cpu)
     wider = ppo.collect(
-        model, reference, [*RAGGED, completion([1], [2] * 9)], [1.0, 0.0, 0.5, 0.0], 1.0, settings, cpu
+        model, reference, [*RAGGED, completion([1], [2] * 9)], [1.0, 0.0, 0.5, 0.0], settings, cpu
     )
     width = rollout.log_probs.shape[1]
     assert torch.allclose(wider.rewards[:3, :width], rollout.rewards, atol=1e-6)
@@ -320,7 +319,7 @@ def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
     optimum /= optimum.sum()
     assert (p_ref - optimum).abs().sum() / 2 > 0.15  # there is something to learn
 
-    settings = PPOSettings(
+    settings = PPOArguments(
         minibatch_size=64, gamma=1.0, lam=0.95, kl_coef=beta, entropy_coef=0.0, target_kl=0.05
     )
     steps, lr = 40, 4e-3
@@ -331,8 +330,8 @@ def test_ppo_reaches_the_known_optimum_of_a_small_tree(cpu):
             model.lm, tokenizer, ["t1"], num_samples=256, max_new_tokens=2, batch_size=256, seed=step
         )
         scores = [reward[tuple(c.completion_ids)] for c in drawn]
-        rollout = ppo.collect(model, reference, drawn, scores, 1.0, settings, cpu)
-        ppo.update(model, optimizer, rollout, 1.0, settings, cpu, seed=step)
+        rollout = ppo.collect(model, reference, drawn, scores, settings, cpu)
+        ppo.update(model, optimizer, rollout, settings, cpu, seed=step)
     assert (law(model.lm) - optimum).abs().sum() / 2 < 0.05  # total variation
 
 
@@ -345,13 +344,16 @@ def uniform(vocab=3):
 
 def made(scores=(1.0, 0.0, 0.5), bias=0.0, **settings):
     cpu = Accelerator(cpu=True)
-    model, settings = ActorCritic(uniform()), PPOSettings(**{"minibatch_size": 3, "kl_coef": 0.0, **settings})
+    model, settings = (
+        ActorCritic(uniform()),
+        PPOArguments(**{"minibatch_size": 3, "kl_coef": 0.0, **settings}),
+    )
     model.value_head.bias.data.fill_(bias)
     return (
         model,
         settings,
         cpu,
-        ppo.collect(model, uniform().eval(), RAGGED, list(scores), 1.0, settings, cpu),
+        ppo.collect(model, uniform().eval(), RAGGED, list(scores), settings, cpu),
     )
 
 
@@ -370,9 +372,7 @@ def test_collect_by_hand():
 def test_the_loss_of_an_update_by_hand():
     """A uniform policy of 3 tokens, V = 0, gamma = lam = 1: G is the score, whitened advantages have mean 0."""
     model, settings, cpu, rollout = made(gamma=1.0, lam=1.0, ppo_epochs=3, value_coef=0.25, entropy_coef=0.5)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
-    )
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, settings, cpu, seed=0)
     assert stats["updates"] == 3
     assert stats["policy_loss"] == pytest.approx(0, abs=1e-6)
     v = 0.5 * (3 * 1 + 5 * 0.25) / 9
@@ -393,9 +393,7 @@ def test_clipping_in_an_update_by_hand(ratio, loss):
         values=-mask,
         returns=mask,
     )
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.0, settings, cpu, seed=0
-    )
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, settings, cpu, seed=0)
     assert stats["policy_loss"] == pytest.approx(loss, rel=1e-5)
     assert stats["value_loss"] == pytest.approx(0.5 * 1.9**2, rel=1e-5)
     assert stats["clip_fraction"] == 1.0 and stats["ratio"] == pytest.approx(ratio, rel=1e-5)
@@ -405,21 +403,17 @@ def test_clipping_in_an_update_by_hand(ratio, loss):
 
 def test_an_update_stops_at_its_target_kl_and_its_step_is_no_longer_than_the_norm():
     model, settings, cpu, rollout = made(ppo_epochs=5, target_kl=1e-6)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
-    )
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, settings, cpu, seed=0)
     assert stats["updates"] == 1
     model, settings, cpu, rollout = made(ppo_epochs=1, max_grad_norm=1e-3, entropy_coef=0.0)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0
-    )
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, settings, cpu, seed=0)
     moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
     assert stats["grad_norm"] > 1e-3 and moved == pytest.approx(1e-3, rel=1e-2)
     # 0 is no clipping, as in train.py: SGD at rate 1 moves by the whole gradient
     model, settings, cpu, rollout = made(ppo_epochs=1, max_grad_norm=0.0, entropy_coef=0.0)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    ppo.update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, 1.0, settings, cpu, seed=0)
+    ppo.update(model, torch.optim.SGD(model.parameters(), lr=1.0), rollout, settings, cpu, seed=0)
     moved = (torch.cat([p.detach().flatten() for p in model.parameters()]) - before).norm().item()
     assert moved == pytest.approx(stats["grad_norm"], rel=1e-3)
 
@@ -438,16 +432,14 @@ def test_what_is_logged_by_hand():
 
 
 def test_log_probs_of_rollout_and_update_have_the_temperature():
-    cpu, settings = Accelerator(cpu=True), PPOSettings(minibatch_size=3, ppo_epochs=1)
+    cpu, settings = Accelerator(cpu=True), PPOArguments(minibatch_size=3, ppo_epochs=1, temperature=1.5)
     model = ActorCritic(tiny_lm())
-    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], 1.5, settings, cpu)
+    rollout = ppo.collect(model, tiny_lm(seed=1).eval(), RAGGED, [1.0, 0.0, 0.5], settings, cpu)
     for rows, lm in ((rollout.log_probs, tiny_lm()), (rollout.ref_log_probs, tiny_lm(seed=1))):
         for row, c in zip(rows, RAGGED, strict=True):
             right = oracle(lm, c.prompt_ids, c.completion_ids, 1.5)
             assert row[: len(right)].tolist() == pytest.approx(right, rel=1e-4)
-    stats = ppo.update(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, 1.5, settings, cpu, seed=0
-    )
+    stats = ppo.update(model, torch.optim.SGD(model.parameters(), lr=0.0), rollout, settings, cpu, seed=0)
     assert stats["first_ratio_error"] < 1e-5
 
 
@@ -555,16 +547,14 @@ def test_the_yaml_holds_the_defaults(tmp_path):
     given, defaults = (ppo.PARSER.parse(a) for a in (["--config", "configs/ppo.yaml"], []))
     assert given == defaults
     keys = yaml.safe_load((ROOT / "configs" / "ppo.yaml").read_text(encoding="utf-8"))
-    assert set(vars(PPOSettings())) - set(keys) == {
-        "max_steps",
-        "learning_rate",
-        "bf16",
-    }  # chosen by the model
+    chosen_by_the_model = {"max_steps", "learning_rate"}
+    own = vars(PPOArguments()).keys() - vars(BaselineArguments()).keys()
+    assert own - set(keys) == chosen_by_the_model
 
 
 def test_flags_win_over_the_yaml():
     argv = "--config configs/ppo.yaml --kl_coef 0.3".split()
-    assert ppo.PARSER.parse(argv)[1].kl_coef == 0.3
+    assert ppo.PARSER.parse(argv).kl_coef == 0.3
 
 
 @pytest.mark.parametrize(

@@ -121,21 +121,23 @@ def test_the_baselines_run_as_one_process(monkeypatch):
     ],
 )
 def test_launches_that_would_not_do_what_was_meant(variable, value, flags, gpu, says, monkeypatch):
-    ours, settings = script.PARSER.parse(flags)
+    args = script.PARSER.parse(flags)
+    settings = script.grpo_config(args)
     settings.use_cpu = not gpu
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=says):
-        refuse_launch(ours, settings)
+        refuse_launch(args, settings)
 
 
 def test_one_process_with_two_gpus_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    ours, settings = script.PARSER.parse([])
+    args = script.PARSER.parse([])
+    settings = script.grpo_config(args)
     settings.use_cpu = False
     with pytest.raises(UserError, match=r"2 GPUs .* torchrun --nproc_per_node 2 train\.py"):
-        refuse_launch(ours, settings)
+        refuse_launch(args, settings)
     settings.use_cpu = True
-    refuse_launch(ours, settings)
+    refuse_launch(args, settings)
     monkeypatch.setattr(sys, "argv", ["sft", "--output_dir", str(tmp_path / "runs")])
     with pytest.raises(UserError, match=r"2 GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0$"):
         sft.main()

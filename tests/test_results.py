@@ -164,5 +164,5 @@ def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
 def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     monkeypatch.chdir(results.ROOT)
     _, *flags = results.command(name, steps=None)
-    ours, settings = PARSER.parse(flags)
-    assert ours.use_solution and settings.prompts_per_step * settings.num_generations == 64
+    args = PARSER.parse(flags)
+    assert args.use_solution and args.prompts_per_step * args.num_generations == 64

@@ -145,14 +145,13 @@ def test_the_trainers_loss_is_the_unpadded_mean_over_completion_tokens(tmp_path)
         nll += cross_entropy(logits, torch.tensor(row.completion_ids), reduction="sum").item()
         count += len(row.completion_ids)
 
-    seen = []
-
-    settings = sft.SFTSettings(batch_size=3, learning_rate=1e-3)
-    nothing = SimpleNamespace(check_gradient=Mock(), check_weights=Mock(), stopping=lambda: False)
-    callback = sft.RoundCallback(nothing, 10, lambda step, logs: seen.append((step, logs["loss"])))
+    settings = sft.SFTArguments(batch_size=3, learning_rate=1e-3)
+    session = Mock(stopping=lambda: False, due=lambda step: False)
+    callback = sft.RoundCallback(session, model, before=10, total=11)
     before = model.transformer.h[0].attn.c_attn.weight.clone()
     sft.fine_tune(model, tokenizer, examples, settings, epochs=1, seed=0, folder=tmp_path, callback=callback)
-    assert seen == [(11, pytest.approx(nll / count, abs=1e-4))]
+    session.check.assert_called_once_with(11, loss=pytest.approx(nll / count, abs=1e-4))
+    assert session.log.call_args.args[0] == 11 and session.show.call_args.args[:2] == (11, 11)
     assert not torch.equal(model.transformer.h[0].attn.c_attn.weight, before)
 
 
@@ -184,11 +183,9 @@ def test_what_is_kept_is_the_best_by_the_reward_not_by_the_score(monkeypatch):
     reward = SimpleNamespace(
         base_reward=lambda texts, prompts: ([0.9, 0.1, 0.8, 0.2], [0.1, 0.3, -0.5, -0.4])
     )
-    settings = sft.SFTSettings(prompts_per_round=2, num_generations=2)
+    settings = sft.SFTArguments(prompts_per_round=2, num_generations=2)
     rng = np.random.default_rng(0)
-    examples, logged = sft.best_of_round(
-        None, None, ["p", "q"], reward, BaselineArguments(), settings, rng, lambda: None
-    )
+    examples, logged = sft.best_of_round(None, None, ["p", "q"], reward, settings, rng, lambda: None)
     assert [e["input_ids"] for e in examples] == [[7, 1], [7, 3]]
     assert logged == pytest.approx(
         {"score": 0.5, "shaped": -0.125, "kept_score": 0.15, "kept_shaped": -0.05, "generated_tokens": 4}

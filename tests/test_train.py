@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from data import TUNING_PROMPTS
+from kit import hooks
 from kit.closing import what_next
 from kit.errors import UserError
+from kit.hooks import StepCallback
 from kit.models import MINI
 from kit.reference import read_kept
 from kit.runs import Run, read_config, read_metrics, read_samples
@@ -327,7 +329,7 @@ def wandb_rows(path: Path) -> list[dict]:
         (["--kl_coef", "much"], r"invalid float value: 'much'"),
         (["--max_steps", "0"], r"--max_steps 0"),
         (["--num_generations", "1"], r"at least 2"),
-        (["--top_k", "50"], r"not the log-probs"),
+        (["--top_k", "50"], r"unknown flag --top_k; .*under `trl:` in a --config file"),
         (["--merge_lora"], r"needs --use_peft"),
         (["--kl_type", "forward", "--beta", "0.1"], r"counted twice"),
         (["--model", "./none"], r"no such model folder"),
@@ -336,10 +338,8 @@ def wandb_rows(path: Path) -> list[dict]:
         (["--max_completion_length", "300"], r"leave room"),
         (["--prompts", "none.txt"], r"cannot read it"),
         (["--report_to", "nowhere"], r"nowhere"),
-        (["--beta", "0.1", "--sync_ref_model"], r"would move the reference"),
-        (["--use_adaptive_entropy"], r"use_adaptive_entropy need the entropy of every token"),
-        (["--credit", "token", "--delta", "2"], r"no --delta"),
-        (["--credit", "token", "--mask_truncated_completions"], r"no --mask_truncated_completions"),
+        (["--credit", "token", "--loss_type", "grpo"], r"no --loss_type"),
+        (["--save_total_limit", "-1"], r"--save_total_limit -1: must be at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
@@ -416,29 +416,16 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
         "kl_type: backward\nkl_coef: 2e-2\nuse_solution: true\nlearning_rate: 1e-3\nnum_generations: 3\n"
         "predict:\nrun_name: null\n"
     )
-    ours, settings = script.parse(["--config", str(file), "--kl_coef=0.5"])
-    assert ours.predict is None and settings.run_name is None  # a key without a value: not the word None
-    assert (ours.kl_type, ours.kl_coef, ours.use_solution) == ("backward", 0.5, True)
-    assert settings.learning_rate == 1e-3
-    # 8 prompts x 3 completions: micro-batches of 12, twice
-    assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 24
-    asked = ["--config", str(file), "--gradient_accumulation_steps"]  # the prompts of a step stay 8
-    _, settings_of_two = script.parse([*asked, "2"])
-    assert (settings_of_two.per_device_train_batch_size, settings_of_two.gradient_accumulation_steps) == (
-        12,
-        2,
-    )
-    _, settings_of_six = script.parse([*asked, "6"])
-    assert (settings_of_six.per_device_train_batch_size, settings_of_six.gradient_accumulation_steps) == (
-        4,
-        6,
-    )
-    with pytest.raises(UserError, match="24 completions of a step do not divide"):
-        script.parse([*asked, "7"])
-    assert (
-        script.run_name(ours, settings) == "backward-0.5-lr-0.001"
-        and settings.bf16 is torch.cuda.is_available()
-    )
+    args = script.PARSER.parse(["--config", str(file), "--kl_coef=0.5"])
+    assert args.predict is None and args.run_name is None  # a key without a value: not the word None
+    assert (args.kl_type, args.kl_coef, args.use_solution) == ("backward", 0.5, True)
+    assert args.learning_rate == 1e-3 and args.name == "backward-0.5-lr-0.001"
+    # 8 prompts x 3 completions: two micro-batches of 12, the largest divisor of 24 up to 16
+    config = script.grpo_config(args)
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (12, 2)
+    args.per_device_train_batch_size = 5
+    config = script.grpo_config(args)  # the prompts of a step stay 8
+    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (4, 6)
     for text, says in (
         ("kl_typ: none", "unknown key 'kl_typ'; did you mean --kl_type"),
         ("kl_type: sideways", "invalid choice: 'sideways'"),
@@ -447,24 +434,24 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=re.escape(says)):
-            script.parse(["--config", str(file)])
+            script.PARSER.parse(["--config", str(file)])
 
 
 def test_defaults_of_the_exercise():
     import train as script
 
-    ours, settings = script.parse([])
-    assert (ours.reward_shaping, ours.kl_type, settings.beta) == ("linear", "none", 0.0)
-    assert 0.08 <= ours.kl_coef <= 0.12  # 0.1, or what a variant of the hand-out has
+    args = script.PARSER.parse([])
+    assert (args.reward_shaping, args.kl_type, args.beta) == ("linear", "none", 0.0)
+    assert 0.08 <= args.kl_coef <= 0.12  # 0.1, or what a variant of the hand-out has
     assert not (
-        ours.hackable_reward or ours.negate_reward or ours.use_solution or ours.use_peft or ours.wandb
+        args.hackable_reward or args.negate_reward or args.use_solution or args.use_peft or args.wandb
     )
-    assert settings.disable_dropout and not settings.gradient_checkpointing and not settings.shuffle_dataset
-    assert settings.generation_batch_size == 64 and settings.report_to == "none"
+    config = script.grpo_config(args)
+    assert config.disable_dropout and not config.gradient_checkpointing and not config.shuffle_dataset
+    assert config.generation_batch_size == 64 and config.report_to == []
     # with and without a KL term alike: a comparison of two runs must be one of the term alone
-    assert (
-        settings.lr_scheduler_type == "linear" == script.parse(["--kl_type", "forward"])[1].lr_scheduler_type
-    )
+    other = script.grpo_config(script.PARSER.parse(["--kl_type", "forward"]))
+    assert config.to_dict() == other.to_dict()
 
 
 BASE = {
@@ -501,16 +488,14 @@ def test_the_closing_words_look_at_the_numbers(flags, changes, says):
     import train as script
 
     first, last = ({f"val/{name}": value for name, value in m.items()} for m in (BASE, BASE | changes))
-    ours = script.parse(flags)[0]
-    words = what_next(ours, script.penalty_flags(*script.parse(flags)), first, last)
+    args = script.PARSER.parse(flags)
+    words = what_next(args, args.penalty, first, last)
     assert re.search(says, words), words
     assert words.count("\n") <= 2 and max(map(len, words.split("\n"))) <= 118
 
 
 def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
     """`--num_iterations 2`: TRL logs no reward for every second step."""
-    import train as script
-
     shown = []
     session = SimpleNamespace(
         check=lambda *_, **__: None,
@@ -518,7 +503,7 @@ def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
         show=lambda *parts: shown.append(parts),
         due=lambda step: False,
     )
-    callback = script.StepCallback(session, torch.nn.Identity(), keep=None)
+    callback = StepCallback(session, torch.nn.Identity(), keep=None)
     state = SimpleNamespace(global_step=2, max_steps=4)
     callback.on_log(None, state, None, {"loss": 0.1, "step_time": 1.25})
     assert shown == [(2, 4, "1.2 s")]
@@ -527,10 +512,10 @@ def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
 def test_a_word_counter_is_judged_by_its_own_count():
     import train as script
 
-    ours = script.parse(["--hackable_reward"])[0]
+    args = script.PARSER.parse(["--hackable_reward"])
     first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
     last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
-    assert what_next(ours, "", first, last).startswith("The score moved by +1.00 for 9.0 nats")
+    assert what_next(args, "", first, last).startswith("The score moved by +1.00 for 9.0 nats")
 
 
 def test_help_fits_two_screens(run_script):
@@ -550,7 +535,7 @@ def test_help_fits_two_screens(run_script):
         "--model",
         "--seed",
         "--resume",
-        "--help_all",
+        "--trl",
     ):
         assert flag in done.stdout
     assert "KL(pi||pi_ref)" in done.stdout and "KL(pi_ref||pi)" in done.stdout
@@ -615,8 +600,6 @@ def test_a_wrong_function_is_refused_before_training():
 
 
 def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, monkeypatch):
-    import train as script
-
     made = []
     model = tiny_gpt2()
 
@@ -624,7 +607,8 @@ def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, mo
         made.append(uniforms.clone())
         return [[1]] * len(ids), [[0.0]] * len(ids)
 
-    settings = SimpleNamespace(seed=5, max_completion_length=3, temperature=1.0)
+    def rollouts(seed=5):
+        return hooks.Rollouts(LetterTokenizer(), seed, max_new_tokens=3, temperature=1.0)
 
     def trainer(step, rank=0, n=1):
         return SimpleNamespace(
@@ -633,15 +617,14 @@ def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, mo
             reward_funcs=[SimpleNamespace(policy=model)],
         )
 
-    monkeypatch.setattr(script, "rollout", fake)
-    run = script.Rollouts(LetterTokenizer(), settings)
+    monkeypatch.setattr(hooks, "rollout", fake)
+    run = rollouts()
     run(["1", "2"], trainer(4))
     run(["1", "2"], trainer(4))  # a second round in the same step
     run(["1", "2"], trainer(5))
-    script.Rollouts(LetterTokenizer(), settings)(["1", "2"], trainer(5))  # a resumed run
-    script.Rollouts(LetterTokenizer(), settings)(["2"], trainer(4, rank=1, n=2))
-    settings.seed += 1
-    script.Rollouts(LetterTokenizer(), settings)(["1", "2"], trainer(4))
+    rollouts()(["1", "2"], trainer(5))  # a resumed run
+    rollouts()(["2"], trainer(4, rank=1, n=2))
+    rollouts(seed=6)(["1", "2"], trainer(4))
     first, second_round, next_step, resumed, second_process, other_seed = made
     assert not torch.equal(first, other_seed)
     assert not torch.equal(first, second_round) and not torch.equal(first, next_step)
