@@ -35,8 +35,9 @@ def read_text(path: str | Path, what: str) -> str:
         raise UserError(f"{what} {path}: is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
-    if "\0" in text:
-        raise UserError(f"{what} {path}: has a NUL byte; is it a text file, saved as UTF-8?")
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise UserError(f"{what} {path}: line {line} has a NUL byte; is it a text file, saved as UTF-8?")
     return text.replace("\r\n", "\n")
 
 

@@ -47,7 +47,7 @@ def test_lines_end_at_newlines_only():
         (None, "cannot be read (No such file"),
         (b"caf\xe9", "is not UTF-8 text; save it as UTF-8"),  # Latin-1
         ("a".encode("utf-16"), "is not UTF-8"),
-        ("a".encode("utf-16-le"), "NUL byte"),
+        ("a\nb".encode("utf-16-le"), "line 1 has a NUL byte"),
         (POINTER.encode(), "Git LFS pointer, not the file itself; run git lfs pull"),
     ],
 )
