@@ -85,6 +85,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
+from kit.files import digest
 from kit.frontier import DEFAULT_PRICE
 from kit.models import context
 from kit.processes import refuse_idle_gpus
@@ -279,6 +280,7 @@ def main() -> None:
         examples = labelled_reviews(settings, 0 if ours.negate_reward else 1, tokenizer, context(lm))
         kept, epochs = len(examples), 1
         source = f"{kept} reviews"
+        session.digests["data"] = digest(examples)
     steps_per_round = math.ceil(kept / settings.batch_size) * epochs
     total = settings.rounds * steps_per_round
 

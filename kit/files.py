@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -58,6 +59,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(value: object) -> str:
+    """The SHA-256 of what `repr` shows of a value."""
+    return hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write beside, then rename: at every moment `path` holds the old text or the new one.
 
@@ -89,6 +95,15 @@ def rename(old: Path, new: Path) -> None:
         except PermissionError:
             time.sleep(seconds)
     old.replace(new)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, if it is there. One that cannot be removed is told in one line, and stays."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        print(f"{folder}: cannot be removed ({error.strerror or error}) and stays", file=sys.stderr)
 
 
 def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
