@@ -122,7 +122,7 @@ def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(4096)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); choose another name") from None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kit.errors import UserError
+from kit.files import user_path
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
@@ -53,6 +54,7 @@ class TaskArguments:
     resume: str | None = setting(None, "go on with this run folder, with its flags")
 
     def __post_init__(self) -> None:
+        self.model, self.sentiment_model = user_path(self.model), user_path(self.sentiment_model)
         at_least(1, self, "lora_r")
         at_least(0, self, "eval_every")
         if self.merge_lora and not self.use_peft:
