@@ -5,19 +5,24 @@ opener must not carry a verdict of its own ("The best part was" would lift the b
 """
 
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from kit.errors import UserError
+from kit.files import lines, read_text, refuse_pointer, user_path
 
 MINI = Path(__file__).resolve().parent / "mini"  # where the openers stand, one a line
 IMDB_PROMPT_WORDS = (2, 8)  # how many first words of a review make a prompt
+LABELS = dict.fromkeys(("1", "1.0", "pos", "positive", "true"), 1)  # how data sets spell them
+LABELS |= dict.fromkeys(("0", "0.0", "neg", "negative", "false"), 0)
+UNLABELLED = ("-1", "-1.0", "unsup", "none", "nan")
 
 
 def _lines(file: str) -> tuple[str, ...]:
-    return tuple((MINI / file).read_text(encoding="utf-8").splitlines())
+    return tuple(lines(read_text(MINI / file, "the prompts of the kit")))
 
 
 # Q1. None of these prompts has a label. What takes the place of one in training, and through which argument
@@ -70,13 +75,18 @@ def load_prompts(
         starts = [" ".join(text.split()[: rng.randint(*IMDB_PROMPT_WORDS)]) for text in texts]
         prompts = list(dict.fromkeys(p for p in starts if p and p not in HELD_OUT_PROMPTS))[: limit or 4096]
     else:
-        try:
-            prompts = Path(source).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        if not Path(user_path(source)).exists():
             raise UserError(
-                f"--prompts {source}: cannot read it as UTF-8 text ({error}); give builtin, imdb, or a file "
-                "with one prompt a line"
-            ) from None
+                f"--prompts {source}: no such file; give builtin, imdb, or a file with one prompt a line"
+            )
+        prompts = lines(read_text(source, "--prompts"))
+        blank = [str(number) for number, p in enumerate(prompts, start=1) if p.strip() and p != p.strip()]
+        if blank:
+            where = ", ".join(blank[:5]) + ", ..." * (len(blank) > 5)
+            print(
+                f"--prompts {source}, line {where}: begins or ends with a blank, which is kept: the model sees it",
+                file=sys.stderr,
+            )
     if not prompts:
         raise UserError(f"--prompts {source}: there is no prompt in it; write one prompt a line")
     check_prompts(prompts, source, tokenizer, max_prompt_tokens)
@@ -93,8 +103,6 @@ def check_prompts(
     for line, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise UserError(f"--prompts {source}, line {line}: the prompt is empty; remove the line")
-        if "\0" in prompt:
-            raise UserError(f"--prompts {source}, line {line}: a NUL byte; is it a text file?")
         if tokenizer is None:
             continue
         length = len(tokenizer(prompt)["input_ids"])
@@ -112,41 +120,57 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
 
     The data set is sorted by label, so a naive slice is all negative. Here the two classes are shuffled
     apart and dealt out in turn: every slice of even length is balanced. `source` is a parquet file with columns
-    text, label and (optionally) split; `None` means `stanfordnlp/imdb` on the Hub.
+    text, label and (optionally) split, of which `train` is taken; `None` means `stanfordnlp/imdb` on the Hub.
 
     Raises:
-        UserError: the file or the Hub cannot be read, or one of the two classes is not in it.
+        UserError: the file or the Hub cannot be read, a row (counted from 0) has no text or a label that is none of
+            `LABELS`, or one of the two classes is missing.
     """
-    from datasets import load_dataset
+    from datasets import ClassLabel, load_dataset
 
+    where = source or "stanfordnlp/imdb on the Hub"
     try:
         if source is None:
             rows = load_dataset("stanfordnlp/imdb", split="train")
         else:
-            if not Path(source).is_file():
-                raise FileNotFoundError(f"no such file: {source}")
-            rows = load_dataset("parquet", data_files=source, split="train")
-            if "split" in rows.column_names:
-                wanted = [i for i, s in enumerate(rows["split"]) if s == "train"]
-                rows = rows.select(wanted)
-        texts, labels = list(rows["text"]), list(rows["label"])
-    except (
-        Exception
-    ) as error:  # datasets raises a dozen kinds; whichever it is, the user can only do one thing
-        where = source or "stanfordnlp/imdb on the Hub"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            with Path(user_path(source)).open("rb") as file:
+                refuse_pointer(file.read(100), source)
+            rows = load_dataset("parquet", data_files=user_path(source), split="train")
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds; there is one thing that the user can do
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"cannot read IMDB from {where} ({reason}); give a local parquet file") from None
+    if missing := {"text", "label"} - set(rows.column_names):
+        raise UserError(f"{where}: has no column {' and no column '.join(sorted(missing))}")
+
+    kind = rows.features["label"]
+    names = dict(enumerate(kind.names)) if isinstance(kind, ClassLabel) else {}
+    splits = rows["split"] if "split" in rows.column_names else ["train"] * len(rows)
+    if "train" not in splits:
+        raise UserError(
+            f"{where}: its column split never says train; write train where reviews are to be used"
+        )
+    texts, labels = [], []
+    for row, (text, label, split) in enumerate(zip(rows["text"], rows["label"], splits, strict=True)):
+        name = str(names.get(label, label)).strip().lower()
+        if split != "train" or name in UNLABELLED:
+            continue
+        if name not in LABELS:
+            raise UserError(
+                f"{where}, row {row}: the label is {label!r}; write 1 or pos, 0 or neg, -1 for none"
+            )
+        if not isinstance(text, str):
+            raise UserError(f"{where}, row {row}: the text is {text!r:.40}; it must be a string")
+        texts.append(" ".join(text.replace("<br />", " ").split()))
+        labels.append(LABELS[name])
 
     rng = random.Random(0)
-    by_label: dict[int, list[str]] = {0: [], 1: []}
-    for text, label in zip(texts, labels, strict=True):
-        if label in by_label:  # -1: the unsupervised reviews
-            by_label[label].append(" ".join(text.replace("<br />", " ").split()))
+    by_label = {k: [text for text, label in zip(texts, labels, strict=True) if label == k] for k in (0, 1)}
     for label, group in by_label.items():
         if not group:
             raise UserError(
-                f"{source or 'stanfordnlp/imdb'} has no review of label {label}; both 1 (positive) and 0 (negative) "
-                "are needed, as numbers"
+                f"{where} has no review of label {label}; both 1 (positive) and 0 (negative) are needed"
             )
         rng.shuffle(group)
     pairs = zip(by_label[1], by_label[0], strict=False)  # equal numbers of both

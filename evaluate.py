@@ -51,10 +51,10 @@ from kit.comparison import (
     find_frontier,
     load_bench,
     model_record,
-    refuse_unwritable,
     what_differs,
 )
 from kit.errors import run_main
+from kit.files import output_folder, user_path, write_text
 from kit.measuring import METRICS
 from kit.models import display_name, find_model
 from kit.reference import draw_samples, kept_samples
@@ -62,6 +62,12 @@ from kit.runs import provenance, to_json
 from kit.verdict import LEVELS, Signal
 
 SCHEMA = 1
+WRITTEN = {  # each file, and what is in it from the start: an older one of evaluate.py may be written over
+    "comparison.json": '"schema"',
+    "samples.jsonl": '{"model": ',
+    "report.html": "<title>What RL did",
+    **{f"{name}.{kind}": "atplotlib" for name, _ in report.FIGURES for kind in ("png", "svg")},
+}
 DRAWN = 16  # samples of the base for each prompt, where none are kept
 SHOWN = {  # on the screen: a short title, and digits
     "reward": ("R", 2),
@@ -157,9 +163,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         add(f"--{name}", metavar="PATH", help=f"short for {name}=PATH")
     add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")
     parser.add_sampling_flags()
-    add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
+    add(
+        "--judge",
+        type=user_path,
+        default="auto",
+        help="independent classifier: auto (bundled), none, id, or path",
+    )
     add(
         "--fluency",
+        type=user_path,
         metavar="MODEL",
         help="a language model to ask how fluent the texts are: smollm2, id, or path",
     )
@@ -182,8 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
     for model in models:
         find_model(model.path)  # now, not after minutes of sampling
-    out = Path(args.out)
-    refuse_unwritable(args.out)
+    out = output_folder(args.out, WRITTEN)
     bench = load_bench(args, choice, judge, args.fluency)
     base = Model(BASE, choice.policy)
     for model in models:
@@ -214,13 +225,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             frontier = find_frontier(bench, choice, models, checkpoints, samples)
 
     # Write, draw, render
-    with (out / "samples.jsonl").open("w", encoding="utf-8") as samples_file:
-        for model in models:
-            samples_file.writelines(
-                to_json({"model": model.name, **{key: row[key] for key in row if key not in UNWRITTEN}})
-                + "\n"
-                for row in model.rows
-            )
+    samples_lines = [
+        to_json({"model": model.name, **{key: row[key] for key in row if key not in UNWRITTEN}}) + "\n"
+        for model in models
+        for row in model.rows
+    ]
+    write_text(out / "samples.jsonl", "".join(samples_lines))
     settings = {
         "reference": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
@@ -248,8 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = {m.name: m.rows for m in models if m.rows}
         page = report.render(comparison, rows, out)
     comparison["seconds"] = {k: round(v, 1) for k, v in bench.seconds.items()}
-    (out / "comparison.json").write_text(to_json(comparison, indent=1) + "\n", encoding="utf-8")
-    (out / "report.html").write_text(page, encoding="utf-8")
+    write_text(out / "comparison.json", to_json(comparison, indent=1) + "\n")
+    write_text(out / "report.html", page)
 
     show(models)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())

@@ -24,6 +24,7 @@ from typing import Any
 
 from kit.cli import BASE, Parser, at_least_1, named_paths
 from kit.errors import UserError, run_main, told_in_one_line
+from kit.files import user_path
 
 MAX_PORT = 65_535
 
@@ -34,7 +35,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add = parser.add_argument
     add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
     parser.add_sampling_flags()
-    add("--judge", default="auto", help="independent classifier: auto (the bundled one), none, id, or path")
+    add(
+        "--judge",
+        type=user_path,
+        default="auto",
+        help="independent classifier: auto (bundled), none, id, or path",
+    )
     add("--port", type=at_least_1, metavar="N", help="of 127.0.0.1 (default: the first free one from 7860)")
     add("--no_browser", action="store_true", help="print the address, and open no browser")
     args = parser.parse_intermixed_args(argv)

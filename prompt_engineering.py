@@ -16,14 +16,14 @@ from kit.screen import Progress, clock, quiet, table
 quiet(__name__)
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kit.cli import Parser
-from kit.comparison import Model, chosen_pair, load_bench, load_measured, refuse_unwritable
+from kit.comparison import Model, chosen_pair, load_bench, load_measured
 from kit.errors import UserError, run_main
+from kit.files import output_folder, user_path, write_text
 from kit.measuring import Bench
 from kit.metrics import Estimate, mean_estimate
 from kit.models import context, display_name, find_model
@@ -39,6 +39,7 @@ PREFIXES: tuple[str, ...] = (
     # yours
 )
 NO_PREFIX = ""
+FILE = "prompt_engineering.json"
 Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
 Policy = tuple[Any, Any]  # model, tokenizer
 
@@ -140,7 +141,12 @@ def cell(values: np.ndarray) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("Can a prompt prefix do what RL did? Base and trained model, with and without prefixes.")
     add = parser.add_argument
-    add("trained", metavar="PATH", help="the trained model: run folder, checkpoint, LoRA adapter, or id")
+    add(
+        "trained",
+        type=user_path,
+        metavar="PATH",
+        help="the trained model: run folder, checkpoint, adapter, or id",
+    )
     add(
         "--prefix",
         action="append",
@@ -164,8 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_sampling_flags()
     args = parser.parse_args(argv)
     find_model(args.trained)
-    out = Path(args.out)
-    refuse_unwritable(args.out)
+    out = output_folder(args.out, {FILE: '"settings"'}) / FILE
 
     choice = chosen_pair(args, [Model("trained", args.trained)])
     bench = load_bench(args, choice)
@@ -203,24 +208,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  {gain[name].value:+.3f} [{low:+.3f}, {high:+.3f}]  {text}")
     verdict = conclusion(gain)
     print(verdict)
-    with (out / "prompt_engineering.json").open("w", encoding="utf-8") as file:
-        record = {
-            "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
-            "table": [
-                {"prefix": p, "model": name, "mean": e.value, "low": e.interval()[0], "high": e.interval()[1]}
-                for name, scores in (("base", base), ("trained", trained))
-                for p, e in ((p, mean_estimate(scores[p])) for p in prefixes)
-            ],
-            "best_prefix": chosen,
-            "gain": {
-                name: {"value": e.value, "low": e.interval()[0], "high": e.interval()[1]}
-                for name, e in gain.items()
-            },
-            "conclusion": verdict,
-        }
-        file.write(to_json(record, indent=1) + "\n")
+    record = {
+        "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
+        "table": [
+            {"prefix": p, "model": name, "mean": e.value, "low": e.interval()[0], "high": e.interval()[1]}
+            for name, scores in (("base", base), ("trained", trained))
+            for p, e in ((p, mean_estimate(scores[p])) for p in prefixes)
+        ],
+        "best_prefix": chosen,
+        "gain": {
+            name: {"value": e.value, "low": e.interval()[0], "high": e.interval()[1]}
+            for name, e in gain.items()
+        },
+        "conclusion": verdict,
+    }
+    write_text(out, to_json(record, indent=1) + "\n")
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())
-    print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out / 'prompt_engineering.json'}")
+    print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out}")
 
 
 if __name__ == "__main__":

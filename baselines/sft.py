@@ -83,6 +83,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
+from kit.files import digest
 from kit.frontier import DEFAULT_PRICE
 from kit.models import context
 from kit.processes import refuse_idle_gpus
@@ -268,6 +269,7 @@ def main() -> None:
             raise UserError(f"--data {args.data}: no review with label {wanted} in it")
         kept, epochs = len(examples), 1
         source = f"{kept} reviews"
+        session.digests["data"] = digest(examples)
     steps_per_round = math.ceil(kept / args.batch_size) * epochs
     total = args.rounds * steps_per_round
 

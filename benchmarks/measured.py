@@ -30,11 +30,12 @@ from kit.comparison import (
     zero_std_groups,
 )
 from kit.errors import UserError
+from kit.files import write_text
 from kit.metrics import Estimate, words
 from kit.models import resolve_models
 from kit.plots import CURVES
 from kit.reference import kept_samples
-from kit.runs import read_lines, read_metrics, read_samples, replace, to_json
+from kit.runs import read_lines, read_metrics, read_samples, to_json
 from kit.screen import Progress
 from kit.sweep import Training, spelled_out
 from kit.validation import NAMES
@@ -181,7 +182,7 @@ def kept_lines() -> dict[str, Line]:
 def keep(line: Line) -> None:
     """Write a run's line, in the place of the one that stands there of an earlier run of its name."""
     kept = kept_lines() | {line["run"]: line}
-    replace(KEPT, "".join(to_json(kept[run]) + "\n" for run in sorted(kept)))
+    write_text(KEPT, "".join(to_json(kept[run]) + "\n" for run in sorted(kept)))
 
 
 def judged(line: Line, base: Line) -> Line:

@@ -37,8 +37,9 @@ from torch.nn.functional import kl_div
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
+from kit.files import write_text
 from kit.models import ROOT, load_policy, load_reference, resolve_models
-from kit.runs import read_lines, replace, to_json
+from kit.runs import read_lines, to_json
 from kit.sampling import end_tokens, rollout, sample
 from kit.sweep import markdown, mean_and_range, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for at, (where, seed) in enumerate(todo, start=1):
         row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
         kept = read_lines(KEPT) if KEPT.exists() else []
-        replace(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
+        write_text(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
         left = (time.monotonic() - start) / at * (len(todo) - at)
         print(
             f"[{at:>2}/{len(todo)}] {where:<14} seed {seed}: sentiment {row['sentiment']:.2f}, "

@@ -16,6 +16,7 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from kit.errors import UserError
+from kit.files import user_path
 from kit.runs import read_config, refuse_change
 
 BASE = "base"  # how the reference model is called
@@ -198,9 +199,9 @@ class Parser(argparse.ArgumentParser):
             "--seed", type=at_least_0, default=0, help="of the sampler, the same for every model (default: 0)"
         )
         add("--batch_size", default=128, help="sampled at once (default: 128)", **n)
-        add("--model", default="auto",
+        add("--model", type=user_path, default="auto",
             help="the reference: auto (what the runs started from), mini, id, or path")  # fmt: skip
-        add("--sentiment_model", default="auto",
+        add("--sentiment_model", type=user_path, default="auto",
             help="the reward model: auto (what the runs used), mini, id, path")  # fmt: skip
 
 
@@ -225,7 +226,7 @@ def named_paths(pairs: Sequence[str]) -> dict[str, str]:
             )
         if name in paths:
             raise UserError(f"the name {name} is given twice")
-        paths[name] = path
+        paths[name] = user_path(path)
     return paths
 
 

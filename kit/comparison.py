@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -130,15 +129,6 @@ def chosen_judge(asked: str) -> str | None:
     if judge is not None:
         find_model(judge)
     return judge
-
-
-def refuse_unwritable(folder: str) -> None:
-    """`--out`: now, not after minutes of sampling; what stands there already stays until then. Raises `UserError`."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from None
 
 
 # ---- measuring models --------------------------------------------------------------------------------------

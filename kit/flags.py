@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kit.errors import UserError
+from kit.files import user_path
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
@@ -66,6 +67,7 @@ class Arguments:
     report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting("none", "log there too")
 
     def __post_init__(self) -> None:
+        self.model, self.sentiment_model = user_path(self.model), user_path(self.sentiment_model)
         at_least(1, self, "lora_r", "max_completion_length")
         at_least(0, self, "eval_every")
         above_0(self, "temperature")

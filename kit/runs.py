@@ -3,7 +3,6 @@
 A checkpoint is whole if its manifest.json says so, which is written last; any other is never used.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -19,14 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from filelock import FileLock, Timeout  # comes with torch
 
 from kit.errors import UserError
+from kit.files import read_text, remove, rename, sha256, user_path, write_text
 from kit.screen import clock
-
-try:
-    import fcntl
-except ImportError:  # Windows: runs are not locked there
-    fcntl = None  # type: ignore[assignment]
 
 STATE = "trainer_state.json"  # in every checkpoint; TRL calls it so
 MANIFEST = "manifest.json"
@@ -65,31 +61,35 @@ class Run:
         """
         if not re.fullmatch(r"[\w.+=-]+", name) or name in {".", ".."}:
             raise UserError(f"--run_name {name!r}: use letters, digits, and . _ + = - only")
-        for number in range(1, 10_000):
-            path = Path(output_dir) / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir(parents=True)
-                return cls(path)
-            except FileExistsError:
-                if path.parent.exists() and not path.parent.is_dir():
-                    raise UserError(f"--output_dir {output_dir}: there is a file of that name") from None
-            except OSError as error:
-                raise UserError(
-                    f"--output_dir {output_dir}: cannot make a folder there ({error.strerror})"
-                ) from None
-        raise UserError(
-            f"--output_dir {output_dir}: holds 10,000 runs called {name}; choose another --run_name"
-        )
+        folder = Path(user_path(str(output_dir)))
+        try:
+            if folder.is_symlink() and not folder.exists():
+                print(
+                    f"{folder} is a link to {os.path.realpath(folder)}, which is made anew", file=sys.stderr
+                )
+            Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+            path, number = folder / name, 1
+            while True:
+                try:
+                    path.mkdir()
+                    return cls(path)
+                except FileExistsError:
+                    number += 1
+                    path = folder / f"{name}-{number}"
+        except OSError as error:
+            raise UserError(
+                f"--output_dir {output_dir}: cannot make a folder there ({error.strerror})"
+            ) from None
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
         """An existing run, to go on with. Raises `UserError` if there is none."""
-        folder = Path(path)
+        folder = Path(user_path(str(path)))
         if re.fullmatch(r"final|checkpoint-\d+", folder.name) and (folder.parent / "metrics.jsonl").is_file():
             raise UserError(f"{path}: that is a model of a run; give the run's folder, {folder.parent}")
         if not (folder / "config.json").is_file():
             raise UserError(f"{path}: no run there (it has no config.json)")
-        return cls(Path(path))
+        return cls(folder)
 
     @property
     def final(self) -> Path:
@@ -116,30 +116,40 @@ class Run:
         if not (self.path / "metrics.jsonl").exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
+    def set_aside(self, folder: Path) -> None:
+        """Rename `folder`, which is to be written anew, to *.old. There it stays until `remove_old`."""
+        if folder.exists():
+            old = folder.with_name(f"{folder.name}.old")
+            remove(old)
+            try:
+                rename(folder, old)
+            except OSError as error:
+                print(f"{folder}: cannot be renamed ({error.strerror}) and stays", file=sys.stderr)
+
+    def remove_old(self) -> None:
+        """Remove what was set aside, once the run is at its end."""
+        for old in [*self.path.glob("checkpoint-*.old"), *self.path.glob("final.old")]:
+            remove(old)
+
     def lock(self) -> AbstractContextManager[Any]:
         """Keep every other process from writing here, until what is returned is left or this process ends.
 
         Raises:
             UserError: another process is training this run.
         """
-        if fcntl is None:
-            return nullcontext()
-        file = (self.path / "lock").open("a", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            return FileLock(self.path / "lock").acquire(blocking=False)
+        except Timeout:
             raise UserError(
                 f"--resume {self.path}: another process is training this run; wait for it or stop it"
             ) from None
         except OSError:  # a network drive that knows no locks
-            pass
-        return file
+            return nullcontext()
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Every resolved setting, next to the versions that give it its meaning."""
         text = to_json({**config, "provenance": provenance()}, indent=2)
-        replace(self.path / "config.json", text + "\n")
+        write_text(self.path / "config.json", text + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl."""
@@ -155,7 +165,7 @@ class Run:
             path = self.path / name
             if path.exists():
                 kept = [row for row in read_lines(path) if row["step"] <= step]
-                replace(path, "".join(to_json(row) + "\n" for row in kept))
+                write_text(path, "".join(to_json(row) + "\n" for row in kept))
 
     def closing(self, seconds: float, name: str) -> str:
         """The last lines on screen: how long it took, where things are, how to compare them under `name`."""
@@ -175,9 +185,9 @@ def write_manifest(folder: Path) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.relative_to(folder).as_posix()] = {"bytes": file.tell(), "sha256": digest}
-    replace(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+        entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[path.relative_to(folder).as_posix()] = entry
+    write_text(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
 def what_is_missing(folder: Path) -> str:
@@ -189,29 +199,13 @@ def what_is_missing(folder: Path) -> str:
                 return f"{name} is missing"
             if (size := (folder / name).stat().st_size) != expected["bytes"]:
                 return f"{name} has {size:,} of {expected['bytes']:,} bytes"
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    return f"{name} is not what was written"
+            if sha256(folder / name) != expected["sha256"]:
+                return f"{name} is not what was written"
     except FileNotFoundError:
         return f"{MANIFEST}, which is written last, is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return "" if STATE in files else f"{STATE} is missing"
-
-
-def replace(path: Path, text: str) -> None:
-    """Write beside, then rename: at every moment `path` holds the old text or the new one."""
-    beside = path.with_name(path.name + ".part")
-    # a terminal may hand on bytes that are no UTF-8, as lone surrogates: question marks
-    with beside.open("w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    if os.name == "posix":  # the rename itself; Windows opens no folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def refuse_change(run: str | Path, setting: str, was: object, now: object) -> NoReturn:
@@ -247,10 +241,10 @@ def provenance() -> dict[str, Any]:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
-    file = Path(path) / "config.json"
+    file = Path(user_path(str(path))) / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = json.loads(read_text(file, "run configuration"))
+    except ValueError as error:
         raise UserError(f"{file}: not a readable run configuration ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{file}: not a run configuration (it must be a JSON object)")

@@ -15,7 +15,9 @@ In the order of use:
         session.show(step, total, "reward 0.5")
 """
 
+import ast
 import atexit
+import inspect
 import json
 import math
 import shutil
@@ -33,22 +35,26 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
+from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
+from kit.files import digest, read_text, remove, rename, sha256
 from kit.flags import Arguments
 from kit.measuring import Bench
-from kit.metrics import composite_reward
+from kit.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
 from kit.reference import kept_samples
 from kit.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.screen import clock
 from kit.tracking import Tracker, open_tracker, refuse_uninstalled
 from kit.validation import VALIDATION_SEED, Limit, Validation
-from reward_utils import RewardFunction, Scorer, make_reward_function
+from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
+
+MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
 def reward_without_penalty(
@@ -80,6 +86,29 @@ def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] |
     return {"text": text, "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
+def fingerprint(spec: str) -> str | None:
+    """Tells the model at `spec` from another in the same place: a digest of its files, or its commit on the Hub."""
+    path = Path(spec)
+    if not path.exists():
+        cached = try_to_load_from_cache(spec, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else None
+    path = path / "final" if (path / "final").is_dir() else path
+    found = {file for pattern in MODEL_FILES for file in path.glob(pattern)}
+    return digest([sha256(file) for file in sorted(found)]) if path.is_dir() else sha256(path)
+
+
+def reward_sources(reward: RewardFunction) -> dict[str, str]:
+    """{file: digest} of what the user may edit and the reward is made of; comments do not count."""
+    found = {}
+    for function in (reward.shape, reward.penalty):
+        if function is composite_reward:
+            found[f"configs/{REWARD_CONFIG.name}"] = digest(load_reward_weights())
+        elif function not in (None, linear_reward, sparse_reward):
+            file = Path(inspect.unwrap(function).__code__.co_filename)
+            found[file.name] = digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
+    return found
+
+
 def largest(tensors: Iterable[torch.Tensor]) -> float:
     """The largest absolute value in all of them; NaN if there is one, 0 for none."""
     norm = torch.nn.utils.get_total_norm(list(tensors), norm_type=float("inf"))
@@ -91,6 +120,7 @@ class Session:
     """Models, folder, logs and validation of one run. In a launch of several processes only the main one writes.
 
     `scorer` is the sentiment classifier, `score` what the reward counts: the classifier or the word counter.
+    `digests` tell the inputs of the run from others in the same place: a resumed run must have the same.
     `checkpoint` is where a resumed run goes on, `state` what stands in its trainer_state.json, `first_step` the step
     it was saved after (else None, {} and 0).
     """
@@ -139,7 +169,7 @@ class Session:
             raise UserError(f"--wandb and --report_to {ours.report_to}: a run has one of them; keep one")
         self.report_to = "wandb" if ours.wandb else ours.report_to
         refuse_uninstalled(self.report_to)
-        self.num_prompts = 0
+        self.digests: dict[str, str | None] = {}
         self.validated = -1  # the last step that was
         self.asked_to_stop: int | None = None  # the signal that asked
 
@@ -186,8 +216,20 @@ class Session:
         self.validated_on = validation_prompts(self.ours.prompts)
         check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
         prompts = load_prompts(self.ours.prompts, tokenizer, room)
-        self.num_prompts = len(prompts)
+        self.config["num_prompts"] = len(prompts)
+        self.digests |= {"prompts": digest(prompts), "validation prompts": digest(self.validated_on)}
         return prompts
+
+    def _refuse_changed_inputs(self) -> None:
+        """A resumed run is the same experiment. Raises `UserError`, which names what has changed since it began."""
+        stored = read_config(self.run.path).get("digests", {})  # none in a run of an earlier version
+        changed = [name for name, value in self.digests.items() if stored.get(name, value) != value]
+        if changed:
+            names = " and ".join(f"{name} {self.config.get(name, '')}".strip() for name in changed)
+            raise UserError(
+                f"--resume {self.run.path}: changed since this run began: {names}; that would be another experiment; "
+                "bring back what was there, or start a new run"
+            )
 
     # ---- the run folder
 
@@ -196,7 +238,8 @@ class Session:
         if not self.ours.resume:
             paths = [str(Run.create(self.ours.output_dir, name).path) if self.is_main else None]
             self.run = Run(Path(broadcast_object_list(paths)[0]))
-            atexit.register(self.run.remove_if_unused)
+            if self.is_main:
+                atexit.register(self.run.remove_if_unused)
             self.lock = self.run.lock() if self.is_main else nullcontext()
         return self.run
 
@@ -221,13 +264,15 @@ class Session:
             policy.create_or_update_model_card = lambda output_dir: None
         if not self.is_main:
             return
-        own = {
-            name: value for name, value in training.items() if name != "predict"
-        }  # it is kept with its time
-        self.config |= {"num_prompts": self.num_prompts, "training": own}
-        models = {"model": policy, "sentiment_model": self.scorer.model}
-        # on the Hub a name stands for another model from day to day; None for one that lies here
-        self.config["revisions"] = {k: getattr(m.config, "_commit_hash", None) for k, m in models.items()}
+        self.digests |= {
+            "model": fingerprint(self.choice.policy),
+            "sentiment_model": fingerprint(self.choice.sentiment),
+            **reward_sources(reward),
+        }
+        if self.checkpoint:
+            self._refuse_changed_inputs()
+        own = {name: value for name, value in training.items() if name != "predict"}
+        self.config |= {"training": own, "digests": self.digests}
         if predicted := prediction(self.ours.predict, self.run if self.checkpoint else None):
             self.config["prediction"] = predicted
         if not self.checkpoint:
@@ -259,8 +304,8 @@ class Session:
             self.run.write_config(self.config)
             for step, folder in self.run.checkpoints():
                 if step > self.first_step:  # not whole; it will be written again
-                    shutil.rmtree(folder)
-            shutil.rmtree(self.run.final, ignore_errors=True)  # of a run that was shorter
+                    self.run.set_aside(folder)
+            self.run.set_aside(self.run.final)  # of a run that was shorter
             self.validated = self.first_step  # measured before its checkpoint was saved
         self.validate(policy, self.first_step)
 
@@ -319,9 +364,11 @@ class Session:
 
     def _save_final(self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
         beside = self.run.path / "final.part"  # so that a final/ that is there is whole
-        shutil.rmtree(beside, ignore_errors=True)
+        remove(beside)
         save_policy(policy, tokenizer, beside, merge=self.ours.merge_lora)
-        beside.rename(self.run.final)
+        self.run.set_aside(self.run.final)
+        rename(beside, self.run.final)
+        self.run.remove_old()
 
     def _where_it_is(self) -> str:
         good = self._last_good()
@@ -423,7 +470,7 @@ class Session:
         if self.is_main:
             write_manifest(folder)
             for _, old in self.run.checkpoints()[:-keep] if keep else []:
-                shutil.rmtree(old)
+                remove(old)
 
     # ---- at every step
 

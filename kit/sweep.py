@@ -19,8 +19,9 @@ import yaml
 
 from kit.cli import split, take
 from kit.errors import UserError
+from kit.files import write_text
 from kit.models import ROOT
-from kit.runs import Run, replace
+from kit.runs import Run
 from kit.screen import clock
 
 
@@ -105,7 +106,7 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
             with Run(folder).lock():  # or it is training at this moment: then its sentence
                 shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    replace(training.record, json.dumps(spelled_out(training.command)))
+    write_text(training.record, json.dumps(spelled_out(training.command)))
     print(f"\n=== {folder.name}: python {' '.join([*training.command, *flags])}", file=log, flush=True)
     start = time.monotonic()
     with subprocess.Popen(

@@ -5,6 +5,7 @@ pytest tests/test_data.py
 
 import pandas
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 import data
 from kit.errors import UserError
@@ -42,8 +43,18 @@ def test_prompt_file(tmp_path):
     file.write_text("")
     with pytest.raises(UserError, match="there is no prompt in it"):
         data.load_prompts(str(file))
-    with pytest.raises(UserError, match="cannot read it"):
+    with pytest.raises(UserError, match="no such file; give builtin, imdb, or a file"):
         data.load_prompts(str(tmp_path / "missing.txt"))
+
+
+def test_a_prompt_ends_at_a_newline_and_a_blank_at_its_end_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "p.txt").write_bytes("a\u2028b\r\nc\x0cd\x85e\nf \n".encode())
+    assert data.load_prompts("~/p.txt") == ["a\u2028b", "c\x0cd\x85e", "f "]
+    assert capsys.readouterr().err == (
+        "--prompts ~/p.txt, line 3: begins or ends with a blank, which is kept: the model sees it\n"
+    )
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_its_line(tmp_path):
@@ -81,20 +92,66 @@ def test_imdb_prompts_are_the_first_words_of_reviews(tmp_path):
     assert prompts and all(2 <= len(p.split()) <= 3 for p in prompts)  # these reviews have three words
 
 
-@pytest.mark.parametrize("labels", [[1, 1], ["neg", "pos"]])
-def test_imdb_without_both_classes_is_refused(labels, tmp_path):
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, 0, -1],
+        [1.0, 0.0, None],  # as pandas makes of integers where one is missing
+        [True, False, None],
+        ["pos", "neg", "unsup"],
+        [" Positive", "NEGATIVE", None],
+        ["1", "0", "-1"],
+    ],
+)
+def test_labels_may_be_spelled_as_data_sets_spell_them(labels, tmp_path):
+    reviews = pandas.DataFrame({"text": ["a fine film", "a bad film", None], "label": labels})
+    reviews.to_parquet(tmp_path / "x.parquet")
+    assert data.load_imdb(str(tmp_path / "x.parquet")) == (["a fine film", "a bad film"], [1, 0])
+
+
+def test_labels_that_the_file_itself_names_mean_what_they_are_called(tmp_path):
+    """Some data sets number the positive class 0."""
+    columns = {"text": ["a fine film", "a bad film"], "label": [0, 1]}
+    kinds = Features({"text": Value("string"), "label": ClassLabel(names=["positive", "negative"])})
+    Dataset.from_dict(columns, features=kinds).to_parquet(tmp_path / "x.parquet")
+    assert data.load_imdb(str(tmp_path / "x.parquet")) == (["a fine film", "a bad film"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"text": ["a", "b"], "label": [1, 1]}, r"no review of label 0; both 1 \(positive\) and 0"),
+        ({"text": ["a", "b"], "label": [1, 2]}, "row 1: the label is 2; write 1 or pos, 0 or neg"),
+        ({"text": ["a", "b"], "label": ["pos", "great"]}, "row 1: the label is 'great'"),
+        ({"text": ["a", None], "label": [1, 0]}, "row 1: the text is None; it must be a string"),
+        ({"text": [float("nan"), 1.0], "label": [1, 0]}, "row 0: the text is "),
+        ({"text": [7, 8], "label": [1, 0]}, "row 0: the text is 7"),
+        ({"text": [b"a", b"b"], "label": [1, 0]}, "row 0: the text is b'a'"),
+        ({"text": ["a", "b"], "label": [1, 0], "split": ["test", "test"]}, "column split never says train"),
+        ({"review": ["a", "b"], "label": [1, 0]}, "has no column text$"),
+    ],
+)
+def test_reviews_that_cannot_be_used_are_told_with_their_row(columns, says, tmp_path):
     file = tmp_path / "imdb.parquet"
-    pandas.DataFrame({"text": ["a fine film", "a bad film"], "label": labels}).to_parquet(file)
-    with pytest.raises(UserError, match=r"no review of label 0; both 1 \(positive\) and 0"):
+    pandas.DataFrame(columns).to_parquet(file)
+    with pytest.raises(UserError, match=rf"{file}.*{says}"):
         data.load_prompts(f"imdb:{file}")
 
 
-def test_imdb_that_cannot_be_had_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        data.load_imdb(str(tmp_path / "none.parquet"))
-    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
-    with pytest.raises(UserError, match="cannot read IMDB"):
-        data.load_imdb(str(tmp_path / "broken.parquet"))
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        (b"not parquet", "cannot read IMDB"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
+    ],
+)
+def test_imdb_that_cannot_be_had_is_one_sentence(content, says, tmp_path):
+    file = tmp_path / "x.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        data.load_imdb(str(file))
 
 
 def test_imdb_prompts_are_short_once_each_and_never_held_out(tmp_path):

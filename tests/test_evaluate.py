@@ -14,6 +14,7 @@ import pytest
 
 import evaluate
 from kit.errors import UserError
+from kit.files import output_folder
 from kit.measuring import METRICS
 from kit.models import MINI
 from tests.test_comparison import make_run
@@ -34,11 +35,20 @@ ROOT = Path(__file__).resolve().parent.parent
         (["--modl", "mini"], "unrecognized arguments: --modl"),
         (["a=./typo"], "typo: no such model folder"),
         (["--out", "README.md/x"], "cannot write there"),
+        (["--out", "run"], "--out run: that is the folder of a run or a model"),
+        (["--out", "run/final"], "--out run/final: that is the folder of a run or a model"),
+        (["--out", "theirs"], "theirs/samples.jsonl: this file was not written by this command"),
+        (["--out=~/x", "a=~/typo"], "home/typo: no such model folder"),
     ],
 )
 def test_bad_flags_are_one_sentence(args, sentence, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     Path("README.md").write_text("a file, no folder")
+    for name in ("run/config.json", "run/final/config.json", "theirs/samples.jsonl"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text('{"step": 0}')
     with pytest.raises(UserError) as raised:
         evaluate.main(args)
     assert sentence in str(raised.value)
@@ -69,7 +79,7 @@ def results(tmp_path_factory) -> Path:
         lines.writelines(json.dumps({"step": 20 + i, "train/zero_std_groups": i / 2}) + "\n" for i in (0, 1))
     (folder / "out").mkdir()
     for kind in ("png", "svg"):
-        (folder / "out" / f"training.{kind}").write_text("of an earlier comparison")
+        (folder / "out" / f"training.{kind}").write_text("of an earlier comparison, by Matplotlib")
     names = ("foreign", "torn", "unfinished", "run")
     done = subprocess.run(
         [sys.executable, "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
@@ -83,6 +93,9 @@ def results(tmp_path_factory) -> Path:
 
 
 def test_the_script_writes_what_its_docstring_says(results):
+    files = {path.name for path in results.iterdir()} - {"screen.txt"}
+    assert files <= set(evaluate.WRITTEN) and {"comparison.json", "samples.jsonl", "report.html"} < files
+    output_folder(str(results), evaluate.WRITTEN)  # the next comparison may be written over this one
     found = json.loads((results / "comparison.json").read_text())
     assert found["schema"] == 1
     assert set(found) == {

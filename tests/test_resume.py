@@ -3,19 +3,25 @@
 pytest tests/test_resume.py
 """
 
+import dataclasses
 import io
 import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import data
 import train as script
 from baselines import ppo, sft
 from kit.errors import UserError
+from kit.metrics import composite_reward, load_reward_weights
 from kit.models import MINI, load_policy
 from kit.runs import Run, read_config, read_metrics, what_is_missing
+from kit.session import Session, fingerprint, reward_sources
+from reward_utils import linear_reward
 from sentiment import load_scorer
 
 # ------------------------------------------------------------------------------------ a stranger's run
@@ -218,6 +224,82 @@ def test_another_model_or_method_is_refused(copy, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ppo", "--resume", str(copy)])
     with pytest.raises(UserError, match="method grpo, not ppo"):
         ppo.main()
+
+
+def test_changed_prompts_are_refused_and_the_run_is_left_as_it_was(copy, monkeypatch):
+    before = contents(copy)
+    monkeypatch.setitem(data.BUILT_IN, "builtin", ("The actor", *data.TRAIN_PROMPTS[1:]))
+    with pytest.raises(UserError, match=r"changed since this run began: prompts builtin; .* new run"):
+        grpo(monkeypatch, "--resume", str(copy), "--max_steps", "3")
+    assert contents(copy) == before
+
+
+def test_each_changed_input_is_named_and_a_run_without_digests_goes_on(tmp_path):
+    session = SimpleNamespace(
+        run=Run(tmp_path),
+        config={"prompts": "p.txt", "model": "mini/policy"},
+        digests={"prompts": "1", "validation prompts": "2", "model": "3", "rewards.py": "4"},
+    )
+    stored = dict(session.digests)
+    for digests, changed in [
+        ({}, None),
+        (stored, None),
+        (stored | {"prompts": "x"}, "prompts p.txt"),
+        (stored | {"model": None, "rewards.py": "x"}, "model mini/policy and rewards.py"),
+        (stored | {"validation prompts": "x"}, "validation prompts"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps({"digests": digests} if digests else {}))
+        if changed is None:
+            Session._refuse_changed_inputs(session)
+        else:
+            with pytest.raises(UserError, match=f"changed since this run began: {changed}; that would be"):
+                Session._refuse_changed_inputs(session)
+
+
+def test_a_model_is_known_by_its_files_wherever_it_lies(tmp_path):
+    names = ("model.safetensors", "config.json", "tokenizer.json", "README.md")
+    for folder in ("a", "run/final"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).write_text(name)
+    first = fingerprint(str(tmp_path / "a"))
+    assert first == fingerprint(str(tmp_path / "run"))  # a run is its final model
+    changed = set()
+    for name in names:
+        (tmp_path / "a" / name).write_text("other")
+        changed.add(fingerprint(str(tmp_path / "a")))
+    assert len(changed) == 3 and first not in changed  # what README.md says makes no other model
+    (tmp_path / "x.gguf").write_bytes(b"abc")
+    sha256_of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert fingerprint(str(tmp_path / "x.gguf")) == sha256_of_abc
+
+
+def test_a_model_from_the_hub_is_known_by_its_commit(monkeypatch):
+    monkeypatch.setattr(
+        "kit.session.try_to_load_from_cache", lambda *_: "/cache/snapshots/607a30d/config.json"
+    )
+    assert fingerprint("openai-community/gpt2") == "607a30d"
+
+
+def test_the_reward_is_known_by_its_code_without_the_comments(tmp_path, monkeypatch):
+    def digests(source: str) -> dict[str, str]:
+        (tmp_path / "rewards.py").write_text(source)
+        names: dict = {}
+        exec(compile(source, tmp_path / "rewards.py", "exec"), names)
+        return reward_sources(SimpleNamespace(shape=linear_reward, penalty=names["penalty"]))
+
+    first = digests("def penalty(s):\n    return s\n")
+    assert list(first) == ["rewards.py"]
+    assert digests("def penalty(s):  # Q3: because\n\n    return (s)\n") == first
+    assert digests("def penalty(s):\n    return s * 2\n") != first
+    assert digests("penalty = None") == {}
+
+    composite = SimpleNamespace(shape=composite_reward, penalty=None)
+    weights = load_reward_weights()
+    first = reward_sources(composite)
+    assert list(first) == ["configs/reward.yaml"]
+    monkeypatch.setattr("kit.session.load_reward_weights", lambda: dataclasses.replace(weights, length=0.3))
+    assert reward_sources(composite) != first
 
 
 def test_sft_stopped_in_a_round_writes_its_line_once(tmp_path, monkeypatch):

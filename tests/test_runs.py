@@ -194,3 +194,54 @@ def test_a_model_of_a_run_is_not_taken_for_the_run(name, tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(UserError, match=rf"that is a model of a run; give the run's folder, {tmp_path}$"):
         Run.open(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------ disks and links
+
+
+def test_a_link_to_a_folder_that_is_gone_is_filled_again(tmp_path, capsys):
+    (tmp_path / "outputs").symlink_to(tmp_path / "scratch" / "me")
+    assert Run.create(tmp_path / "outputs", "a").path == tmp_path / "outputs" / "a"
+    assert (tmp_path / "scratch" / "me" / "a").is_dir()
+    said = f"{tmp_path}/outputs is a link to {tmp_path}/scratch/me, which is made anew\n"
+    assert capsys.readouterr().err == said
+    (tmp_path / "nowhere").symlink_to("/proc/nowhere")  # nobody can make a folder there
+    with pytest.raises(UserError, match=r"--output_dir .*nowhere: cannot make a folder there"):
+        Run.create(tmp_path / "nowhere", "a")
+
+
+def test_what_is_set_aside_stays_until_the_end_and_a_refusal_is_one_line(run, monkeypatch, capsys):
+    folder, old = run.path / "checkpoint-2", run.path / "checkpoint-2.old"
+    run.set_aside(folder)
+    run.set_aside(run.final)  # there is none
+    assert [step for step, _ in run.checkpoints()] == [1]
+    assert (old / "model.safetensors").is_file()
+    folder.mkdir()
+    run.set_aside(folder)  # a second resume: the newer one stays
+    assert list(old.iterdir()) == []
+    run.final.mkdir()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kit.files.SECONDS_BEFORE_RETRY", ())
+        patch.setattr("pathlib.Path.replace", refuse)
+        patch.setattr("shutil.rmtree", refuse)
+        run.set_aside(run.final)
+        run.remove_old()
+    assert capsys.readouterr().err == (
+        f"{run.final}: cannot be renamed (Permission denied) and stays\n"
+        f"{old}: cannot be removed (Permission denied) and stays\n"
+    )
+    run.remove_old()
+    assert not old.exists() and run.final.is_dir()
+
+
+def test_a_disk_that_knows_no_locks_ends_nothing(run, monkeypatch):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with run.lock():
+        pass
