@@ -1,0 +1,140 @@
+"""How every script reads and writes a file that a user named. Standard library and `kit.errors` only."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from kit.errors import UserError
+
+LFS_POINTER = b"version https://git-lfs.github.com/"
+SECONDS_BEFORE_RETRY = (0.1, 1.0)  # a virus scanner holds a new file for a moment
+
+
+def user_path(text: str) -> str:
+    """A path as the user means it: `~` is the home folder. A shell expands it in `--out ~/x`, not in `--out=~/x`."""
+    return os.path.expanduser(text)  # noqa: PTH111 - pathlib would change "./x" and fail for an unknown "~name"
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """A UTF-8 file, with or without byte order mark; a line ends with `\\n`, whatever the file has.
+
+    Raises:
+        UserError: there is no such file, or it is no text; the message begins with `what` and the path.
+    """
+    path = Path(user_path(str(path)))
+    try:
+        data = path.read_bytes()
+        refuse_pointer(data, f"{what} {path}")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{what} {path}: is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
+    if "\0" in text:
+        raise UserError(f"{what} {path}: has a NUL byte; is it a text file, saved as UTF-8?")
+    return text.replace("\r\n", "\n")
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text, which end at a newline only: `str.splitlines` also ends them at U+2028 or a form feed."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def refuse_pointer(data: bytes, what: str) -> None:
+    """Raises `UserError` if `data`, the beginning of a file, is that of a Git LFS pointer."""
+    if data.startswith(LFS_POINTER):
+        raise UserError(f"{what}: is a Git LFS pointer, not the file itself; run git lfs pull")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write beside, then rename: at every moment `path` holds the old text or the new one.
+
+    A link stays a link, and a file keeps its permissions. Characters that are no UTF-8 become question marks.
+    """
+    path = Path(os.path.realpath(path))
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        shutil.copymode(path, beside)
+    rename(beside, path)
+    with contextlib.suppress(OSError):  # Windows opens no folders, and some network disks sync none
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def rename(old: Path, new: Path) -> None:
+    """`old.replace(new)`, which Windows refuses while another program has the file open: tried three times."""
+    for seconds in SECONDS_BEFORE_RETRY:
+        try:
+            old.replace(new)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    old.replace(new)
+
+
+def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
+    """A command writes over its own files only. Call it before the work begins.
+
+    Args:
+        why_ours: a text that the command writes into the first 4 KB of this file.
+        flag: what the user gave the path with, such as `--out`.
+
+    Raises:
+        UserError: there is a folder, or a file (not an empty one) without that text.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: there is a folder of that name; choose another name")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); choose another name") from None
+    if head and why_ours.encode() not in head:
+        raise UserError(
+            f"{flag} {path}: this file was not written by this command and stays as it is; choose another name"
+        )
+
+
+def output_folder(folder: str, written: Mapping[str, str], flag: str = "--out") -> Path:
+    """The folder that a command writes its results to, made if need be; what stands there stays for now.
+
+    `written` are the files to come, each with its `why_ours` for `refuse_foreign`.
+
+    Raises:
+        UserError: a run's or a model's folder, one with such a file of somebody else's, or one that cannot be written.
+    """
+    path = Path(user_path(folder))
+    for marker in ("config.json", "adapter_config.json"):
+        if (path / marker).exists():
+            raise UserError(
+                f"{flag} {folder}: that is the folder of a run or a model; choose another for results"
+            )
+    for name, why_ours in written.items():
+        refuse_foreign(path / name, why_ours, flag)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot write there ({error.strerror})") from None
+    return path
