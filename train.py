@@ -114,7 +114,8 @@ from kit.processes import follow, refuse_launch
 from kit.runs import read_metrics
 from kit.sampling import end_tokens, rollout
 from kit.session import Session
-from reward_utils import RewardFunction, load_student, make_reward_function
+from kit.student import load_student
+from reward_utils import RewardFunction, make_reward_function
 
 
 @dataclass

@@ -64,7 +64,7 @@ def load(path: str | Path) -> types.ModuleType:
 
 
 def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
-    """Call `module.name(*args, **kwargs)` on copies and describe the outcome; never raises.
+    """Call `module.name(*args, **kwargs)` on copies and describe the outcome. Raises KeyboardInterrupt alone.
 
     Returns one of
         {"unfilled": True, "misspelt": name}  the stub is still there (and a function is named almost so)
@@ -90,7 +90,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
         return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
     except NotImplementedError:
         return {"unfilled": True, "misspelt": misspelt(module, name)}
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the student's here
+    except (Exception, SystemExit) as error:  # KeyboardInterrupt is the user's Ctrl-C in a training
         return {"error": explain(error, getattr(module, "__file__", ""))}
 
 
@@ -120,7 +120,9 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, NotPlain):
         text = message
     elif isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg} ({Path(path).name}, line {error.lineno})"
+        return (
+            f"{type(error).__name__}: {error.msg} ({Path(error.filename or path).name}, line {error.lineno})"
+        )
     else:
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     frames = []
