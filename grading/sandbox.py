@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 from typing import IO
 
+from kit.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent  # the kit, with the solution
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
-class GraderFailed(Exception):
+class GraderFailed(UserError):
     """The grader itself could not do its work."""
 
 
@@ -148,7 +150,7 @@ class Sandbox:
         if not isinstance(ready.get("missing"), list):
             self.stop()
             raise GraderFailed(
-                f"the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
+                f"grading failed: the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
             )
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
@@ -239,7 +241,7 @@ def check_unreadable(folder: Path) -> None:
     for path in readable_paths():
         if folder.resolve().is_relative_to(os.path.realpath(path)):
             raise GraderFailed(
-                f"{folder} lies below {path}, where every submission may read: move it elsewhere"
+                f"grading failed: {folder} lies below {path}, where every submission may read: move it elsewhere"
             )
 
 

@@ -14,10 +14,11 @@ import random
 import re
 from fnmatch import fnmatch
 
-Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
+from grading.archive import Files
+from kit.errors import UserError
 
 
-class PlaceMissing(Exception):
+class PlaceMissing(UserError):
     """The kit has changed under a variant; the message says which place is gone."""
 
 

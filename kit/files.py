@@ -57,14 +57,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, encoding: str = "utf-8") -> None:
     """Write beside, then rename: at every moment `path` holds the old text or the new one.
 
-    A link stays a link, and a file keeps its permissions. Characters that are no UTF-8 become question marks.
+    A link stays a link, and a file keeps its permissions. What the encoding lacks becomes a question mark.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+    with beside.open("w", encoding=encoding, errors="replace", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
