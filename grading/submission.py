@@ -1,10 +1,8 @@
 """A submission from both sides: run its file, call one of its functions, and read what came back.
 
-`load` and `call` work beside the student's code: in the self-check that is the student's own process, in the grader
-the sandboxed worker, which gets a copy of this file and nothing else of the kit. So this is not the way by which the
-trainers reach the same functions (`reward_utils.py`): that one may use the kit, this one may not. `call` puts what
-happened into plain data, a reply; `Student` stands on the other side and reads replies. Standard library only, and
-nothing in here knows a right answer.
+`load` and `call` run in the process of the student's code: in the self-check the student's own, in the grader the
+sandboxed worker, which gets a copy of this file and nothing else of the kit. `call` puts what happened into plain data,
+a reply; `Student`, on the other side, reads replies. Standard library only, and no right answer is in here.
 """
 
 import copy
@@ -18,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a submission may import, whatever the Python that runs it has besides: the kit's own has torch, Gradescope's not.
+# What a submission may import: the kit's own Python has torch too, Gradescope's has not.
 PLAIN = sys.stdlib_module_names | {"numpy", "rewards"}
 GRADED_WITH = "it is graded with Python's standard library and numpy alone"
 
@@ -34,11 +32,11 @@ TOO_LARGE = "an int too large for a float"
 
 
 class NotPlain(ModuleNotFoundError):
-    """An import of something that what grades a submission need not have."""
+    """An import of something that the grader's Python need not have."""
 
 
 class PlainImports:
-    """An import hook that knows the standard library and numpy, so that every Python grades like the plainest one."""
+    """An import hook that refuses all but the standard library and numpy, so that every Python grades the same."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:

@@ -208,8 +208,9 @@ def open_folder():
     """A folder that an unprivileged user can reach and write, which pytest's own is not."""
     folder = Path(tempfile.mkdtemp(prefix="kit-"))
     folder.chmod(0o777)
-    shutil.copytree(ROOT / "grading", folder / "grading", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in [folder / "grading", *(folder / "grading").rglob("*")]:
+    for needed in ("grading", "kit"):
+        shutil.copytree(ROOT / needed, folder / needed, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
