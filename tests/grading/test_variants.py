@@ -208,8 +208,8 @@ def test_a_place_that_is_gone_is_an_error(kit, name, old, new):
 
 
 def test_the_command_line(tmp_path, capsys):
-    assert handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")]) == 0
+    handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")])
     assert "variant 3" in capsys.readouterr().out
     first = (tmp_path / "handout.zip").read_bytes()
-    assert handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")]) == 0
+    handout.main(["--variant", "3", "--out", str(tmp_path / "handout.zip")])
     assert (tmp_path / "handout.zip").read_bytes() == first
