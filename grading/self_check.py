@@ -9,12 +9,12 @@ grader's. Each call of a student's function has a few seconds, so that an endles
 Standard library only.
 """
 
-import linecache
 import random
 import re
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ from grading.submission import (
     call,
     explain,
     load,
+    place,
 )
 from kit.errors import UserError, run_main
 
@@ -74,23 +75,15 @@ def in_time(work: Callable[[], T], path: str) -> T:
         return results[0]
     if not thread.is_alive():
         raise NoAnswer("it raised KeyboardInterrupt")
-    where = ""
-    for frame in frames:
-        if frame.f_code.co_filename == path:
-            code = linecache.getline(path, frame.f_lineno).strip()
-            where = f" (in {frame.f_code.co_name}, {Path(path).name} line {frame.f_lineno}: {code})"
-            break
+    where = place([(frame, frame.f_lineno) for frame in frames], path)
     stop(thread)
     raise NoAnswer(f"still running after {SECONDS:g} seconds: does the loop end?{where}")
 
 
 def frames_of(thread: threading.Thread) -> list[FrameType]:
     """What the thread is doing now, the innermost call first."""
-    frames, frame = [], sys._current_frames().get(thread.ident or 0)
-    while frame is not None:
-        frames.append(frame)
-        frame = frame.f_back
-    return frames
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [frame for frame, _ in traceback.walk_stack(frame)] if frame else []
 
 
 def being_debugged(frames: list[FrameType]) -> bool:

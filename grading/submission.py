@@ -11,8 +11,9 @@ import linecache
 import math
 import numbers
 import sys
+import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,22 +119,21 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, NotPlain):
         text = message
     elif isinstance(error, SyntaxError):
-        return (
-            f"{type(error).__name__}: {error.msg} ({Path(error.filename or path).name}, line {error.lineno})"
-        )
+        file = Path(str(error.filename or path)).name  # it may be in a file that this one imports
+        return f"{type(error).__name__}: {error.msg} ({file}, line {error.lineno})"
     else:
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == path:
-            frames.append((traceback.tb_frame.f_code.co_name, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    if not frames:
-        return text
-    function, line = frames[-1]
-    code = linecache.getline(path, line).strip()
-    return f"{text} (in {function}, {Path(path).name} line {line}{': ' + code if code else ''})"
+    return text + place(reversed(list(traceback.walk_tb(error.__traceback__))), path)
+
+
+def place(frames: Iterable[tuple[types.FrameType, int]], path: str) -> str:
+    """` (in FUNCTION, FILE line N: CODE)` of the first frame that runs code of `path`; empty if there is none."""
+    for frame, line in frames:
+        if frame.f_code.co_filename == path:
+            code = linecache.getline(path, line).strip()
+            said = f" (in {frame.f_code.co_name}, {Path(path).name} line {line}"
+            return f"{said}: {code})" if code else f"{said})"
+    return ""
 
 
 # ---- reading the reply -------------------------------------------------------------------------------------
