@@ -60,7 +60,7 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             others.append(entry)
         others += [path for path in inside if path not in nearest and path not in similar]
     if others:
-        lines.append(f"{len(others)} others are no submissions: {listed(others, folder)}")
+        lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines
 
 
@@ -75,7 +75,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def listed(paths: list[Path], folder: Path) -> str:
     names = [str(path.relative_to(folder)) for path in paths]
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class Table:
