@@ -201,3 +201,15 @@ def test_the_seal_sees_edits_and_not_spreadsheets(tmp_path):
     assert table.is_untouched(saved)
     for place in (1, 2, 4, 6):
         assert not table.is_untouched([*row[:place], "2", *row[place + 1 :]])
+
+
+def test_a_row_with_a_note_stays_when_its_file_is_gone(tmp_path, graded):
+    graded()
+    table = tmp_path / "grades.csv"
+    header, anna, *others = table.read_text().splitlines()
+    table.write_text("\n".join([f"{header},note", f"{anna},late", *others, ""]))
+    for name in ("anna.py", "berta.py"):
+        (tmp_path / "all" / name).unlink()
+    graded()
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["submission"], row["note"]) for row in rows] == [("anna.py", "late"), ("carl.py", None)]
