@@ -28,7 +28,7 @@ from kit.measuring import Bench
 from kit.metrics import Estimate, mean_estimate
 from kit.models import context, display_name, find_model
 from kit.runs import to_json
-from reward_utils import checked, load_student
+from kit.student import checked, load_student
 
 PREFIXES: tuple[str, ...] = (
     "I loved every minute of this film. ",
@@ -50,11 +50,7 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
         return lambda completions, prompts: bench.scorer(completions)
     student = load_student(use_solution, reward_shaping="shaped")
     return lambda completions, prompts: checked(
-        student.shaped_reward,
-        bench.scorer(completions),
-        list(completions),
-        list(prompts),
-        expected=len(completions),
+        student.shaped_reward, bench.scorer(completions), list(completions), list(prompts)
     )
 
 

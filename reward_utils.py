@@ -9,16 +9,9 @@ The penalty reaches GRPO as a number: no gradient flows through it. What it does
 E[penalty * grad log pi], which need not be the gradient of the KL whose value it estimates.
 """
 
-import importlib
-import inspect
 import math
-import numbers
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,13 +20,11 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import pad
 
-from kit.errors import UserError
-from kit.metrics import composite_reward
+from kit.student import checked
 
 Scorer = Callable[[Sequence[str]], list[float]]
 LogProbs = list[list[float]]  # one row per completion, one natural log-probability per sampled token
 SPARSE_THRESHOLD = 0.8
-MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which ends at 3e38
 
 
 # ---- log-probs ---------------------------------------------------------------------------------------------
@@ -254,106 +245,7 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
     ]
 
 
-# ---- the student's functions -------------------------------------------------------------------------------
-
-
-def load_student(use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear") -> Any:
-    """The student's functions, or with `use_solution` ours; None where none of them is used.
-
-    It is the module rewards.py, or the penalties of rewards_solution.py with the composite R for `shaped_reward`.
-
-    The functions that are used are tried on one token each, before any model is loaded.
-
-    Raises:
-        UserError: importing it failed, or one of these functions is missing, not written yet, or wrong.
-    """
-    # (name, positional arguments of the trial call)
-    needed: list[tuple[str, tuple]] = []
-    if kl_type != "none":
-        needed.append((f"kl_penalty_{kl_type}", ([[-1.0]], [[-1.5]], 1.0)))
-    if reward_shaping == "shaped":
-        needed.append(("shaped_reward", ([0.5], ["a film"], ["This was"])))
-    if not needed:
-        return None
-    name = "rewards_solution" if use_solution else "rewards"
-    try:
-        module = importlib.import_module(name)
-    except SyntaxError as error:  # in it, or in what it imports
-        file = Path(error.filename or f"{name}.py").name
-        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
-    except (Exception, SystemExit) as error:
-        if use_solution and isinstance(error, ModuleNotFoundError) and error.name == name:
-            raise UserError(
-                f"{name}.py is not part of the hand-out: leave out --use_solution, and your rewards.py is used"
-            ) from None
-        theirs = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(f"{name}.py")
-        ]
-        where = f", line {theirs[-1]}" if theirs else ""
-        raise UserError(f"{name}.py{where}: importing it raised {type(error).__name__}: {error}") from None
-    for function_name, args in needed:
-        function: Any = getattr(module, function_name, None)
-        if not isinstance(
-            inspect.unwrap(function), FunctionType
-        ):  # errors name its line, so it must have one
-            raise UserError(f"{name}.py has no function {function_name}; keep the stubs' names and their def")
-        checked(function, *args, expected=1)
-    if use_solution:
-        # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
-        return SimpleNamespace(**{**vars(module), "shaped_reward": composite_reward})
-    return module
-
-
-def checked(function: Callable[..., list[float]], *args: Any, expected: int) -> list[float]:
-    """Call a student's function; whatever is wrong with it or its result is one sentence with file and line.
-
-    Raises:
-        UserError: it raised, or did not return `expected` finite plain numbers.
-    """
-    name = function.__name__
-    code = inspect.unwrap(function).__code__
-    where = f"{Path(code.co_filename).name}, line {code.co_firstlineno}"
-    try:
-        values = function(*args)
-    except NotImplementedError:
-        raise UserError(
-            f"{name} ({where}) is not written yet: fill the stub, then check it with python rewards.py"
-        ) from None
-    except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == code.co_filename]
-        line = f"{Path(code.co_filename).name}, line {frames[-1].lineno}" if frames else where
-        raise UserError(f"{name} ({line}) raised {type(error).__name__}: {error}") from None
-    try:
-        values = list(values)
-    except TypeError:
-        raise UserError(f"{name} ({where}) returned {values!r}, not a list of {expected} numbers") from None
-    if len(values) != expected:
-        raise UserError(
-            f"{name} ({where}) returned {len(values)} values for {expected} completions; return one each"
-        )
-    for i, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise UserError(
-                f"{name} ({where}): value {i} is {value!r}, a {type(value).__name__}; return plain floats"
-            )
-        # Q10. A NaN ends the run. What would the policy learn if such a completion got the reward 0 instead,
-        # while a penalty makes most rewards negative?
-        if not isinstance(value, int) and not math.isfinite(value):
-            raise UserError(f"{name} ({where}): value {i} is {value}; every value must be finite")
-        if abs(value) > MAX_VALUE:
-            raise UserError(
-                f"{name} ({where}): value {i} is {_briefly(value)}; beyond {MAX_VALUE:g} the rewards of a group have "
-                "no mean and no standard deviation in float32"
-            )
-    return [float(value) for value in values]
-
-
-def _briefly(value: Any) -> str:
-    """A number for a message: an integer may have thousands of digits, and more than a float can hold."""
-    try:
-        return f"{float(value):.3g}"
-    except OverflowError:
-        return "an integer of more than 308 digits"
+# ---- the reward --------------------------------------------------------------------------------------------
 
 
 def sparse_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
@@ -366,9 +258,6 @@ def sparse_reward(scores: Sequence[float], completions: Sequence[str], prompts: 
 def linear_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
     """The score as it is."""
     return list(scores)
-
-
-# ---- the reward --------------------------------------------------------------------------------------------
 
 
 class RewardFunction:
@@ -412,7 +301,7 @@ class RewardFunction:
     ) -> list[float]:
         """What the shape makes of N scores, turned into 1 - score first where the reward is negated."""
         signed = [1.0 - s for s in scores] if self.negate else list(scores)
-        return checked(self.shape, signed, list(completions), list(prompts), expected=len(completions))
+        return checked(self.shape, signed, list(completions), list(prompts))
 
     def __call__(
         self,
@@ -442,9 +331,7 @@ class RewardFunction:
             series["kl_policy_ref"] = kl_policy_ref(policy_rows, ref_rows)
             series["kl_ref_policy"] = kl_ref_policy(policy_rows, ref_rows)
             if self.penalty is not None:
-                # copies: what a student's function does to its arguments stays there
-                rows = [list(row) for row in policy_rows], [list(row) for row in ref_rows]
-                penalties = checked(self.penalty, *rows, self.kl_coef, expected=n)
+                penalties = checked(self.penalty, policy_rows, ref_rows, self.kl_coef)
         # Q12. The scores of a group lie between 0.98 and 1.00, its KLs are spread over 3 nats, kl_coef is
         # 0.1. What does an advantage consist of? And with scores all over [0, 1]?
         rewards = [s - p for s, p in zip(shaped, penalties, strict=True)]

@@ -137,8 +137,9 @@ from kit.models import add_plain_head, follow_mask_positions, load_policy, load_
 from kit.processes import refuse_launch
 from kit.runs import read_metrics
 from kit.session import Session
+from kit.student import load_student
 from kit.trl_settings import extra_settings, refusals_of_trl
-from reward_utils import RewardFunction, load_student, make_reward_function
+from reward_utils import RewardFunction, make_reward_function
 
 # ---- the trainer -------------------------------------------------------------------------------------------
 

@@ -1,19 +1,32 @@
-"""Zip files that come out the same byte for byte whenever their contents are the same."""
+"""Zip files that are the same byte for byte if their contents are the same, on every system."""
 
 import zipfile
 from pathlib import Path
 
+from kit.files import rename
 
-def write_zip(out: Path, files: dict[str, tuple[bytes, bool]]) -> None:
-    """Write {name: (contents, executable)} in the order of the names, without times or owners."""
+Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
+
+
+def with_lf(path: Path) -> bytes:
+    """The file as git has it: lines of a text end with LF, whatever this checkout has (bash cannot run `bash\\r`)."""
+    data = path.read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data  # weights, pictures
+    return data.replace(b"\r\n", b"\n")
+
+
+def write_zip(out: Path, files: Files) -> None:
+    """Write the files in the order of their names, without times or owners."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(files):
-            contents, executable = files[name]
+        for name, (contents, executable) in sorted(files.items()):
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, so that the mode counts
             info.external_attr = (0o100755 if executable else 0o100644) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, contents)
-    temporary.replace(out)
+    rename(temporary, out)

@@ -8,17 +8,17 @@ they do, and whoever opens one, or compares the copy with the kit, does so on pu
 import argparse
 import re
 import shutil
-import sys
 from pathlib import Path
 
-from grading.questions import is_environment
+from kit.errors import UserError, run_main
+from kit.files import user_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "grading" / "bugs"
 NOT_COPIED = ("outputs", "results", "dist", "wandb", "__pycache__", ".*")
 
 
-class DoesNotApply(Exception):
+class DoesNotApply(UserError):
     """The code has changed under a patch; the message says where."""
 
 
@@ -46,32 +46,35 @@ def apply(patch: str, root: Path) -> None:
 
 
 def not_copied(folder: str, names: list[str]) -> set[str]:
-    environments = {name for name in names if is_environment(Path(folder, name))}
-    return environments | shutil.ignore_patterns(*NOT_COPIED)(folder, names)
+    """What the copy leaves out: results, environments (of venv, uv or conda, whatever their name), dangling links."""
+    left_out = shutil.ignore_patterns(*NOT_COPIED)(folder, names)
+    for name in names:
+        path = Path(folder, name)
+        if (path / "pyvenv.cfg").exists() or (path / "conda-meta").exists() or not path.exists():
+            left_out.add(name)
+    return left_out
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m grading.bug", description=__doc__.split("\n")[0])
     numbers = sorted(int(path.stem) for path in PATCHES.glob("*.patch"))
     parser.add_argument("number", type=int, choices=numbers, help="which bug")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bugs", help="copies go to OUT/NUMBER")
+    parser.add_argument("--out", default=str(ROOT / "outputs" / "bugs"), help="copies go to OUT/NUMBER")
     args = parser.parse_args(argv)
-    copy = args.out / str(args.number)
+    copy = Path(user_path(args.out)) / str(args.number)
     if copy.exists():
-        parser.error(f"{copy} is there already; remove it for a fresh copy")
+        raise UserError(f"{copy} is there already; remove it for a fresh copy")
     try:
         shutil.copytree(ROOT, copy, ignore=not_copied)
         apply((PATCHES / f"{args.number}.patch").read_text(encoding="utf-8"), copy)
     except (DoesNotApply, OSError) as error:
         shutil.rmtree(copy, ignore_errors=True)
-        print(f"No copy was made: bug {args.number} does not apply: {error}", file=sys.stderr)
-        return 1
+        raise UserError(f"no copy was made: bug {args.number} does not apply: {error}") from None
     print(
         f"{copy}: the kit with bug {args.number}. Work there, in this environment (make would install another):"
     )
     print(f"  cd {copy}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

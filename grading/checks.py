@@ -1,13 +1,12 @@
-"""What is checked, exactly: the one set of checks behind `python rewards.py`, the tests and the grader.
+"""The checks behind `python rewards.py`, the tests and the grader.
 
-No Monte Carlo. Policy and reference are small tables of next-token probabilities (`trees.py`), and the student's
-penalty is called on all completions they can write at once. Its mean and its policy gradient E[f grad log pi] are
-then sums, and are compared with a KL divergence and with its gradient. A penalty inside a reward is a constant to the
-optimiser, so it is the gradient that says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025
-(arXiv 2512.21852).
+They are exact: policy and reference are small tables of next-token probabilities (`trees.py`), and the student's
+penalty is called on all completions they can write. Its mean and its policy gradient E[f grad log pi] are then sums.
+They are compared with a KL divergence and with its gradient. A penalty inside a reward is a constant to the optimiser,
+so its gradient says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025 (arXiv 2512.21852).
 
-A check asks a `Student` for values and raises `Mistake` with a hint. Where the student's code runs, in this process
-or behind a pipe, is the `Student`'s business alone. Standard library only.
+A check asks a `Student` for values and raises `Mistake` with a hint; it does not know in which process the student's
+code runs. Standard library only.
 """
 
 import math
@@ -31,13 +30,13 @@ from grading.submission import (
     close,
     wrong_kind,
 )
-from grading.trees import Model, Tree, cosine, gradient, kl, make_tree, norm, policy_gradient
+from grading.trees import cosine, gradient, kl, make_tree, norm, policy_gradient
 
 # ---- the KL penalties --------------------------------------------------------------------------------------
 
 
 def varied(values: list[float]) -> list[float]:
-    """The values, unless they are all the same: zeros and constants have properties, but earn nothing for them."""
+    """The values; raises Mistake if they are all the same, as a constant has most of the properties asked for."""
     if max(values) - min(values) <= TOLERANCE * max(map(abs, values), default=0.0) + 1e-12:
         raise Mistake("Every completion gets the same penalty, whatever the two models say about it.")
     return values
@@ -56,20 +55,10 @@ def forward_value(student: Student, rng: random.Random) -> None:
             )
 
 
-def kl_to_ref(tree: Tree, policy: Model) -> float:
-    """KL(pi || pi_ref) with another policy in the tree's place."""
-    return kl(tree, policy, tree.ref)
-
-
-def kl_from_ref(tree: Tree, policy: Model) -> float:
-    """KL(pi_ref || pi), likewise."""
-    return kl(tree, tree.ref, policy)
-
-
 def forward_gradient(student: Student, rng: random.Random) -> None:
     for vocab, length, eos in ((4, 2, False), (3, 4, True)):
         tree = make_tree(rng, vocab, length, eos, nats=0.4)
-        right = gradient(partial(kl_to_ref, tree), tree.policy)
+        right = gradient(partial(kl, tree, q=tree.ref), tree.policy)
         ours = policy_gradient(tree, varied(student.penalties(FORWARD, tree.pairs())))
         compare(ours, right, "KL(pi || pi_ref)", exactly=True)
 
@@ -79,8 +68,8 @@ def backward_gradient_token(student: Student, rng: random.Random) -> None:
     done = 0
     while done < 2:
         tree = make_tree(rng, vocab=4, length=1, eos=False, nats=0.5)
-        right = gradient(partial(kl_from_ref, tree), tree.policy)
-        other = gradient(partial(kl_to_ref, tree), tree.policy)
+        right = gradient(partial(kl, tree, tree.ref), tree.policy)
+        other = gradient(partial(kl, tree, q=tree.ref), tree.policy)
         if cosine(right, other) > 0.95:
             continue
         done += 1
@@ -88,9 +77,9 @@ def backward_gradient_token(student: Student, rng: random.Random) -> None:
         compare(ours, right, "KL(pi_ref || pi)", exactly=True)
 
 
-# Token-level weights leave out how often pi_ref would have come upon the prefix, so over several tokens they only
-# approximate the gradient, the better the closer the models. At 0.05 nats one tree in some hundreds has a cosine below
-# 0.97: the limit leaves three times as much room, as no right answer may lose points for the tree it was dealt.
+# Token-level weights leave out how often pi_ref would reach the prefix. Over several tokens they only approximate the
+# gradient, better for closer models. At 0.05 nats one tree in some hundreds has a cosine below 0.97; the limit is lower
+# still, because no right answer may lose points for the tree it was dealt.
 NEAR = 0.05
 COSINE = 0.9
 
@@ -99,7 +88,7 @@ def backward_gradient_tree(student: Student, rng: random.Random) -> None:
     """Several tokens, and models so close that token-level weights are good enough."""
     for vocab, length, eos in ((3, 3, False), (3, 4, True)):
         tree = make_tree(rng, vocab, length, eos, nats=NEAR)
-        right = gradient(partial(kl_from_ref, tree), tree.policy)
+        right = gradient(partial(kl, tree, tree.ref), tree.policy)
         ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
         compare(ours, right, "KL(pi_ref || pi)", exactly=False)
 
@@ -127,7 +116,7 @@ def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> 
 
 
 def backward_descent(student: Student, rng: random.Random) -> None:
-    """What the exercise is about: follow the penalty alone, and the policy must come home."""
+    """Gradient steps on the penalty alone must bring the policy back to the reference."""
     tree = make_tree(rng, vocab=3, length=2, eos=False, nats=0.15)
     start = kl(tree, tree.ref, tree.policy)
     for _ in range(60):
@@ -167,7 +156,7 @@ def zero_when_equal(name: str, student: Student, rng: random.Random) -> None:
 
 
 def rows_alone(name: str, student: Student, rng: random.Random) -> None:
-    """Each completion's penalty is its own: no averaging over the batch, no dependence on order or company."""
+    """A completion's penalty depends neither on the others in its batch nor on their order."""
     pairs = make_tree(rng, vocab=3, length=3, eos=True, nats=0.3).pairs()
     together = student.penalties(name, pairs)
     alone = [student.penalties(name, [row])[0] for row in pairs[::3]]
@@ -275,7 +264,7 @@ def steady_rewards(
         )
     if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
         raise Mistake(
-            "The same call gives other rewards the second time: noise teaches nothing, memory misleads."
+            "Two identical calls give different rewards, the second time others: make the function deterministic."
         )
     order = list(range(len(texts)))
     rng.shuffle(order)
@@ -286,7 +275,7 @@ def steady_rewards(
 
 
 def shaped_numbers(student: Student, rng: random.Random) -> None:
-    """A list with one finite number each, for batches of any size, with prompts and without."""
+    """One finite number for each completion, for batches of any size, with prompts and without."""
     scores, texts, prompts, _ = steady_rewards(student, rng)
     student.values(SHAPED, scores, texts)
     reply = student.reply(SHAPED, scores, texts, prompts)
@@ -302,7 +291,7 @@ def shaped_numbers(student: Student, rng: random.Random) -> None:
 
 
 def shaped_blanks(student: Student, rng: random.Random) -> None:
-    """Defined for texts without words: the policy will write them sooner or later."""
+    """Finite for texts without words, which the policy will write sooner or later."""
     steady_rewards(student, rng)
     for text in BLANKS:
         for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, TEXTS[1], text])):
@@ -395,8 +384,8 @@ EXERCISES = {FORWARD: "1a", BACKWARD: "1b", SHAPED: "2"}
 def run_checks(student: Student, function: str, seed: object) -> Iterator[tuple[Check, Mistake | None]]:
     """The checks of one function in order, each on instances of its own drawn from `seed`.
 
-    The first failure carries the diagnosis too. After one that gave no answer at all the next checks still run: whether
-    a new process is worth it is for `student.ask` to know.
+    The first failure carries the diagnosis too. If a call gave no answer at all, the next checks run all the same;
+    `student.ask` decides whether to start a new process for them.
     """
     diagnosed = False
     for check in CHECKS:

@@ -7,17 +7,14 @@
 The submission never runs in this process. A worker (`sandbox.py` starts it, `worker.py` is it), shut in as far as the
 kernel allows, gets inputs on a pipe and returns numbers; every verdict is drawn here, from instances seeded by
 assignment and submission. The result file is valid at any moment: it starts with 0 points and is replaced after each
-check. Standard library only (and tqdm for the bar of `--all`).
+check. Standard library only.
 """
 
 import argparse
-import concurrent.futures
-import csv
 import hashlib
 import json
 import os
 import shutil
-import signal
 import stat
 import sys
 import tempfile
@@ -27,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import PYTHON, GraderFailed, Sandbox, check_unreadable, cut
+from grading.sandbox import PYTHON, Sandbox, check_unreadable, cut
 from grading.submission import Student
+from kit.errors import UserError, run_main
+from kit.files import refuse_foreign, user_path, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENT = "rl-sentiment-exercise"
@@ -98,15 +97,13 @@ def blank_results(message: str, hidden: bool = True) -> dict:
 
 
 def write_results(results: dict, out: Path | None) -> None:
-    """Replace the result file in one step: whoever looks finds a whole one."""
+    """Replace the result file in one step; raises UserError."""
     if out is None:
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_text(out, json.dumps(results, indent=1, allow_nan=False))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def grade(
@@ -116,7 +113,7 @@ def grade(
     progress: Callable[[dict], None] = lambda test: None,
     **layers: Any,
 ) -> dict:
-    """Grade one file; returns the results and leaves them in `out`. Raises Refused, OSError for `out`, GraderFailed."""
+    """Grade one file; returns the results and leaves them in `out`. Raises Refused and UserError."""
     started = time.monotonic()
     results = blank_results("Grading did not finish. If this stays, tell your instructor.")
     write_results(results, out)
@@ -137,8 +134,8 @@ def grade(
                 test["status"] = "failed" if mistake else "passed"
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
-                progress(test)
                 write_results(results, out)
+                progress(test)
     results["output"] = f"{results['score']:g} of 100 points."
     if any(test["visibility"] != "visible" for test in results["tests"]):
         results["output"] += " Some checks, on other instances, are shown once the grades are published."
@@ -207,118 +204,27 @@ def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
     )
 
 
-# ---- a folder of submissions -------------------------------------------------------------------------------
-
-
-def submissions_in(folder: Path) -> dict[str, Path]:
-    """{name: path} of the submissions in a folder: `*.py` and `*/rewards.py`."""
-    return {
-        str(p.relative_to(folder)): p for p in sorted([*folder.glob("*.py"), *folder.glob("*/rewards.py")])
-    }
-
-
-def grade_folder(folder: Path, table: Path, jobs: int, timeout: float) -> int:
-    """Grade the submissions in `folder` into a CSV, one row as each is done; rows that stand are kept.
-
-    A row stands if the file has not changed since (sha256). Returns the number of submissions the grader failed on.
-    """
-    from tqdm import tqdm
-
-    fields = ["submission", "score", *EXERCISES, "seconds", "message", "sha256"]
-    submissions = submissions_in(folder)
-    digests = {name: digest(path) for name, path in submissions.items()}
-    rows = {}
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = {row["submission"]: row for row in csv.DictReader(file) if row.get("sha256")}
-    rows = {name: row for name, row in rows.items() if digests.get(name) == row["sha256"]}
-    todo = [name for name in submissions if name not in rows]
-
-    def write_table() -> None:
-        temporary = table.with_name(f".{table.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fields, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in sorted(rows))
-        temporary.replace(table)
-
-    write_table()
-    failed = 0
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(grade_safely, submissions[name], timeout=timeout): name for name in todo}
-        bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
-        try:
-            for future in bar:
-                name, results = futures[future], future.result()
-                if "error" in results:
-                    failed += 1
-                    bar.write(f"{name}: not graded, {results['error']}")
-                    continue
-                rows[name] = table_row(name, results, digests[name])
-                write_table()
-        except (KeyboardInterrupt, SystemExit):  # those under way come to their end, and clean up
-            pool.shutdown(wait=False, cancel_futures=True)
-            bar.close()
-            done = f"{len(rows)} of {len(submissions)} are graded"
-            print(f"Stopped: {done}, and {table} keeps them; the same command goes on.", file=sys.stderr)
-            raise
-    scores = [float(row["score"]) for row in rows.values()]
-    mean = f", mean {sum(scores) / len(scores):.1f} of 100" if scores else ""
-    print(
-        f"{len(scores)} graded ({len(submissions) - len(todo)} kept from before), {failed} not graded{mean}: {table}"
-    )
-    return failed
-
-
-def table_row(name: str, results: dict, sha256: str) -> dict:
-    row = {
-        "submission": name,
-        "score": f"{results['score']:g}",
-        "seconds": results["execution_time"],
-        "sha256": sha256,
-    }
-    for function in EXERCISES:
-        tests = [test for test in results["tests"] if test["name"].startswith(f"{function}:")]
-        row[function] = f"{sum(test['score'] for test in tests):g}"
-    failures = {t["output"]: t["number"] for t in reversed(results["tests"]) if t["status"] == "failed"}
-    message = " / ".join(f"{number} {cut(text, 200)}" for text, number in reversed(failures.items()))
-    # a leading quote keeps a spreadsheet from taking a student's text for a formula
-    row["message"] = f"'{message}" if message else ""
-    return row
-
-
-def digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(read_submission(path).encode()).hexdigest()[:16]
-    except Refused as refused:
-        return hashlib.sha256(str(refused).encode()).hexdigest()[:16]
-
-
 # ---- command line ------------------------------------------------------------------------------------------
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
+    def path(text: str) -> Path:
+        return Path(user_path(text))
+
     parser = argparse.ArgumentParser(
         prog="python -m grading.grade",
         usage="%(prog)s SUBMISSION.py | --all FOLDER  [--flag value ...]",
         description=__doc__.split("\n\n")[0],
     )
-    parser.add_argument("submission", nargs="?", type=Path, help="the file to grade")
-    parser.add_argument("--out", type=Path, help="where to write the results, Gradescope's results.json")
-    parser.add_argument(
-        "--all", type=Path, metavar="FOLDER", help="grade *.py and */rewards.py of a folder instead"
-    )
-    parser.add_argument("--csv", type=Path, default=Path("grades.csv"), help="the table of --all")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="submissions graded at a time by --all"
-    )
-    parser.add_argument(
-        "--train", action="store_true", help="also train the mini model with it, for no points"
-    )
-    parser.add_argument("--max_steps", type=int, default=20, help="steps of --train")
-    parser.add_argument(
-        "--timeout", type=float, help="seconds for the code of one submission: 9, with --all 30"
-    )
+    add = parser.add_argument
+    add("submission", nargs="?", type=path, help="the file to grade")
+    add("--out", type=path, help="where to write the results, Gradescope's results.json")
+    add("--all", type=path, metavar="FOLDER", help="grade *.py and */rewards.py of a folder instead")
+    add("--csv", type=path, default=Path("grades.csv"), help="the table of --all")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="submissions graded at a time by --all")
+    add("--train", action="store_true", help="also train the mini model with it, for no points")
+    add("--max_steps", type=int, default=20, help="steps of --train")
+    add("--timeout", type=float, help="seconds for the code of one submission: 9, with --all 30")
     args = parser.parse_args(argv)
     if args.timeout is None:
         args.timeout = 9.0 if args.all is None else 30.0
@@ -331,25 +237,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.train and not (ROOT / "train.py").exists():
         parser.error("--train needs the whole kit, of which this is a part")
     if sys.platform != "linux":
-        print(
-            "The grader shuts submissions in by means of Linux; on other systems run it in a container.",
-            file=sys.stderr,
-        )
-        return 2
-    # Unwinds, so that the worker is stopped and cleaned up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        raise UserError("submissions are shut in by means of Linux; on other systems grade in a container")
     if args.all is not None:
+        from grading.folder import grade_folder  # not in Gradescope's zip
+
         if not args.all.is_dir():
-            print(f"{args.all} is no folder.", file=sys.stderr)
-            return 2
-        if not submissions_in(args.all):
-            print(f"There is nothing to grade in {args.all}: no *.py, no */rewards.py.", file=sys.stderr)
-            return 2
-        try:
-            return 1 if grade_folder(args.all, args.csv, args.jobs, args.timeout) else 0
-        except OSError as error:
-            print(f"Cannot write the table {args.csv}: {error.strerror}.", file=sys.stderr)
-            return 2
+            raise UserError(f"{args.all} is no folder")
+        if grade_folder(args.all, args.csv, args.jobs, args.timeout):
+            raise SystemExit(1)
+    else:
+        if args.out is not None:
+            refuse_foreign(args.out, '"execution_time"', "--out")
+        grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
+
+
+def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) -> None:
+    """Grade a file and show the checks; with `steps` above 0 train with it too."""
 
     def show(test: dict) -> None:
         score = f"{test['score']:g}/{test['max_score']:g}"
@@ -358,31 +261,20 @@ def main(argv: list[str] | None = None) -> int:
             print(f"             {test['output']}")
 
     try:
-        results = grade(args.submission, args.out, args.timeout, show)
-        if args.train:
-            results["extra_data"]["training"] = trial_run(args.submission, args.max_steps)
+        results = grade(submission, out, timeout, show)
+        if steps:
+            results["extra_data"]["training"] = trial_run(submission, steps)
             results["output"] += f" {results['extra_data']['training']}"
-            write_results(results, args.out)
+            write_results(results, out)
     except Refused as refused:
         print(f"{refused} 0 of 100 points.", file=sys.stderr)
-        return 0 if args.submission.exists() or args.submission.is_symlink() else 2
+        raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2) from None
     except OSError as error:
-        print(
-            f"Cannot write {args.out}: {error.strerror}." if args.out else f"Grading failed: {error}.",
-            file=sys.stderr,
-        )
-        return 2
-    except GraderFailed as error:
-        print(f"Grading failed: {error}.", file=sys.stderr)
-        return 2
+        raise UserError(f"grading failed: {error}") from None
     print(f"{results['output']} ({results['execution_time']:.1f} s, {PYTHON})")
     for text in results["extra_data"]["not_enforced"]:
         print(f"not enforced - {text}")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_main(main)

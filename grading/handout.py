@@ -1,11 +1,11 @@
 """Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`, or `make handout VARIANT=3`.
 
-The files are those that git tracks, less LEFT_OUT. Of the pages and the Makefile, students get all but the blocks
+The zip has the files that git tracks, less LEFT_OUT. Of the pages and the Makefile, students do not get the blocks
 between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
-a #), and they alone see the text of `<!-- students: ... -->`. Tests that need the solution, empty stubs or these very
-prompts carry the mark `whole_kit`: they are in the zip, and skip themselves there (`tests/conftest.py`).
-A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers before
-anything is written. The same files and the same variant give the same bytes.
+a #), and only they get the text of `<!-- students: ... -->`. Tests that need the solution, empty stubs or the kit's own
+prompts carry the mark `whole_kit`: they are in the zip and skip themselves there (`tests/conftest.py`).
+A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers and for what
+trained models wrote before anything is written. The same files and the same variant give the same bytes.
 """
 
 import argparse
@@ -13,11 +13,12 @@ import ast
 import hashlib
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from grading.archive import write_zip
-from grading.variants import PlaceMissing, apply_variant
+from grading.archive import Files, with_lf, write_zip
+from grading.variants import apply_variant
+from kit.errors import UserError, run_main
+from kit.files import refuse_foreign, user_path, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
@@ -25,13 +26,13 @@ LEFT_OUT = re.compile(
     "|".join(
         (
             r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability|verdict)\.md|docs/speed\.png",
-            r"grading/(archive|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
+            r"grading/(archive|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution, or are about more scripts than students have.
             r"benchmarks/.*|baselines/compare\.py|kit/sweep\.py",
             r"tests/(test_)?(compare|soak|stopped|bad_input|results|placement|verdict_measured)\.py",
-            # Results; the tables are cut from the pages.
-            r"docs/(frontier|results|verdict|methods|baselines_frontier)\.png",
+            # What trained models did; tables and samples are cut from the pages.
+            r"docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png",
             r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",
         )
     )
@@ -43,19 +44,13 @@ INSTRUCTORS = re.compile(
 STUDENTS = re.compile(r"<!-- students: (.*?) -->", re.S)
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
-SELF_CHECK = (
-    "rewards.py",
-    "grading/__init__.py",
-    "grading/checks.py",
-    "grading/loopholes.py",
-    "grading/mistakes.py",
-    "grading/self_check.py",
-    "grading/submission.py",
-    "grading/trees.py",
-)
+SELF_CHECK = "__init__ checks loopholes mistakes self_check submission trees"
+NEEDED = ("rewards.py", "kit/errors.py", *(f"grading/{name}.py" for name in SELF_CHECK.split()))
+# A block that `make results` writes: tables and samples of trained models.
+RESULTS = re.compile(r"<!-- .*by make results -->")
 
 
-class Leak(Exception):
+class Leak(UserError):
     """A file that students would get holds what is not for them, or a file they need is missing."""
 
 
@@ -75,13 +70,13 @@ def tracked(root: Path) -> list[tuple[str, bool]]:
     ]
 
 
-def collect(root: Path, variant: int = 0) -> dict[str, tuple[bytes, bool]]:
-    """{name: (contents, executable)} of the hand-out; raises Leak and PlaceMissing."""
-    files = {}
+def collect(root: Path, variant: int = 0) -> Files:
+    """The files of the hand-out; raises Leak and PlaceMissing."""
+    files: Files = {}
     for name, executable in tracked(root):
         if LEFT_OUT.fullmatch(name):
             continue
-        contents = (root / name).read_bytes()
+        contents = with_lf(root / name)
         if name.endswith(".md") or name == "Makefile":
             contents = for_students(name, contents.decode("utf-8")).encode("utf-8")
         files[name] = (contents, executable)
@@ -91,7 +86,7 @@ def collect(root: Path, variant: int = 0) -> dict[str, tuple[bytes, bool]]:
 
 
 def for_students(name: str, text: str) -> str:
-    """A page, or the Makefile, without the instructors' blocks and with the words for students; raises Leak."""
+    """A page or the Makefile without the instructors' blocks and with the words for students; raises Leak."""
     edition = STUDENTS.sub(r"\1", INSTRUCTORS.sub("", text))
     if re.search(r"(<!--|#) (/?instructors|students:)", edition):
         raise Leak(
@@ -100,9 +95,9 @@ def for_students(name: str, text: str) -> str:
     return edition if edition == text else edition.rstrip() + "\n"
 
 
-def check(files: dict[str, tuple[bytes, bool]]) -> None:
-    """Raise Leak where an answer stands in a file, the stubs are filled in, or the self-check would not run."""
-    missing = [name for name in SELF_CHECK if name not in files]
+def check(files: Files) -> None:
+    """Raise Leak if a file has an answer or results, the stubs are filled in, or the self-check would not run."""
+    missing = [name for name in NEEDED if name not in files]
     if missing:
         raise Leak(f"the self-check would not run: git does not track {', '.join(missing)}")
     stubs = [node for node in ast.parse(files["rewards.py"][0]).body if isinstance(node, ast.FunctionDef)]
@@ -111,14 +106,16 @@ def check(files: dict[str, tuple[bytes, bool]]) -> None:
             raise Leak(f"{stub.name} in rewards.py is filled in")
     for name, (contents, _) in files.items():
         try:
-            found = ANSWER.search(re.sub(r"\s", "", contents.decode("utf-8")))
+            text = contents.decode("utf-8")
         except UnicodeDecodeError:
             continue  # weights, pictures
-        if found:
+        if found := ANSWER.search(re.sub(r"\s", "", text)):
             raise Leak(f"{name} gives away exercise 1b: it says {found.group()!r}")
+        if name.endswith(".md") and (found := RESULTS.search(text)):
+            raise Leak(f"{name} shows what trained models did: {found.group()}")
 
 
-def manifest(files: dict[str, tuple[bytes, bool]]) -> str:
+def manifest(files: Files) -> str:
     """One line a file: sha256, size in bytes, name."""
     return "".join(
         f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
@@ -126,32 +123,30 @@ def manifest(files: dict[str, tuple[bytes, bool]]) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m grading.handout", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "dist" / "handout.zip", help="the file to write")
+    parser.add_argument("--out", default=str(ROOT / "dist" / "handout.zip"), help="the file to write")
     parser.add_argument("--variant", type=int, default=0, help="the year's; 0: the kit as it stands")
     args = parser.parse_args(argv)
-    out, variant = args.out, args.variant
+    out = Path(user_path(args.out))
+    listing = out.with_suffix(".manifest")
+    refuse_foreign(out, TOP, "--out")
+    refuse_foreign(listing, "  Makefile\n", "--out")
     try:
-        files = collect(ROOT, variant)
+        files = collect(ROOT, args.variant)
         write_zip(out, {f"{TOP}/{name}": entry for name, entry in files.items()})
-        out.with_suffix(".manifest").write_text(manifest(files), encoding="utf-8")
-    except (Leak, PlaceMissing) as error:
-        print(f"No hand-out was written: {error}.", file=sys.stderr)
-        return 1
+        write_text(listing, manifest(files))
+    except Leak as leak:
+        raise Leak(f"no hand-out was written: {leak}") from None
     except subprocess.CalledProcessError:
-        print(
-            "No hand-out was written: it is made of the files git tracks, and git lists none here.",
-            file=sys.stderr,
-        )
-        return 1
+        raise UserError(
+            "no hand-out was written: it is made of the files git tracks, and git lists none here"
+        ) from None
     except OSError as error:
-        print(f"No hand-out was written: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 1
+        raise UserError(f"no hand-out was written: {error.filename}: {error.strerror}") from None
     size = f"{len(files)} files, {out.stat().st_size / 1e6:.1f} MB"
-    print(f"{out}: variant {variant}, {size}; list in {out.with_suffix('.manifest').name}")
-    return 0
+    print(f"{out}: variant {args.variant}, {size}; list in {listing.name}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -1,14 +1,11 @@
-"""What does a shaped reward pay for? Texts, honest and otherwise, and what each earns under it.
+"""What does a shaped reward pay for? Honest texts, cheating texts, and what each earns under it.
 
-The table shows fixed ones. In what the checks ask for, words, phrases and lengths of the repeated texts are drawn: else
-a reward could be made for the very texts of the table.
+The table that students see has fixed texts. For the checks the words, phrases and lengths of the repeated texts are
+drawn, so that no reward can be made for the texts of the table.
 
-The score beside each text is P(positive) by the bundled sentiment model, measured once with
-
-    python -m grading.loopholes
-
-A loophole pays if its best-paid text earns at least about as much as the best-paid honest praise. What GRPO finds is
-what pays best, so this is where a policy trained on that reward would go.
+The score beside each text is P(positive) by the bundled sentiment model (`tests/grading/test_loopholes.py` measures it
+again). A loophole pays if its best-paid text earns at least about as much as the best-paid honest praise: GRPO finds
+what pays best, so a policy trained on that reward would go there.
 """
 
 import random
@@ -194,18 +191,3 @@ def table(earned: dict[str, Earning]) -> list[str]:
             remark = "  still pays" + (" (left to the KL penalty)" * (kind == SALAD))
         lines.append(f"{kind:<24}  {score:>5.3f}  {reward:>7.3f}{remark}")
     return lines
-
-
-def main() -> None:
-    """Print the score of every text as the bundled model says it today."""
-    from pathlib import Path
-
-    from sentiment import load_scorer
-
-    scorer = load_scorer(str(Path(__file__).resolve().parent.parent / "mini" / "sentiment"))
-    for text, score in zip(TEXTS, scorer([text.completion for text in TEXTS]), strict=True):
-        print(f"{text.kind:<24}  {score:.3f}  {text.completion[:70]!r}")
-
-
-if __name__ == "__main__":
-    main()

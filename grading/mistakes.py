@@ -13,189 +13,147 @@ from grading.submission import BACKWARD, FORWARD, TOLERANCE, Mistake, Student, a
 # (pi, pi_ref) of the one token of a completion; the values below are for these four, with kl_coef = 1.
 PROBE = ((0.5, 0.25), (0.2, 0.6), (0.4, 0.1), (0.1, 0.7))
 
-_NEGATIVE_IS_FINE = "A single value may be negative; cutting that off changes the mean, which then is no KL."
+# Wrong for both penalties, and for the same reason.
+WRONG_FOR_BOTH = {
+    (0.240227, 0.603474, 0.960906, 1.893283): (
+        "This is k2, half the squared log-ratio: its policy gradient, inside a reward, is not the KL's."
+    ),
+    (0.193147, 0.901388, 0.636294, 4.054090): (
+        "This is k3 (Schulman's low-variance estimator). Its mean is KL(pi || pi_ref), but inside a reward its policy "
+        "gradient is not a KL's."
+    ),
+    (0.346574, -0.219722, 0.554518, -0.194591): (
+        "You weight the log-ratio by pi(token), but the samples come from pi: likely tokens are counted twice."
+    ),
+    (-0.173287, 0.659167, -0.138629, 1.362137): (
+        "You weight by pi_ref(token), as if summing over all tokens. But the samples come from pi."
+    ),
+    (0.250000, -0.400000, 0.300000, -0.600000): (
+        "You subtract probabilities. The ratio of two probabilities is a difference of log-probabilities."
+    ),
+    (-0.693147, -1.609438, -0.916291, -2.302585): (
+        "Only the policy's log-probabilities are used: that rewards entropy. Use the reference too."
+    ),
+    (0.693147, 1.609438, 0.916291, 2.302585): (
+        "Only the policy's log-probabilities are used. Use the reference too."
+    ),
+    (1.386294, 0.510826, 2.302585, 0.356675): (
+        "Only the reference's log-probabilities are used: that is a cross-entropy. Use the policy too."
+    ),
+}
 WRONG_TERMS = {
     FORWARD: {
         (-0.693147, 1.098612, -1.386294, 1.945910): (
-            "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped. What is "
-            "subtracted from the reward has to charge the tokens that pi likes better than pi_ref does."
+            "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped. The penalty is subtracted "
+            "from the reward; it has to charge the tokens that pi likes better than pi_ref does."
         ),
         (0.693147, 1.098612, 1.386294, 1.945910): (
-            "You take the absolute value of the log-ratio. " + _NEGATIVE_IS_FINE
+            "You take the absolute value of the log-ratio. A single value may be negative; without the sign the mean "
+            "is no KL."
         ),
-        (0.693147, 0.000000, 1.386294, 0.000000): ("You clamp the log-ratio at 0. " + _NEGATIVE_IS_FINE),
+        (0.693147, 0.000000, 1.386294, 0.000000): (
+            "You clamp the log-ratio at 0. A single value may be negative; cutting that off changes the mean."
+        ),
         (0.000000, -1.098612, 0.000000, -1.945910): (
-            "You keep only the negative log-ratios. Both kinds belong to the mean that is the KL."
+            "You keep only the negative log-ratios. The mean that is the KL needs both signs."
         ),
         (0.693147, -1.000000, 1.000000, -1.000000): (
-            "You clip the log-ratio to [-1, 1]: that is where a large divergence would show."
-        ),
-        (0.240227, 0.603474, 0.960906, 1.893283): (
-            "This is k2, half the squared log-ratio: a fine loss to differentiate, but inside a reward "
-            "its policy gradient is not the KL's."
+            "You clip the log-ratio to [-1, 1], which hides a large divergence."
         ),
         (0.480453, 1.206949, 1.921812, 3.786566): (
-            "You square the log-ratio: tokens that pi likes less than pi_ref does are then charged like "
-            "those it likes more."
-        ),
-        (0.193147, 0.901388, 0.636294, 4.054090): (
-            "This is k3 (Schulman's low-variance estimator). Its mean is right, but inside a reward its "
-            "policy gradient is not the KL's. Which simpler estimator has the same mean?"
-        ),
-        (0.346574, -0.219722, 0.554518, -0.194591): (
-            "You weight the log-ratio by pi(token). The samples were drawn from pi: how often they come "
-            "up does that already."
-        ),
-        (-0.173287, 0.659167, -0.138629, 1.362137): (
-            "You weight by pi_ref(token), as in the sum over all tokens of the other KL. Here samples "
-            "come from pi and need no weight."
+            "You square the log-ratio: tokens that pi likes less than pi_ref does then cost as much as the others."
         ),
         (-0.346574, 3.295837, -0.346574, 13.621371): (
-            "This is w * log w with w = pi_ref / pi, a value of the *other* KL. Here the samples come "
-            "from pi and need no weight."
+            "This is w * log w with w = pi_ref / pi, a value of the *other* KL. Samples of pi need no weight here."
         ),
         (0.500000, -2.000000, 0.750000, -6.000000): (
-            "This would be a penalty for KL(pi_ref || pi), exercise 1b. The two agree only for close models."
+            "This is a penalty for KL(pi_ref || pi), exercise 1b. The two KLs agree only for close models."
         ),
-        (2.000000, 0.333333, 4.000000, 0.142857): ("This is the ratio pi / pi_ref itself: a log is missing."),
+        (2.000000, 0.333333, 4.000000, 0.142857): "This is the ratio pi / pi_ref: a log is missing.",
         (1.000000, -0.666667, 3.000000, -0.857143): (
-            "This is pi / pi_ref - 1: near equality it looks like the log-ratio, but its mean is another "
-            "divergence (chi-squared)."
+            "This is pi / pi_ref - 1. It is near the log-ratio for close models, but its mean is another divergence "
+            "(chi-squared)."
         ),
         (0.500000, 3.000000, 0.250000, 7.000000): (
-            "This is the ratio pi_ref / pi: a log is missing, and the direction is turned round."
-        ),
-        (0.250000, -0.400000, 0.300000, -0.600000): (
-            "You subtract probabilities; a log-ratio is a difference of log-probabilities."
-        ),
-        (-0.693147, -1.609438, -0.916291, -2.302585): (
-            "Only the policy's log-probabilities are used: that rewards entropy. A distance needs the "
-            "reference too."
-        ),
-        (0.693147, 1.609438, 0.916291, 2.302585): (
-            "Only the policy's log-probabilities are used. A distance needs the reference too."
-        ),
-        (1.386294, 0.510826, 2.302585, 0.356675): (
-            "Only the reference's log-probabilities are used: that is a cross-entropy. A KL needs the "
-            "policy too."
+            "This is the ratio pi_ref / pi: a log is missing, and the ratio is upside down."
         ),
         (-1.386294, -0.510826, -2.302585, -0.356675): (
-            "Only the reference's log-probabilities are used, and likely tokens are charged most. A KL "
-            "needs the policy too."
+            "Only the reference's log-probabilities are used, and likely tokens cost most. Use the policy too."
         ),
         (-2.079442, -2.120264, -3.218876, -2.659260): (
             "You add the two log-probabilities; the log of a ratio is their difference."
         ),
         (1.000000, -1.584963, 2.000000, -2.807355): (
-            "You count in bits (log base 2); the log-probabilities are natural, the penalty is in nats."
+            "You count in bits (log base 2); the penalty is in nats, like the log-probabilities."
         ),
+        **WRONG_FOR_BOTH,
     },
     BACKWARD: {
         (-0.500000, 2.000000, -0.750000, 6.000000): (
-            "The sign is wrong: your penalty is 0 on equality and changes as it should, but it is "
-            "*subtracted* from the reward. Should a token that pi uses too often be charged or paid?"
+            "The sign is wrong. Your penalty is *subtracted* from the reward: should a token that pi uses too often "
+            "be charged or paid?"
         ),
         (-1.000000, 0.666667, -3.000000, 0.857143): (
-            "The weight is upside down (or the two arguments are swapped): samples of pi stand for "
-            "samples of pi_ref if each is weighted by w = pi_ref / pi."
+            "The weight is upside down, or the two arguments are swapped: samples of pi stand for samples of pi_ref "
+            "if each is weighted by w = pi_ref / pi."
         ),
         (1.000000, -0.666667, 3.000000, -0.857143): (
-            "You use the ratio pi / pi_ref. Samples of pi stand for samples of pi_ref if each is weighted "
-            "by w = pi_ref / pi."
-        ),
-        (-0.500000, -3.000000, -0.250000, -7.000000): (
-            "The gradient is right, but the penalty is not 0 where the models agree (question 3 of the "
-            "exercise): a constant for each token is missing, and long completions are paid for being "
-            "long."
-        ),
-        (0.500000, 3.000000, 0.250000, 7.000000): (
-            "You charge the weight w itself. It is largest on tokens that pi_ref likes and pi neglects: "
-            "should those be charged?"
-        ),
-        (2.000000, 0.333333, 4.000000, 0.142857): (
-            "You charge pi / pi_ref. Samples of pi stand for samples of pi_ref if each is weighted by w = "
+            "You use the ratio pi / pi_ref. Samples of pi stand for samples of pi_ref if each is weighted by w = "
             "pi_ref / pi."
         ),
+        (-0.500000, -3.000000, -0.250000, -7.000000): (
+            "The gradient is right, but the penalty is not 0 where the models agree (question 3 of the exercise): a "
+            "constant for each token is missing, and long completions are paid for their length."
+        ),
+        (0.500000, 3.000000, 0.250000, 7.000000): (
+            "You charge the weight w itself. It is largest on tokens that pi_ref likes and pi neglects: should those "
+            "be charged?"
+        ),
+        (2.000000, 0.333333, 4.000000, 0.142857): (
+            "You charge pi / pi_ref. Samples of pi stand for samples of pi_ref if each is weighted by w = pi_ref / pi."
+        ),
         (-0.346574, 3.295837, -0.346574, 13.621371): (
-            "This is w * log w. Its mean is a KL, but as a reward it has the wrong sign: it charges the "
-            "tokens that pi neglects and pays for some it overuses. Work out question 1 of the exercise "
-            "by hand, then question 2: what stands in front of grad log pi?"
+            "This is w * log w. Its mean is a KL, but as a reward it has the wrong sign: it charges tokens that pi "
+            "neglects. Work out questions 1 and 2 of the exercise: what stands in front of grad log pi?"
         ),
         (0.346574, -3.295837, 0.346574, -13.621371): (
-            "This is -w * log w. Turning the sign of w * log w is a good thought (as a reward it points "
-            "the wrong way), but its gradient is still not that of KL(pi_ref || pi), and the most hacked "
-            "tokens (w near 0) are free. Question 2 of the exercise: what stands in front of grad log pi?"
+            "This is -w * log w. Turning the sign of w * log w helps, but its gradient is not that of KL(pi_ref || "
+            "pi), and tokens with w near 0 are free. Question 2 of the exercise: what stands in front of grad log pi?"
         ),
         (0.693147, -1.098612, 1.386294, -1.945910): (
-            "This is the log-ratio of exercise 1a. The two KLs agree for close models only; samples of pi "
-            "stand for samples of pi_ref through the weight w = pi_ref / pi."
+            "This is the log-ratio of exercise 1a. The two KLs agree for close models only; here each sample of pi "
+            "needs the weight w = pi_ref / pi."
         ),
         (-0.693147, 1.098612, -1.386294, 1.945910): (
-            "This is log(pi_ref / pi) without the weight: its mean over samples of pi is -KL(pi || "
-            "pi_ref). Samples of pi stand for samples of pi_ref only with a weight, and a penalty charges "
-            "what pi overuses."
+            "This is log(pi_ref / pi) without the weight: its mean over samples of pi is -KL(pi || pi_ref), and a "
+            "penalty has to charge the tokens that pi uses too often."
         ),
         (0.500000, 2.000000, 0.750000, 6.000000): (
-            "You take an absolute value: tokens that pi neglects are then charged like those it overuses. "
-            "A single value may be negative."
+            "You take an absolute value: tokens that pi neglects then cost as much as those it overuses."
         ),
         (0.500000, 0.000000, 0.750000, 0.000000): (
-            "You cut off the negative values (or cap the weight at 1): tokens that pi neglects must be "
-            "paid, or the gradient is another."
+            "You cut off the negative values (or cap the weight at 1): tokens that pi neglects must be paid."
         ),
         (0.000000, -2.000000, 0.000000, -6.000000): (
             "You cut off the positive values: the tokens that pi overuses are then free."
         ),
         (0.250000, 4.000000, 0.562500, 36.000000): (
-            "You square: tokens that pi neglects are then charged like those it overuses. A single value "
-            "may be negative."
-        ),
-        (0.240227, 0.603474, 0.960906, 1.893283): (
-            "This is k2, half the squared log-ratio: a fine loss to differentiate, but inside a reward "
-            "its policy gradient is not a KL's."
-        ),
-        (0.193147, 0.901388, 0.636294, 4.054090): (
-            "This is k3, an estimate of the *value* of KL(pi || pi_ref). Inside a reward it is a "
-            "constant, and its policy gradient is no KL's."
+            "You square: tokens that pi neglects then cost as much as those it overuses."
         ),
         (0.153426, 1.295837, 0.403426, 7.621371): (
-            "This is w * log w - w + 1: the best estimate of the *value* of this KL, and never negative. "
-            "But inside a reward it is a constant: what counts is E[f grad log pi], question 2 of the "
-            "exercise."
+            "This is w * log w - w + 1, the best estimate of the *value* of this KL. But inside a reward it is a "
+            "constant: what counts is E[f grad log pi], question 2 of the exercise."
         ),
         (0.306853, 0.431946, 1.613706, 1.088767): (
-            "This is k3 with the ratio upside down. Inside a reward it is a constant, and its policy "
-            "gradient is no KL's."
-        ),
-        (-0.173287, 0.659167, -0.138629, 1.362137): (
-            "You weight by pi_ref(token), as if summing over all tokens. The samples come from pi: how "
-            "often they come up has to be divided out."
-        ),
-        (0.346574, -0.219722, 0.554518, -0.194591): (
-            "You weight by pi(token), but the samples were drawn from pi: how often they come up does "
-            "that already. What turns them into samples of pi_ref?"
-        ),
-        (0.250000, -0.400000, 0.300000, -0.600000): (
-            "You subtract probabilities. How often a token is drawn from pi counts already; divide it out."
-        ),
-        (-0.693147, -1.609438, -0.916291, -2.302585): (
-            "Only the policy's log-probabilities are used. The weight needs the reference too."
-        ),
-        (0.693147, 1.609438, 0.916291, 2.302585): (
-            "Only the policy's log-probabilities are used. The weight needs the reference too."
-        ),
-        (1.386294, 0.510826, 2.302585, 0.356675): (
-            "Only the reference's log-probabilities are used: that is a cross-entropy. The weight needs "
-            "the policy too."
+            "This is k3 with the ratio upside down; its policy gradient, inside a reward, is not a KL's."
         ),
         (1.693147, -0.098612, 2.386294, -0.945910): (
-            "An exp() is missing: the weight is a ratio of probabilities, you have the difference of "
-            "their logs."
+            "An exp() is missing: the weight is a ratio of probabilities, not a difference of their logs."
         ),
         (-1.693147, 0.098612, -2.386294, 0.945910): (
-            "An exp() is missing: the weight is a ratio of probabilities, you have the difference of "
-            "their logs."
+            "An exp() is missing: the weight is a ratio of probabilities, not a difference of their logs."
         ),
+        **WRONG_FOR_BOTH,
     },
 }
 

@@ -4,21 +4,25 @@
     python -m grading.questions --sheet answers.md    a Markdown file with room for the answers
 
 A question is a comment that begins with its number, `Q7. Why is ...`, and goes on in the comments right below it. The
-numbers go from 1 up without a gap; where they do not, the list says so and the exit status is 1. Standard library only.
+numbers go from 1 up without a gap; if they do not, the list says so and the exit status is 2. Only the kit's own files
+are searched; what cannot be read, or is nearly a question, is left out with a line that says so. Standard library only.
 """
 
 import argparse
 import io
-import os
 import re
 import sys
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kit.errors import UserError, run_main
+from kit.files import lines, read_text, user_path, write_text
+
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SEARCHED = {"tests", "outputs", "results", "dist", "wandb"}  # and whatever begins with a dot
+SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
+FOLDERS = ("kit", "baselines", "configs")
 START = re.compile(r"Q(\d+)\. +(\S.*)")
 ALMOST = re.compile(r"Q ?\d+\b")
 
@@ -31,70 +35,57 @@ class Question:
     line: int
 
 
-class Malformed(Exception):
-    """A comment that is nearly a question; the message says where it is."""
-
-
-def is_environment(folder: Path) -> bool:
-    """Installed packages, whatever the folder is called: made by venv, uv or conda."""
-    return (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
-
-
-def sources(root: Path) -> list[Path]:
-    """The kit's Python and YAML files."""
-    files = []
-    for folder, inside, names in os.walk(root):
-        inside[:] = [
-            name
-            for name in inside
-            if name not in NOT_SEARCHED
-            and not name.startswith(".")
-            and not is_environment(Path(folder, name))
-        ]
-        files += [Path(folder, name) for name in names if name.endswith((".py", ".yaml"))]
-    return sorted(files)
+def sources(root: Path) -> tuple[list[Path], list[str]]:
+    """(the kit's Python and YAML files, the names of other such files beside them)."""
+    scripts = {f"{name}.py" for name in SCRIPTS.split()}
+    beside = {path.name for path in root.glob("[!.]*") if path.suffix in (".py", ".yaml")}
+    inside = [path for folder in FOLDERS for path in (root / folder).rglob("*.*")]
+    kit = [root / name for name in scripts & beside] + [p for p in inside if p.suffix in (".py", ".yaml")]
+    return sorted(kit), sorted(beside - scripts - {"rewards.py", "rewards_solution.py"})
 
 
 def comments(path: Path) -> Iterator[tuple[int, int, str]]:
-    """(line, column, text without the #) of every comment; in Python a # inside a string is none."""
-    source = path.read_text(encoding="utf-8")
+    """(line, column, text without the #) of every comment; in Python a # inside a string is none. Raises UserError."""
+    source = read_text(path, "the file")
     if path.suffix == ".py":
         try:
             for token in tokenize.generate_tokens(io.StringIO(source).readline):
                 if token.type == tokenize.COMMENT:
                     yield token.start[0], token.start[1], token.string.lstrip("#").strip()
         except (tokenize.TokenError, SyntaxError):
-            raise Malformed(f"{path.name} is no Python that can be read") from None
+            raise UserError("no Python") from None
     else:
-        for line, code in enumerate(source.splitlines(), start=1):
-            found = re.match(r"(\s*)#+(.*)", code)
-            if found:
+        for line, code in enumerate(lines(source), start=1):
+            if found := re.match(r"(\s*)#+(.*)", code):
                 yield line, len(found[1]), found[2].strip()
 
 
-def questions_in(root: Path) -> list[Question]:
-    """Every question below `root`, in the order of their numbers; raises Malformed."""
-    questions = []
-    for path in sources(root):
+def questions_in(root: Path) -> tuple[list[Question], list[str]]:
+    """(every question of the kit, in the order of their numbers; what was left out, with the reason)."""
+    questions: list[Question] = []
+    paths, left_out = sources(root)
+    for path in paths:
         file = path.relative_to(root).as_posix()
-        number, place = 0, (0, 0)
-        lines: list[str] = []
-        for line, column, text in [*comments(path), (0, 0, "")]:
+        try:
+            found = list(comments(path))
+        except UserError:
+            left_out.append(f"{file} (no readable {'Python' if path.suffix == '.py' else 'YAML'})")
+            continue
+        asked: dict[int, Question] = {}
+        end = (0, 0)  # line and column of a comment that goes on with the last question
+        for line, column, text in found:
             start = START.match(text)
-            continues = number and text and not start and (line, column) == (place[0] + len(lines), place[1])
-            if continues:
-                lines.append(text)
-                continue
-            if number:
-                questions.append(Question(number, " ".join(lines), file, place[0]))
-                number = 0
-            if start:
-                number, lines, place = int(start[1]), [start[2]], (line, column)
+            if start and int(start[1]) not in asked:
+                number, end = int(start[1]), (line + 1, column)
+                asked[number] = Question(number, start[2], file, line)
             elif ALMOST.match(text):
-                raise Malformed(
-                    f"{file}, line {line}: write a question as `# Q7. Why ...`, not as `# {text[:30]}`"
-                )
-    return sorted(questions, key=lambda question: (question.number, question.file, question.line))
+                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
+                end = (0, 0)
+            elif text and (line, column) == end:
+                last = asked[number]
+                asked[number], end = replace(last, text=f"{last.text} {text}"), (line + 1, column)
+        questions += asked.values()
+    return sorted(questions, key=lambda question: (question.number, question.file)), left_out
 
 
 def faults(questions: list[Question]) -> list[str]:
@@ -124,34 +115,29 @@ def sheet(questions: list[Question]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(prog="python -m grading.questions", description=__doc__.split("\n")[0])
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a Markdown sheet to fill in")
+    parser.add_argument("--sheet", metavar="FILE", help="write a Markdown sheet to fill in")
     out = parser.parse_args(argv).sheet
-    try:
-        questions = questions_in(root)
-    except Malformed as malformed:
-        print(f"{malformed}.", file=sys.stderr)
-        return 1
+    questions, left_out = questions_in(root)
+    if left_out:
+        print(f"left out: {'; '.join(left_out)}", file=sys.stderr)
     wrong = faults(questions) if questions else ["There is no question in the code."]
-    for fault in wrong:
-        print(fault, file=sys.stderr)
     if out is None:
         for question in questions:
             print(f"Q{question.number:<3} {question.file}:{question.line}\n     {question.text}")
-    elif not wrong:
+    if wrong:
+        raise UserError(" ".join(wrong))
+    if out is not None:
+        path = Path(user_path(out))
+        if path.exists():
+            raise UserError(f"--sheet {out}: is there already, perhaps with answers; give another name")
         try:
-            with out.open("x", encoding="utf-8") as file:
-                file.write(sheet(questions))
-        except FileExistsError:
-            print(f"{out} is there already, perhaps with answers: give another name.", file=sys.stderr)
-            return 1
+            write_text(path, sheet(questions))
         except OSError as error:
-            print(f"Cannot write {out}: {error.strerror}.", file=sys.stderr)
-            return 1
+            raise UserError(f"--sheet {out}: cannot be written ({error.strerror})") from None
         print(f"{out}: {len(questions)} questions")
-    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -1,4 +1,4 @@
-"""The parent's side of the sandbox: start a worker, ask it, stop it, and believe nothing it says.
+"""The parent's side of the sandbox: start a worker, ask it, stop it, and trust nothing it says.
 
 The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
 """
@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 from typing import IO
 
+from kit.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent  # the kit, with the solution
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
-class GraderFailed(Exception):
+class GraderFailed(UserError):
     """The grader itself could not do its work."""
 
 
@@ -45,8 +47,7 @@ class Sandbox:
         kit: Path | None = None,
     ):
         check_unreadable(ROOT)
-        # Seconds of a machine that has them to give: on one where several processes wait for each core, asking a few
-        # hundred times takes many times as long, which is no fault of the submission.
+        # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
         self.source = source
         self.timeout = timeout
@@ -56,12 +57,10 @@ class Sandbox:
         self.missing: list[str] = []
         self.process: subprocess.Popen | None = None
         # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
-        # that user could read python at all or will see it in a file system of its own.
-        self.uid = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300 if os.geteuid() == 0 else None
-        if not namespaces and not all(
-            p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
-        ):
-            self.uid = None
+        # that user can read python, or will see it in a file system of its own.
+        can_read = namespaces or all(p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents)
+        own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
+        self.uid = own if os.geteuid() == 0 and can_read else None
         self.settings = {
             "parent": os.getpid(),
             "namespaces": namespaces,
@@ -148,7 +147,7 @@ class Sandbox:
         if not isinstance(ready.get("missing"), list):
             self.stop()
             raise GraderFailed(
-                f"the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
+                f"grading failed: the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
             )
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
@@ -239,7 +238,7 @@ def check_unreadable(folder: Path) -> None:
     for path in readable_paths():
         if folder.resolve().is_relative_to(os.path.realpath(path)):
             raise GraderFailed(
-                f"{folder} lies below {path}, where every submission may read: move it elsewhere"
+                f"grading failed: {folder} lies below {path}, where every submission may read: move it elsewhere"
             )
 
 

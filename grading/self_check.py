@@ -4,25 +4,25 @@
     python rewards.py kl_penalty_forward         one of them
     python -m grading.self_check FILE.py         a file that lost the last lines of rewards.py
 
-The checks are the grader's (`checks.py`), here in the student's own process, which then can import no more than the
+The checks are the grader's (`checks.py`). They run in the student's own process, which can import no more than the
 grader's. Each call of a student's function has a few seconds, so that an endless loop is named and not waited for.
 Standard library only.
 """
 
-import linecache
 import random
 import re
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import NoReturn, TypeVar
 
 from grading.checks import EXERCISES, run_checks
-from grading.loopholes import StillPays, earnings, still_pay, table
+from grading.loopholes import StillPays, earnings, table
 from grading.submission import (
     PLAIN,
     SHAPED,
@@ -33,7 +33,9 @@ from grading.submission import (
     call,
     explain,
     load,
+    place,
 )
+from kit.errors import UserError, run_main
 
 SECONDS = 5.0  # for one call of a student's function; a right one needs a millisecond
 SEED = "self-check"
@@ -44,31 +46,50 @@ T = TypeVar("T")
 # ---- asking in this process --------------------------------------------------------------------------------
 
 
-class TooSlow(Exception):
-    """Something of the student's did not come to an end; the message says where it was."""
+class NoAnswer(Exception):
+    """The student's code did not come to an end; the message says where it was."""
 
 
 def in_time(work: Callable[[], T], path: str) -> T:
-    """`work()`, which must not raise; TooSlow after SECONDS, with the function and line of `path` that is running.
+    """`work()`, which must not raise an `Exception`; NoAnswer after SECONDS, with the line of `path` that is running.
 
-    It runs in a thread of its own, as that works on every system. What keeps the interpreter busy for long without a
-    line of Python (one huge power of integers, say) cannot be interrupted this way.
+    The time stands still while somebody debugs the code at a terminal. `work` runs in a thread, which works on every
+    system. One long operation without a line of Python (a huge power of integers, say) cannot be interrupted.
     """
     results: list[T] = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except KeyboardInterrupt:  # raised by the code itself: Ctrl-C goes to the main thread
+            pass
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SECONDS)
+    while being_debugged(frames := frames_of(thread)):
+        thread.join(0.1)
+        if not being_debugged(frames_of(thread)):
+            thread.join(SECONDS)
     if results:
         return results[0]
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame is not None and frame.f_code.co_filename != path:
-        frame = frame.f_back
-    where = ""
-    if frame is not None:
-        code = linecache.getline(path, frame.f_lineno).strip()
-        where = f" (in {frame.f_code.co_name}, {Path(path).name} line {frame.f_lineno}: {code})"
+    if not thread.is_alive():
+        raise NoAnswer("it raised KeyboardInterrupt")
+    where = place([(frame, frame.f_lineno) for frame in frames], path)
     stop(thread)
-    raise TooSlow(f"still running after {SECONDS:g} seconds: does the loop end?{where}")
+    raise NoAnswer(f"still running after {SECONDS:g} seconds: does the loop end?{where}")
+
+
+def frames_of(thread: threading.Thread) -> list[FrameType]:
+    """What the thread is doing now, the innermost call first."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [frame for frame, _ in traceback.walk_stack(frame)] if frame else []
+
+
+def being_debugged(frames: list[FrameType]) -> bool:
+    """A `breakpoint()` waits for somebody at a terminal, or an editor's debugger has stopped the code."""
+    inside = {frame.f_globals.get("__name__") for frame in frames}
+    return "pydevd" in inside or ("pdb" in inside and sys.stdin is not None and sys.stdin.isatty())
 
 
 def stop(thread: threading.Thread) -> None:
@@ -81,51 +102,25 @@ def stop(thread: threading.Thread) -> None:
 
 
 def student_of(module: ModuleType) -> Student:
-    """The functions of a module, called in this process; one that was too slow once is not called again."""
-    path, slow = getattr(module, "__file__", None) or "", {}
+    """The functions of a module, called in this process; one that gave no answer once is not called again."""
+    path, dead = getattr(module, "__file__", None) or "", {}
 
     def ask(name: str, args: list, kwargs: dict) -> dict:
-        if name not in slow:
+        if name not in dead:
             try:
                 return in_time(lambda: call(module, name, args, kwargs), path)
-            except TooSlow as error:
-                slow[name] = {"error": str(error)}
-        return slow[name]
+            except NoAnswer as error:
+                dead[name] = {"error": str(error)}
+        return dead[name]
 
     return Student(ask)
 
 
-def module_from(path: str) -> ModuleType | str:
-    """The file, executed; or a sentence on why it cannot be."""
+def what_is_wrong(module: ModuleType, functions: Iterable[str]) -> list[str]:
+    """One sentence or a few for everything the checks find wrong with these functions; empty if all is right.
 
-    def work() -> ModuleType | str:
-        try:
-            return load(path)
-        except FileNotFoundError:
-            return f"There is no file {path}."
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}."
-        except (Exception, SystemExit) as error:
-            return f"{Path(path).name} does not run: {explain(error, path)}"
-
-    try:
-        return in_time(work, path)
-    except TooSlow as error:
-        return f"{Path(path).name} does not run: {error}"
-
-
-# ---- for a script ------------------------------------------------------------------------------------------
-
-
-def what_is_wrong(source: ModuleType | str | Path, functions: Iterable[str]) -> list[str]:
-    """One sentence or a few for everything the checks find wrong with these functions; empty where all is right.
-
-    `source` is the module, or its file, that has them; `functions` are names like `kl_penalty_forward`. About a second
-    for all three. Loopholes of a shaped reward are no errors: `still_paying` names those.
+    About a second for all three. A loophole of a shaped reward is no error.
     """
-    module = source if isinstance(source, ModuleType) else module_from(str(source))
-    if isinstance(module, str):
-        return [module]
     student = student_of(module)
     wrong = []
     for function in functions:
@@ -136,17 +131,8 @@ def what_is_wrong(source: ModuleType | str | Path, functions: Iterable[str]) -> 
     return wrong
 
 
-def still_paying(source: ModuleType | str | Path) -> list[str]:
-    """The texts, by kind, that earn as much as honest praise under `shaped_reward`; empty where that cannot be told."""
-    module = source if isinstance(source, ModuleType) else module_from(str(source))
-    try:
-        return [] if isinstance(module, str) else still_pay(earnings(student_of(module), random.Random(SEED)))
-    except Mistake:
-        return []
-
-
 def said_once(mistakes: Iterable[Mistake]) -> list[str]:
-    """The messages without those that say again, with other numbers at most, what an earlier one has said."""
+    """The messages, less those that repeat an earlier one or repeat it with other numbers."""
     said: list[str] = []
     for message in map(str, mistakes):
         if without_numbers(message) not in without_numbers("\n".join(said)):
@@ -163,9 +149,9 @@ def without_numbers(text: str) -> str:
 
 @contextmanager
 def as_when_graded() -> Iterator[None]:
-    """Only what grades a submission can be imported, whatever this Python has, and has imported already.
+    """Only what the grader has can be imported, whatever this Python has and has imported already.
 
-    So an import that costs nothing there (in a `try`, or below `if __name__ == "__main__":`) costs nothing here.
+    An import that costs no points there (in a `try`, or below `if __name__ == "__main__":`) costs nothing here.
     """
     foreign = [name for name in sys.modules if name.partition(".")[0] not in PLAIN | {"__main__"}]
     hidden = {name: sys.modules.pop(name) for name in foreign}
@@ -178,7 +164,7 @@ def as_when_graded() -> Iterator[None]:
 
 
 def check_function(student: Student, function: str) -> bool:
-    """Print what the checks say about one function; True where it is right."""
+    """Print what the checks say about one function; True if it is right."""
     results = list(run_checks(student, function, SEED))
     mistakes = [mistake for _, mistake in results if mistake]
     passed = f"{len(results) - len(mistakes)} of {len(results)} checks passed"
@@ -203,9 +189,23 @@ def check_function(student: Student, function: str) -> bool:
 
 
 def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
-    """Print what is right and what is wrong; 0 where all is right, else 1."""
+    """Print what is right and what is wrong; 0 if all is right, else 1."""
+
+    def work() -> ModuleType | str:
+        try:
+            return load(path)
+        except FileNotFoundError:
+            return f"There is no file {path}."
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}."
+        except (Exception, SystemExit) as error:
+            return f"{Path(path).name} does not run: {explain(error, path)}"
+
     with as_when_graded():
-        module = module_from(path)
+        try:
+            module = in_time(work, path)
+        except NoAnswer as error:
+            module = f"{Path(path).name} does not run: {error}"
         if isinstance(module, str):
             print(module)
             return 1
@@ -219,21 +219,18 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
 
 def main(path: str | None = None) -> NoReturn:
     """The command line; `rewards.py` gives its own path. Ends the process."""
-    arguments = sys.argv[1:]
-    if path is None and not arguments:
-        print("Name the file to check: python -m grading.self_check rewards.py", file=sys.stderr)
-        raise SystemExit(2)
-    path = path or arguments.pop(0)
-    for name in arguments:
-        if name not in EXERCISES:
-            print(
-                f"There is no exercise {name}: name {', '.join(EXERCISES)}, or none for all.", file=sys.stderr
-            )
-            raise SystemExit(2)
-    try:
-        raise SystemExit(self_check(path, arguments or EXERCISES))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+
+    def check() -> None:
+        arguments = sys.argv[1:]
+        if path is None and not arguments:
+            raise UserError("name the file to check: python -m grading.self_check rewards.py")
+        file = path or arguments.pop(0)
+        for name in arguments:
+            if name not in EXERCISES:
+                raise UserError(f"there is no exercise {name}: name {', '.join(EXERCISES)}, or none for all")
+        raise SystemExit(self_check(file, arguments or EXERCISES))
+
+    run_main(check)
 
 
 if __name__ == "__main__":

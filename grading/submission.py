@@ -1,10 +1,8 @@
 """A submission from both sides: run its file, call one of its functions, and read what came back.
 
-`load` and `call` work beside the student's code: in the self-check that is the student's own process, in the grader
-the sandboxed worker, which gets a copy of this file and nothing else of the kit. So this is not the way by which the
-trainers reach the same functions (`reward_utils.py`): that one may use the kit, this one may not. `call` puts what
-happened into plain data, a reply; `Student` stands on the other side and reads replies. Standard library only, and
-nothing in here knows a right answer.
+`load` and `call` run in the process of the student's code: in the self-check the student's own, in the grader the
+sandboxed worker, which gets a copy of this file and nothing else of the kit. `call` puts what happened into plain data,
+a reply; `Student`, on the other side, reads replies. Standard library only, and no right answer is in here.
 """
 
 import copy
@@ -13,12 +11,13 @@ import linecache
 import math
 import numbers
 import sys
+import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a submission may import, whatever the Python that runs it has besides: the kit's own has torch, Gradescope's not.
+# What a submission may import: the kit's own Python has torch too, Gradescope's has not.
 PLAIN = sys.stdlib_module_names | {"numpy", "rewards"}
 GRADED_WITH = "it is graded with Python's standard library and numpy alone"
 
@@ -34,11 +33,11 @@ TOO_LARGE = "an int too large for a float"
 
 
 class NotPlain(ModuleNotFoundError):
-    """An import of something that what grades a submission need not have."""
+    """An import of something that the grader's Python need not have."""
 
 
 class PlainImports:
-    """An import hook that knows the standard library and numpy, so that every Python grades like the plainest one."""
+    """An import hook that refuses all but the standard library and numpy, so that every Python grades the same."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -64,7 +63,7 @@ def load(path: str | Path) -> types.ModuleType:
 
 
 def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
-    """Call `module.name(*args, **kwargs)` on copies and describe the outcome; never raises.
+    """Call `module.name(*args, **kwargs)` on copies and describe the outcome. Raises KeyboardInterrupt alone.
 
     Returns one of
         {"unfilled": True, "misspelt": name}  the stub is still there (and a function is named almost so)
@@ -90,7 +89,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
         return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
     except NotImplementedError:
         return {"unfilled": True, "misspelt": misspelt(module, name)}
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: they are the student's here
+    except (Exception, SystemExit) as error:  # KeyboardInterrupt is the user's Ctrl-C in a training
         return {"error": explain(error, getattr(module, "__file__", ""))}
 
 
@@ -120,20 +119,21 @@ def explain(error: BaseException, path: str) -> str:
     if isinstance(error, NotPlain):
         text = message
     elif isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg} ({Path(path).name}, line {error.lineno})"
+        file = Path(str(error.filename or path)).name  # it may be in a file that this one imports
+        return f"{type(error).__name__}: {error.msg} ({file}, line {error.lineno})"
     else:
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == path:
-            frames.append((traceback.tb_frame.f_code.co_name, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    if not frames:
-        return text
-    function, line = frames[-1]
-    code = linecache.getline(path, line).strip()
-    return f"{text} (in {function}, {Path(path).name} line {line}{': ' + code if code else ''})"
+    return text + place(reversed(list(traceback.walk_tb(error.__traceback__))), path)
+
+
+def place(frames: Iterable[tuple[types.FrameType, int]], path: str) -> str:
+    """` (in FUNCTION, FILE line N: CODE)` of the first frame that runs code of `path`; empty if there is none."""
+    for frame, line in frames:
+        if frame.f_code.co_filename == path:
+            code = linecache.getline(path, line).strip()
+            said = f" (in {frame.f_code.co_name}, {Path(path).name} line {line}"
+            return f"{said}: {code})" if code else f"{said})"
+    return ""
 
 
 # ---- reading the reply -------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """What changes from one year's hand-out to the next: `make handout VARIANT=3`.
 
-A variant is a number, and everything in it follows from that number: the examples to check by hand, the default
-`kl_coef`, the word list of the hackable counter, the target words of the composite reward, which prompts are held out,
-which of the bugs are there to be spotted, and the instances of the self-check. Variant 0 is the kit as it stands. The
-other exercises, their answers and the grader are the same in all of them.
+A variant is a number. From it follow the examples to check by hand, the default `kl_coef`, the word list of the
+hackable counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the
+instances of the self-check. Variant 0 is the kit as it stands. The other exercises, their answers and the grader are
+the same in all.
 
-Plain text substitution in named places. A place that is not found as often as it must be is an error: whoever changes
-the kit must not lose a place unawares.
+It is plain text substitution. A place that is not found as often as expected is an error, so that no change of the kit
+loses one.
 """
 
 import math
@@ -14,10 +14,11 @@ import random
 import re
 from fnmatch import fnmatch
 
-Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
+from grading.archive import Files
+from kit.errors import UserError
 
 
-class PlaceMissing(Exception):
+class PlaceMissing(UserError):
     """The kit has changed under a variant; the message says which place is gone."""
 
 
@@ -84,46 +85,32 @@ def examples(files: Files, rng: random.Random) -> None:
     """The three examples of rewards.py, worked out here from the definitions, and question 1 of exercise 1b."""
     (p, r), same, coef = rng.choice(ONE_A), (rng.randint(1, 3), 4), rng.choice((0.5, 3.0, 4.0, 5.0))
     value = coef * math.log((p[0] / p[1]) / (r[0] / r[1]))
-    first, second = f"{p[0] / p[1]:g}", f"{same[0] / same[1]:g}"
-    literally(
-        files,
-        "rewards.py",
-        "By hand: pi gives two tokens the probabilities 0.5 and 0.5, pi_ref gave them 0.25 and 0.5, kl_coef = 2:",
-        f"By hand: pi gives two tokens the probabilities {first} and {second}, pi_ref gave them {r[0] / r[1]:g} and "
-        f"{second}, kl_coef = {coef:g}:",
-    )
-    literally(
-        files,
-        "rewards.py",
-        "kl_penalty_forward([[-0.6931, -0.6931]], [[-1.3863, -0.6931]], 2.0)  ->  [1.3863]",
-        f"kl_penalty_forward([[{log(p)}, {log(same)}]], [[{log(r)}, {log(same)}]], {coef})  ->  [{value:.4f}]",
-    )
+    first, second, ref_first = (f"{a / b:g}" for a, b in (p, same, r))
     pi, ref = rng.choice(ONE_B)
-    literally(
-        files,
-        "rewards.py",
-        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)",
-        f"pi = ({pi[0][0]}/{pi[0][1]}, {pi[1][0]}/{pi[1][1]}), "
-        f"pi_ref = ({ref[0][0]}/{ref[0][1]}, {ref[1][0]}/{ref[1][1]})",
-    )
-    over, under = (1 - (b[0] * a[1]) / (b[1] * a[0]) for a, b in zip(pi, ref, strict=True))
-    literally(
-        files,
-        "rewards.py",
-        "kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]",
-        f"kl_penalty_backward([[{log(pi[0])}], [{log(pi[1])}]], [[{log(ref[0])}], [{log(ref[1])}]], 1.0)  ->  "
-        f"[{round(over, 4)}, {round(under, 4)}]",
-    )
+    over, under = (round(1 - (b[0] * a[1]) / (b[1] * a[0]), 4) for a, b in zip(pi, ref, strict=True))
+    by_hand = ", ".join(f"{a}/{b}" for a, b in pi), ", ".join(f"{a}/{b}" for a, b in ref)
     slope, shift = rng.choice(((2, 0.5), (3, 1), (3, 2), (4, 1), (4, 3), (5, 2)))
     scores = rng.sample((0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9), 2)
-    literally(files, "rewards.py", "reward 2 * score - 1:", f"reward {slope} * score - {shift}:")
-    literally(
-        files,
-        "rewards.py",
-        'shaped_reward([0.9, 0.5], ["A delight.", "It is a film."])  ->  [0.8, 0.0]',
-        f'shaped_reward({scores}, ["A delight.", "It is a film."])  ->  '
-        f"[{', '.join(f'{slope * score - shift:.1f}' for score in scores)}]",
-    )
+    rewards = ", ".join(f"{slope * score - shift:.1f}" for score in scores)
+    texts = '["A delight.", "It is a film."])  ->  '
+    changes = {
+        "By hand: pi gives two tokens the probabilities 0.5 and 0.5, pi_ref gave them 0.25 and 0.5, kl_coef = 2:": (
+            f"By hand: pi gives two tokens the probabilities {first} and {second}, pi_ref gave them {ref_first} and "
+            f"{second}, kl_coef = {coef:g}:"
+        ),
+        "kl_penalty_forward([[-0.6931, -0.6931]], [[-1.3863, -0.6931]], 2.0)  ->  [1.3863]": (
+            f"kl_penalty_forward([[{log(p)}, {log(same)}]], [[{log(r)}, {log(same)}]], {coef})  ->  [{value:.4f}]"
+        ),
+        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)": f"pi = ({by_hand[0]}), pi_ref = ({by_hand[1]})",
+        "kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]": (
+            f"kl_penalty_backward([[{log(pi[0])}], [{log(pi[1])}]], [[{log(ref[0])}], [{log(ref[1])}]], 1.0)  ->  "
+            f"[{over}, {under}]"
+        ),
+        "reward 2 * score - 1:": f"reward {slope} * score - {shift}:",
+        f"shaped_reward([0.9, 0.5], {texts}[0.8, 0.0]": f"shaped_reward({scores}, {texts}[{rewards}]",
+    }
+    for old, new in changes.items():
+        literally(files, "rewards.py", old, new)
 
 
 def kl_coef(files: Files, rng: random.Random) -> None:
@@ -164,7 +151,7 @@ def target_words(files: Files, rng: random.Random) -> None:
 def prompts_split(files: Files, rng: random.Random) -> None:
     """The same openers, dealt out anew into as many for training and as many held out, the shortest first.
 
-    Held out are openers that no other one begins like, as in the kit: with the first three words, or the whole of it.
+    As in the kit, no other opener begins with the first three words of a held-out one.
     """
     names = ("mini/train_prompts.txt", "mini/held_out_prompts.txt")
     lists = [files[name][0].decode("utf-8").splitlines() for name in names]
@@ -184,7 +171,7 @@ NUMBER_OF_BUGS = 4
 
 
 def bugs(files: Files, rng: random.Random) -> None:
-    """Some of *spot the bug*: the others' patches, figures and words are left out, and the numbers stay."""
+    """Keep some bugs under their numbers; the patches, figures and words of the others are left out."""
     numbers = sorted(
         int(found[1]) for name in files if (found := re.fullmatch(r"grading/bugs/(\d+)\.patch", name))
     )

@@ -12,12 +12,11 @@ or, for a trial run, once:
     -> {"command": [...], "folder": str}             <- {"missing": [...]}
                                                      <- {"status": int, "said": str, "metrics": str}
 
-Nothing in here is worth stealing, and the loader is the worker's own: standard library only, where the trainers' may
-use the kit. The process that `sandbox.py` starts only forks and waits, so that a submission that kills its parent
-kills that one. Linux does the shutting in, and each layer is used where the kernel grants it: namespaces (no other
-process, no network, an almost empty file system), a user id of its own when started as root, Landlock (the same for
-files where namespaces are refused, as in most containers), and resource limits always. What could not be had is
-reported as `missing`. Linux only.
+There is nothing to steal in this process. The one that `sandbox.py` starts only forks and waits: a submission that
+kills its parent kills that one. Each layer is used if the kernel grants it: namespaces (no other process, no network,
+an almost empty file system), a user id of its own when started as root, Landlock (for files, if namespaces are refused,
+as in most containers), and resource limits always. What could not be had is reported as `missing`. Standard library and
+Linux only.
 """
 
 import ctypes
@@ -164,7 +163,7 @@ def landlock(readable: list[str], writable: list[str]) -> int:
 
 
 def check_that_python_can_be_read() -> None:
-    """Import something that nothing has imported yet; else the submission would be blamed for what it cannot import."""
+    """Raise PermissionError if imports fail in here: the submission would be blamed for it."""
     try:
         import colorsys  # noqa: F401
         import encodings.utf_8_sig  # noqa: F401
@@ -205,15 +204,14 @@ def running_as(uid: int) -> int:
 
 
 def confine(namespaces: str | None, settings: dict) -> list[str]:
-    """Take everything away that the kernel lets us take; returns what is left open, in words."""
+    """Use every layer that the kernel grants; returns what is left open, in words."""
     readable, uid = settings["readable"], settings["uid"]
-    viewed = False
+    viewed = bool(namespaces)
     if namespaces:
         try:
             enter_view(Path.cwd(), readable, settings["disk"])
-            viewed = True
         except OSError:
-            pass
+            viewed = False
     crowd = running_as(os.geteuid()) if namespaces is None and uid is None else 0
     set_limits(settings, settings["processes"] + crowd)
     try:  # if memory runs out, it is this process that goes

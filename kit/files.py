@@ -64,14 +64,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest()
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str, encoding: str = "utf-8") -> None:
     """Write beside, then rename: at every moment `path` holds the old text or the new one.
 
-    A link stays a link, and a file keeps its permissions. Characters that are no UTF-8 become question marks.
+    A link stays a link, and a file keeps its permissions. What the encoding lacks becomes a question mark.
     """
     path = Path(os.path.realpath(path))
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+    with beside.open("w", encoding=encoding, errors="replace", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -26,7 +26,6 @@ from kit.models import MINI
 from kit.reference import read_kept
 from kit.runs import Run, read_config, read_metrics, read_samples
 from kit.session import Session, prediction
-from reward_utils import load_student
 from tests.conftest import ROOT
 from tests.test_sampling import LetterTokenizer
 
@@ -353,52 +352,6 @@ def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "outputs").exists()  # and no half-made run folder
 
 
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("def kl_penalty_forward(p, r, c)\n", r"rewards.py, line 1: expected ':'"),
-        (
-            "x = 1\n\ny = x / 0\n",
-            r"rewards.py, line 3: importing it raised ZeroDivisionError: division by zero",
-        ),
-        ("def kl_penalty(p, r, c=0.1): return [0.0]\n", r"rewards.py has no function kl_penalty_forward"),
-        (
-            "from functools import partial\nkl_penalty_forward = partial(max)\n",
-            r"has no function kl_penalty_f",
-        ),
-        (
-            "def kl_penalty_forward(p, r): return [0.0]\n",
-            r"\(rewards.py, line 1\) raised TypeError: .*positional",
-        ),
-        (
-            "def kl_penalty_forward(p, r, c):\n    return 1 / 0\n",
-            r"line 2\) raised ZeroDivisionError: division",
-        ),
-        ("import sys\nsys.exit()\n", r"rewards.py, line 2: importing it raised SystemExit"),
-        ("def kl_penalty_forward(p, r, c):\n    exit()\n", r"line 2\) raised SystemExit"),
-        ("import theirs\n", r"^theirs\.py, line 1: "),
-        ("def kl_penalty_forward(p, r, c): return 0.0\n", r"returned 0.0, not a list of 1 numbers"),
-        ("def kl_penalty_forward(p, r, c): return []\n", r"returned 0 values for 1 completions"),
-    ],
-)
-def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tmp_path, monkeypatch):
-    (tmp_path / "rewards.py").write_text(source)
-    (tmp_path / "theirs.py").write_text("def (:\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "rewards", None)  # what is imported here does not outlive the test
-    del sys.modules["rewards"]
-    with pytest.raises(UserError, match=says):
-        load_student(kl_type="forward")
-
-
-def test_the_solution_is_missed_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rewards_solution", None)  # as in the students' hand-out
-    with pytest.raises(
-        UserError, match=r"^rewards_solution\.py is not part of the hand-out: leave out --use_solution"
-    ):
-        load_student(use_solution=True, kl_type="forward")
-
-
 @pytest.mark.whole_kit
 def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
     done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path))
@@ -572,7 +525,9 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
     )
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: kl_penalty_forward (rewards.py, line 4): value 0 is nan"), done.stderr
+    assert last.startswith(
+        "error: kl_penalty_forward (rewards.py, line 4): Value 0 of the returned list is nan"
+    ), done.stderr
     assert "Traceback" not in done.stderr and "--resume" in done.stderr
     assert (tmp_path / "forward-0.2/checkpoint-1/model.safetensors").is_file()
 

@@ -4,47 +4,37 @@ It holds the checks and the grader, a few dozen kB; no torch, no models, and no 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from grading.archive import write_zip
+from grading.archive import with_lf, write_zip
+from kit.errors import UserError, run_main
+from kit.files import refuse_foreign, user_path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-GRADER = (
-    "__init__.py",
-    "checks.py",
-    "grade.py",
-    "loopholes.py",
-    "mistakes.py",
-    "sandbox.py",
-    "submission.py",
-    "trees.py",
-    "worker.py",
-)
-FILES = {
-    "setup.sh": "grading/gradescope/setup.sh",
-    "run_autograder": "grading/gradescope/run_autograder",
-    **{f"grading/{name}": f"grading/{name}" for name in GRADER},
-}
+GRADER = "__init__ checks grade loopholes mistakes sandbox submission trees worker"
+FILES = {name: f"grading/gradescope/{name}" for name in ("setup.sh", "run_autograder")}
+for module in [f"grading/{name}.py" for name in GRADER.split()] + [
+    "kit/__init__.py",
+    "kit/errors.py",
+    "kit/files.py",
+]:
+    FILES[module] = module
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grading.gradescope.build", description=__doc__.split("\n")[0]
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "dist" / "gradescope.zip", help="the file to write"
-    )
-    out = parser.parse_args().out
-    contents = {name: ((ROOT / path).read_bytes(), not name.endswith(".py")) for name, path in FILES.items()}
+    parser.add_argument("--out", default=str(ROOT / "dist" / "gradescope.zip"), help="the file to write")
+    out = Path(user_path(parser.parse_args().out))
+    refuse_foreign(out, "grading/__init__.py", "--out")
+    contents = {name: (with_lf(ROOT / path), not name.endswith(".py")) for name, path in FILES.items()}
     try:
         write_zip(out, contents)
     except OSError as error:
-        print(f"Cannot write {out}: {error.strerror}.", file=sys.stderr)
-        return 1
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     print(f"{out}: {len(contents)} files, {out.stat().st_size / 1000:.0f} kB; points of the assignment: 100")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from grading import grade as grader
+from kit.errors import UserError
 from tests.conftest import ROOT, system_python
 from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
 
@@ -151,20 +152,41 @@ def test_what_cannot_be_graded_is_refused_in_one_sentence(tmp_path):
 
 
 def test_bad_command_lines(tmp_path):
-    done = run_cli(ROOT / "rewards.py", "--out", tmp_path / "no" / "such" / "folder" / "results.json")
-    assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
-    done = run_cli(ROOT / "rewards.py", "--out", tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("Cannot write") and done.stderr.count("\n") == 1
-    done = run_cli("--all", tmp_path / "nowhere")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "is no folder" in done.stderr
-    empty = tmp_path / "empty"
+    empty, mine = tmp_path / "empty", submitted(tmp_path, "x = 1\n")
     (empty / "anna").mkdir(parents=True)
-    done = run_cli("--all", empty, "--csv", tmp_path / "grades.csv")
-    assert done.returncode == 2 and not (tmp_path / "grades.csv").exists()
-    assert done.stderr == f"There is nothing to grade in {empty}: no *.py, no */rewards.py.\n"
-    assert run_cli().returncode == 2
-    assert run_cli(ROOT / "rewards.py", "--timeout", "-1").returncode == 2
-    assert not list(tmp_path.glob(".*tmp"))
+    for arguments, said in (
+        ((mine, "--out", tmp_path / "no" / "such" / "results.json"), "cannot be written"),
+        ((mine, "--out", tmp_path), "there is a folder of that name"),
+        ((mine, "--out", mine), "was not written by this command and stays as it is"),
+        (("--all", tmp_path / "nowhere"), "is no folder"),
+        (
+            ("--all", empty, "--csv", tmp_path / "grades.csv"),
+            "nothing to grade in .*: no \\*.py, no \\*/rewards.py",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            grader.main(list(map(str, arguments)))
+    assert mine.read_text() == "x = 1\n" and not (tmp_path / "grades.csv").exists()
+    done = run_cli("--all", tmp_path / "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for arguments in ((), (mine, "--timeout", "-1")):
+        with pytest.raises(SystemExit) as stopped:
+            grader.main(list(map(str, arguments)))
+        assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("into", "environment"),
+    [("| head -1", {}), (">/dev/full 2>&1", {}), ("", {"PYTHONIOENCODING": "ascii"}), (">&- 2>&-", {})],
+    ids=["a closed pipe", "a full disk", "a console without the character", "no console"],
+)
+def test_the_result_file_is_finished_whatever_the_screen_does(tmp_path, into, environment):
+    path = submitted(tmp_path, "x = 1 / 0  # \N{MULTIPLICATION SIGN} \u4f60\n")
+    command = f"{sys.executable} -m grading.grade {path} --out {tmp_path / 'results.json'} {into}"
+    subprocess.run(command, shell=True, cwd=ROOT, env={**os.environ, **environment}, capture_output=True)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["output"].startswith("0 of 100 points.") and results["extra_data"]["python"]
+    assert {test["output"] for test in results["tests"]} != {results["output"]}
 
 
 def test_the_result_file_is_whole_at_any_moment(tmp_path, start):
@@ -211,32 +233,6 @@ def test_other_seeds_for_other_submissions(tmp_path):
     assert one != grader.grade(solution_with(tmp_path, ""))["extra_data"]["seed"]
 
 
-def test_a_folder_of_submissions(tmp_path):
-    folder, table = tmp_path / "all", tmp_path / "grades.csv"
-    (folder / "berta").mkdir(parents=True)
-    shutil.copy(ROOT / "rewards_solution.py", folder / "anna.py")
-    shutil.copy(ROOT / "rewards.py", folder / "berta" / "rewards.py")
-    (folder / "carl.py").write_bytes(b"\xff\xfe")
-    shutil.copy(SUBMISSIONS / "hostile" / "exit_at_import.py", folder / "dora.py")
-    (folder / "emil.py").symlink_to("/etc/passwd")
-    done = run_cli("--all", folder, "--csv", table, "--jobs", 2)
-    assert done.returncode == 0, done.stderr
-    rows = {row["submission"]: row for row in csv.DictReader(table.open())}
-    assert {name: float(row["score"]) for name, row in rows.items()} == {
-        "anna.py": 100, "berta/rewards.py": 0, "carl.py": 0, "dora.py": 0, "emil.py": 0,
-    }  # fmt: skip
-    assert "UTF-8" in rows["carl.py"]["message"] and "symbolic link" in rows["emil.py"]["message"]
-    # again: only what changed is graded anew
-    shutil.copy(ROOT / "rewards_solution.py", folder / "carl.py")
-    done = run_cli("--all", folder, "--csv", table)
-    assert "4 kept from before" in done.stdout
-    rows = {row["submission"]: row for row in csv.DictReader(table.open())}
-    assert float(rows["carl.py"]["score"]) == 100 and float(rows["anna.py"]["score"]) == 100
-    (folder / "carl.py").unlink()
-    run_cli("--all", folder, "--csv", table)
-    assert "carl.py" not in table.read_text()
-
-
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, start, sent, status):
     """One sentence, no queue worked off, no worker left behind."""
@@ -252,7 +248,7 @@ def test_a_folder_that_is_stopped_keeps_its_rows(tmp_path, start, sent, status):
         time.sleep(0.05)
     running.send_signal(sent)
     _, said = running.communicate(timeout=60)
-    assert said == f"Stopped: 1 of 5 are graded, and {table} keeps them; the same command goes on.\n"
+    assert said == f"\nStopped: 1 of 5 are graded, and {table} keeps them; the same command goes on.\n"
     assert running.returncode == status
     assert [row["submission"] for row in csv.DictReader(table.open())] == ["anna.py"]
     assert marked_processes() == []

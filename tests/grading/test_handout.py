@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from grading import handout
+from kit.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -41,6 +42,26 @@ def test_no_answers_inside(unpacked):
         line.split(maxsplit=2)[2] for line in (unpacked.parent / "handout.manifest").read_text().splitlines()
     ]
     assert sorted(names) == sorted(listed)
+
+
+def test_nothing_that_a_trained_model_wrote(unpacked):
+    """No block that `make results` writes, none of its cells, no figure of trained models, no hacked text."""
+    written = r"<!-- (.* by make results) -->\n(.*?)<!-- /\1 -->"
+    pages = "\n".join(
+        page.read_text(encoding="utf-8") for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    )
+    blocks = re.findall(written, pages, re.S)
+    assert "written by make results" in {name for name, _ in blocks}
+    rows = [row for _, block in blocks for row in block.splitlines() if re.search(r"\d\.\d", row)]
+    texts = {cell.strip() for row in rows for cell in row.split("|") if len(cell) > 30 and "`" not in cell}
+    assert len(rows) > 8
+    for page in [*unpacked.glob("*.md"), *unpacked.glob("docs/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        assert "by make results" not in text, page.name
+        assert not [row for row in (*rows, *texts) if row in text], page.name
+        assert not re.search(r"\b(\w{3,}) \1 \1\b", text), page.name
+    figures = {path.name for path in (unpacked / "docs").glob("*.png")}
+    assert figures == set(), "figures of trained models; a neutral one is to be named here"
 
 
 def test_byte_for_byte(unpacked, tmp_path):
@@ -268,7 +289,7 @@ def test_exercise_7_names_what_is_there(unpacked):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [3, 6])  # with a longer and a shorter text than the kit's to aim at
 def test_a_variants_own_tests_are_green(number, tmp_path):
-    assert handout.main(["--variant", str(number), "--out", str(tmp_path / "handout.zip")]) == 0
+    handout.main(["--variant", str(number), "--out", str(tmp_path / "handout.zip")])
     with zipfile.ZipFile(tmp_path / "handout.zip") as zip_file:
         zip_file.extractall(tmp_path)
     names = ("data", "metrics", "sentiment", "measuring", "reward_utils", "rewards", "resume", "sft", "ppo")
@@ -299,7 +320,7 @@ def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags):
 def repository(tmp_path) -> Path:
     """A small one of its own, with the files the self-check needs."""
     root = tmp_path / "kit"
-    for name in (*handout.SELF_CHECK, "rewards_solution.py"):
+    for name in (*handout.NEEDED, "rewards_solution.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     run("git", "init", "-q", cwd=root)
@@ -309,7 +330,7 @@ def repository(tmp_path) -> Path:
 
 def test_only_what_git_tracks(repository):
     (repository / "rewards_mine.py").write_text("private = 1\n")
-    assert sorted(handout.collect(repository)) == sorted(handout.SELF_CHECK)
+    assert sorted(handout.collect(repository)) == sorted(handout.NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +343,7 @@ def test_only_what_git_tracks(repository):
             "tour.ipynb gives away exercise 1b",
         ),
         ("rewards.py", None, "filled in"),
+        ("a.md", "<!-- samples by make results -->\n", r"^a\.md shows what trained models did: <!-- samples"),
     ],
 )
 def test_a_leak_is_refused(repository, name, text, message):
@@ -330,6 +352,28 @@ def test_a_leak_is_refused(repository, name, text, message):
     run("git", "add", ".", cwd=repository)
     with pytest.raises(handout.Leak, match=message):
         handout.collect(repository)
+
+
+def test_a_checkout_with_crlf_gives_the_same_hand_out(repository):
+    (repository / "README.md").write_text(
+        "a\n<!-- instructors: not in the hand-out -->\nb\n<!-- /instructors -->\n"
+    )
+    (repository / "weights").write_bytes(b"\xff\r\n")
+    run("git", "add", ".", cwd=repository)
+    before = handout.collect(repository)
+    for path in repository.rglob("*.*"):
+        if path.suffix in (".md", ".py") and ".git" not in path.parts:
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert handout.collect(repository) == before
+    assert before["README.md"] == (b"a\n", False) and before["weights"] == (b"\xff\r\n", False)
+
+
+def test_what_stands_at_the_place_of_the_zip_is_not_written_over(tmp_path):
+    for name in ("handout.zip", "handout.manifest"):
+        (tmp_path / name).write_text("my notes")
+        with pytest.raises(UserError, match=f"{name}: this file was not written by this command"):
+            handout.main(["--out", str(tmp_path / "handout.zip")])
+        (tmp_path / name).unlink()
 
 
 def test_a_file_that_is_not_tracked_is_missed(repository):

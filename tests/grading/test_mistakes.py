@@ -11,16 +11,15 @@ from grading.mistakes import PROBE, WRONG_TERMS, diagnose
 from grading.submission import BACKWARD, FORWARD, Mistake, load
 from tests.grading.conftest import SUBMISSIONS, solution_with, student_of
 
+BOTH = ["d * d / 2", "w - 1 + d", "p * d", "-r * d", "p - r", "log(p)", "-log(p)", "-log(r)"]
 TERMS = {
     FORWARD: [
-        "-d", "abs(d)", "max(d, 0)", "min(d, 0)", "max(-1, min(d, 1))", "d * d / 2", "d * d", "w - 1 + d", "p * d",
-        "-r * d", "-w * d", "1 - w", "1 / w", "1 / w - 1", "w", "p - r", "log(p)", "-log(p)", "-log(r)", "log(r)",
-        "log(p) + log(r)", "d / log(2)",
+        "-d", "abs(d)", "max(d, 0)", "min(d, 0)", "max(-1, min(d, 1))", "d * d", "-w * d", "1 - w", "1 / w",
+        "1 / w - 1", "w", "log(r)", "log(p) + log(r)", "d / log(2)", *BOTH,
     ],
     BACKWARD: [
         "w - 1", "1 - 1 / w", "1 / w - 1", "-w", "w", "1 / w", "-w * d", "w * d", "d", "-d", "abs(1 - w)",
-        "max(1 - w, 0)", "min(1 - w, 0)", "(1 - w) ** 2", "d * d / 2", "w - 1 + d", "-w * d - w + 1", "1 / w - 1 - d",
-        "-r * d", "p * d", "p - r", "log(p)", "-log(p)", "-log(r)", "1 + d", "-d - 1",
+        "max(1 - w, 0)", "min(1 - w, 0)", "(1 - w) ** 2", "-w * d - w + 1", "1 / w - 1 - d", "1 + d", "-d - 1", *BOTH,
     ],
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 
 from grading import questions
 from grading.questions import Question
+from kit.errors import UserError
 from tests.conftest import ROOT
 
 TRAIN = '''"""A docstring with # Q9. no question in it."""
@@ -46,7 +47,9 @@ def tree(tmp_path) -> Path:
 
 
 def test_every_question_with_its_file_and_line(tree):
-    assert questions.questions_in(tree) == [
+    found, left_out = questions.questions_in(tree)
+    assert left_out == []
+    assert found == [
         Question(1, "Which of the two is larger?", "train.py", 10),
         Question(2, "Why is the loss near 0 here, and the gradient not?", "train.py", 3),
         Question(3, "Twice as much: what changes?", "configs/reward.yaml", 4),
@@ -56,7 +59,7 @@ def test_every_question_with_its_file_and_line(tree):
 
 
 def test_the_list(tree, capsys):
-    assert questions.main([], tree) == 0
+    questions.main([], tree)
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines()[:4] == [
@@ -69,49 +72,70 @@ def test_the_list(tree, capsys):
 
 def test_the_sheet(tree, tmp_path, capsys):
     out = tmp_path / "answers.md"
-    assert questions.main(["--sheet", str(out)], tree) == 0
+    questions.main(["--sheet", str(out)], tree)
     assert out.read_text().startswith(
         "# Answers\n\nName:\n\n## Q1. `train.py`, line 10\n\n> Which of the two is larger?\n\nAnswer:\n\n## Q2. "
     )
     assert out.read_text().count("\nAnswer:\n") == 5
     out.write_text("my answers\n")
-    assert questions.main(["--sheet", str(out)], tree) == 1
+    with pytest.raises(UserError, match="there already"):
+        questions.main(["--sheet", str(out)], tree)
     assert out.read_text() == "my answers\n"
-    assert "there already" in capsys.readouterr().err
-    assert questions.main(["--sheet", str(tmp_path / "no" / "answers.md")], tree) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UserError, match="cannot be written"):
+        questions.main(["--sheet", str(tmp_path / "no" / "answers.md")], tree)
 
 
-def test_a_gap_and_a_number_that_is_there_twice(tree, tmp_path, capsys):
+def test_a_gap_and_a_number_that_is_there_twice(tree, tmp_path):
     (tree / "data.py").write_text("# Q7. Seven?\n# Q2. Two again?\n# Q9. Nine?\n")
-    assert questions.main(["--sheet", str(tmp_path / "answers.md")], tree) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "Q2 is there 2 times: data.py, line 2; train.py, line 3.",
-        "There is no Q6, Q8.",
-    ]
+    with pytest.raises(UserError) as wrong:
+        questions.main(["--sheet", str(tmp_path / "answers.md")], tree)
+    assert str(wrong.value) == ("Q2 is there 2 times: data.py, line 2; train.py, line 3. There is no Q6, Q8.")
     assert not (tmp_path / "answers.md").exists()
 
 
-@pytest.mark.parametrize("comment", ["Q6 Why?", "Q6: Why?", "Q 6. Why?", "Q6."])
-def test_what_is_nearly_a_question_is_pointed_out(tree, comment, capsys):
-    (tree / "data.py").write_text(f"x = 1\n# {comment}\n")
-    assert questions.main([], tree) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("data.py, line 2: write a question as `# Q7. Why ...`") and err.count("\n") == 1
+@pytest.mark.parametrize("comment", ["Q6 Why?", "Q6: because it is", "Q 6. Why?", "Q6.", "Q1. Because."])
+def test_what_is_nearly_a_question_is_left_out_in_one_line(tree, comment, capsys):
+    """An answer below its question, say: no part of it, and no question."""
+    (tree / "train.py").write_text(f"{TRAIN}# {comment}\n# and more\n")
+    questions.main([], tree)
+    out, err = capsys.readouterr()
+    assert out.endswith("     Right below it?\n") and out.count("\n") == 10
+    assert err.startswith("left out: train.py, line 15 (not `# Q7. Why ...`") and err.count("\n") == 1
 
 
-def test_no_question_at_all(tmp_path, capsys):
-    assert questions.main([], tmp_path) == 1
-    assert capsys.readouterr().err == "There is no question in the code.\n"
+def test_a_students_folder(tree, tmp_path, capsys):
+    """Files that are not the kit's, and files of the kit that cannot be read, do not stand in the way of the sheet."""
+    (tree / "notes.py").write_bytes("# Q1. Schön?\n".encode("latin-1"))
+    (tree / "scratch.py").write_text("def f(:\n# Q3: because\n")
+    (tree / "train_old.py").write_text(TRAIN)
+    (tree / "kit" / "mine.py").symlink_to(tree / "nowhere.py")
+    (tree / "kit" / "idea.py").write_text("def f(:\n")
+    (tree / "kit" / "latin.py").write_bytes("# Q1. Schön?\n".encode("latin-1"))
+    (tree / "link.py").symlink_to(tree / "nowhere.py")
+    questions.main(["--sheet", str(tmp_path / "answers.md")], tree)
+    assert (tmp_path / "answers.md").read_text().count("\nAnswer:\n") == 5
+    unread = "; ".join(f"kit/{name}.py (no readable Python)" for name in ("idea", "latin", "mine"))
+    said = f"left out: link.py; notes.py; scratch.py; train_old.py; {unread}\n"
+    assert capsys.readouterr().err == said
+
+
+def test_no_question_at_all(tmp_path):
+    with pytest.raises(UserError, match=r"^There is no question in the code\.$"):
+        questions.main([], tmp_path)
 
 
 def test_the_kit_itself():
-    found = questions.questions_in(ROOT)
+    found, _ = questions.questions_in(ROOT)
     assert len(found) >= 15
     assert questions.faults(found) == []  # unique, and from 1 up without a gap
     assert len({question.text for question in found}) == len(found)
     for one, other in itertools.combinations(found, 2):  # each by itself, with code between
         assert one.file != other.file or abs(one.line - other.line) > 5, f"{one} and {other}"
+
+
+@pytest.mark.whole_kit
+def test_nothing_of_the_kit_is_left_out():
+    assert questions.questions_in(ROOT)[1] == []
 
 
 ANSWERS = ROOT / "docs" / "answers.md"  # the hand-out has none
@@ -125,7 +149,7 @@ def test_every_question_has_its_answer():
     for number, file, comment in re.findall(HEADING, ANSWERS.read_text(encoding="utf-8"), re.M):
         words = " ".join(line.removeprefix("#").strip() for line in comment.splitlines())
         told.append((int(number), file, words))
-    asked = questions.questions_in(ROOT)
+    asked, _ = questions.questions_in(ROOT)
     assert told == [(q.number, q.file, f"Q{q.number}. {q.text}") for q in asked]
 
 

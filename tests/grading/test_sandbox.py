@@ -6,6 +6,7 @@ Every file in `submissions/hostile` must earn nothing, harm nothing, leave nothi
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from grading import grade as grader
 from grading import sandbox
+from kit.errors import UserError
 from tests.conftest import ROOT, system_python
 from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
 
@@ -136,21 +138,22 @@ def test_a_worker_that_cannot_start_is_no_fault_of_the_student(tmp_path, monkeyp
     # No absolute path: the worker stumbles before the submission is run.
     monkeypatch.setattr(sandbox, "readable_paths", lambda: ["python"])
     out = tmp_path / "results.json"
-    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
+    with pytest.raises(UserError, match="grading failed: the worker could not be shut in"):
+        grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)])
     results = json.loads(out.read_text())
     assert_valid(results)
     assert "did not finish" in results["output"]
     assert marked_processes() == []
 
 
-def test_a_kit_that_submissions_could_read_is_moved_first(tmp_path, monkeypatch, capsys):
+def test_a_kit_that_submissions_could_read_is_moved_first(tmp_path, monkeypatch):
     """`docker run -v "$PWD":/usr/src/app` puts the solution below /usr, which Python needs."""
     (tmp_path / "rewards.py").write_text("x = 1\n")
     for folder in (ROOT, tmp_path):
         monkeypatch.setattr(sandbox, "readable_paths", lambda folder=folder: ["/usr", str(folder)])
-        assert grader.main([str(tmp_path / "rewards.py")]) == 2
-        said = f"{folder} lies below {folder}, where every submission may read: move it elsewhere"
-        assert capsys.readouterr().err == f"Grading failed: {said}.\n"
+        said = f"grading failed: {folder} lies below {folder}, where every submission may read: move it elsewhere"
+        with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+            grader.main([str(tmp_path / "rewards.py")])
 
 
 def test_an_environment_that_is_a_link_has_its_packages(tmp_path):
@@ -169,8 +172,8 @@ def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_pat
     """As for the user id that a root without namespaces gives its worker, where python lies below /root."""
     monkeypatch.setattr(sandbox, "readable_paths", list)
     out = tmp_path / "results.json"
-    assert grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)]) == 2
-    assert "may not read python in " in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"could not be shut in: .*may not read python in "):
+        grader.main([str(ROOT / "rewards_solution.py"), "--out", str(out)])
     assert "did not finish" in json.loads(out.read_text())["output"]
     assert marked_processes() == []
 
@@ -205,8 +208,9 @@ def open_folder():
     """A folder that an unprivileged user can reach and write, which pytest's own is not."""
     folder = Path(tempfile.mkdtemp(prefix="kit-"))
     folder.chmod(0o777)
-    shutil.copytree(ROOT / "grading", folder / "grading", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in [folder / "grading", *(folder / "grading").rglob("*")]:
+    for needed in ("grading", "kit"):
+        shutil.copytree(ROOT / needed, folder / needed, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """`python rewards.py` as a student runs it, and what scripts ask. `pytest tests/grading/test_self_check.py`."""
 
+import os
 import re
 import resource
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import rewards_solution
 from grading import self_check
-from grading.submission import BACKWARD, FORWARD, FUNCTIONS, SHAPED
+from grading.submission import BACKWARD, FORWARD, FUNCTIONS, SHAPED, load
 from tests.conftest import ROOT
 from tests.grading.conftest import SOLUTION, SUBMISSIONS, solution_with
 
@@ -23,7 +24,8 @@ def run(path: Path, *names: str) -> subprocess.CompletedProcess:
 
 def kit_with(folder: Path, source: str) -> Path:
     """A rewards.py with the last lines of ours, where it finds the checks."""
-    (folder / "grading").symlink_to(ROOT / "grading")
+    for needed in ("grading", "kit"):
+        (folder / needed).symlink_to(ROOT / needed)
     path = folder / "rewards.py"
     main = (ROOT / "rewards.py").read_text(encoding="utf-8").partition('if __name__ == "__main__":')
     path.write_text(source + "\n\n" + main[1] + main[2], encoding="utf-8")
@@ -117,9 +119,44 @@ def test_a_file_that_cannot_check_itself(tmp_path, text):
     assert done.stdout == f"rewards.py has no function: is it saved? It should have {names}.\n"
 
 
-def test_a_file_that_is_not_there(capsys):
-    assert self_check.self_check("nowhere.py") == 1
-    assert capsys.readouterr().out == "There is no file nowhere.py.\n"
+def test_a_file_that_is_not_there_or_does_not_run(tmp_path, capsys):
+    path = tmp_path / "rewards.py"
+    for text, said in (
+        (None, f"There is no file {path}.\n"),
+        ("def f(:\n", "rewards.py does not run: SyntaxError: invalid syntax (rewards.py, line 1)\n"),
+        ("raise KeyboardInterrupt\n", "rewards.py does not run: it raised KeyboardInterrupt\n"),
+    ):
+        if text:
+            path.write_text(text)
+        assert self_check.self_check(str(path)) == 1
+        assert capsys.readouterr().out == said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_whoever_debugs_at_a_terminal_has_time(tmp_path):
+    """A `breakpoint()` waits longer than SECONDS; an endless loop after it is still named."""
+    import pty
+
+    text = "\n\nasked = []\ndef kl_penalty_forward(p, r, kl_coef=0.1):\n    asked or asked.append(breakpoint())\n"
+    path = kit_with(tmp_path, SOLUTION + text + "    while True: pass\n")
+    code = (
+        f"import sys; sys.argv[1:] = ['{FORWARD}']; from grading import self_check; self_check.SECONDS = 0.2"
+    )
+    terminal, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; self_check.main({str(path)!r})"],
+        cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    said = ""
+    while not said.endswith("(Pdb) "):
+        said += running.stdout.read(1)
+        assert running.poll() is None, said
+    time.sleep(0.5)
+    os.write(terminal, b"p 20 + 22\nc\n")
+    said += running.communicate(timeout=60)[0]
+    assert running.returncode == 1 and "(Pdb) 42" in said and "(Pdb) exercise 1a" in said, said
+    assert "still running after 0.2 seconds" in " ".join(said.split())
+    os.close(terminal), os.close(theirs)
 
 
 # ---- the words ---------------------------------------------------------------------------------------------
@@ -221,7 +258,6 @@ def test_an_endless_loop_while_the_file_is_read(tmp_path, monkeypatch, capsys):
 def test_an_import_that_the_grader_does_not_have(tmp_path, line, package):
     """In the grader's own words (`test_grade.py`), though everything works in this Python and the kit is there."""
     path = kit_with(tmp_path, f"{line}\n{SOLUTION}")
-    (tmp_path / "kit").symlink_to(ROOT / "kit")
     done = run(path)
     assert (done.returncode, done.stderr) == (1, "")
     words = f"it imports {package}, but it is graded with Python's standard library and numpy alone"
@@ -281,35 +317,19 @@ def test_a_fallback_is_what_is_checked(said):
 
 def test_nothing_is_wrong_with_the_solution():
     assert self_check.what_is_wrong(rewards_solution, FUNCTIONS) == []
-    assert self_check.what_is_wrong(ROOT / "rewards_solution.py", FUNCTIONS) == []
 
 
 def test_what_is_wrong_with_the_functions_that_are_asked_for(tmp_path):
-    path = solution_with(tmp_path, mistake("forward_sign"))
-    (first, *_) = self_check.what_is_wrong(path, [FORWARD])
+    module = load(solution_with(tmp_path, mistake("forward_sign")))
+    (first, *_) = self_check.what_is_wrong(module, [FORWARD])
     assert first.startswith("kl_penalty_forward: This is log(pi_ref / pi): the sign is wrong")
-    assert self_check.what_is_wrong(path, [BACKWARD, SHAPED]) == []
-    assert self_check.what_is_wrong(path, []) == []
-    assert self_check.what_is_wrong(ROOT / "rewards.py", [SHAPED]) == ["shaped_reward: not implemented yet"]
+    assert self_check.what_is_wrong(module, [BACKWARD, SHAPED]) == []
+    assert self_check.what_is_wrong(module, []) == []
+    stubs = load(ROOT / "rewards.py")
+    assert self_check.what_is_wrong(stubs, [SHAPED]) == ["shaped_reward: not implemented yet"]
 
 
-def test_files_that_do_not_run_are_one_sentence(tmp_path):
-    path = tmp_path / "rewards.py"
-    path.write_text("def f(:\n")
-    assert self_check.what_is_wrong(path, [FORWARD]) == [
-        "rewards.py does not run: SyntaxError: invalid syntax (rewards.py, line 1)"
-    ]
-    assert self_check.what_is_wrong(tmp_path / "no.py", [FORWARD]) == [
-        f"There is no file {tmp_path / 'no.py'}."
-    ]
-
-
-def test_a_loophole_is_no_error_but_is_known():
+def test_a_loophole_is_no_error():
     module = types.ModuleType("rewards")
     module.shaped_reward = lambda scores, completions, prompts=None: [s * s for s in scores]
     assert self_check.what_is_wrong(module, [SHAPED]) == []
-    assert self_check.still_paying(module) == [
-        "one word forty times", "a phrase over and over", "three words", "word salad",
-    ]  # fmt: skip
-    assert self_check.still_paying(rewards_solution) == ["word salad"]
-    assert self_check.still_paying(ROOT / "rewards.py") == []

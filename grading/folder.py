@@ -1,0 +1,263 @@
+"""Grade a folder of submissions into a table that may have been through a spreadsheet: `grading.grade --all`.
+
+The table is the instructor's as much as ours: encoding, separator, decimal comma, order, edited cells and added columns
+stay as they are.
+"""
+
+import codecs
+import concurrent.futures
+import csv
+import hashlib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from grading.grade import Refused, grade_safely, read_submission
+from grading.sandbox import cut
+from grading.submission import FUNCTIONS
+from kit.errors import Stopped, UserError
+from kit.files import write_text
+
+NUMBERS = ("score", *FUNCTIONS, "seconds")
+FIELDS = ("submission", *NUMBERS, "message", "sha256")
+NOT_A_STUDENT = re.compile(r"\..*|__MACOSX|__pycache__")  # file managers and archives leave these
+
+
+def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """({name: path} of the files to grade, a line for everything in the folder that is not graded).
+
+    A student is a file `*.py`, or a folder with one rewards.py; if it has several, the one nearest to the top counts.
+    """
+    found, lines, others = {}, [], []
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir():
+            if entry.suffix.lower() == ".py" and not NOT_A_STUDENT.fullmatch(entry.name):
+                found[entry.name] = entry
+            else:
+                others.append(entry)
+            continue
+        inside = [] if NOT_A_STUDENT.fullmatch(entry.name) else files_below(entry)
+        named = [path for path in inside if path.name == "rewards.py"]
+        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
+        similar = [p for p in inside if p.suffix == ".py" and p.stem.lower().startswith("rewards")]
+        if len(nearest) == 1:
+            found[str(nearest[0].relative_to(folder))] = nearest[0]
+            similar.remove(nearest[0])
+            if similar:
+                lines.append(
+                    f"{entry.name}: {listed(nearest, entry)} is graded, not {listed(similar, entry)}"
+                )
+        elif nearest:
+            lines.append(f"{entry.name}: not graded, it has {listed(nearest, entry)}; leave one of them")
+        elif inside:
+            but = f", but {listed(similar, entry)}" if similar else ""
+            lines.append(f"{entry.name}: not graded, it has no rewards.py{but}")
+        else:
+            others.append(entry)
+        others += [path for path in inside if path not in nearest and path not in similar]
+    if others:
+        lines.append(f"no submissions: {listed(others, folder)}")
+    return found, lines
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a student's folder, less those of file managers, archives and hidden folders."""
+    files = []
+    for path, inside, names in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not NOT_A_STUDENT.fullmatch(name))
+        files += [Path(path, name) for name in sorted(names) if not NOT_A_STUDENT.fullmatch(name)]
+    return files
+
+
+def listed(paths: list[Path], folder: Path) -> str:
+    names = [str(path.relative_to(folder)) for path in paths]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+class Table:
+    """grades.csv. `rows` are lists of cells in the order of the file; what a spreadsheet made of it is kept."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the table, if there is one already. Raises UserError if the file is no table of grades."""
+        self.path, self.encoding, self.delimiter, self.newline = path, "utf-8", ",", "\r\n"
+        self.header, self.rows, self.decimal_comma = list(FIELDS), [], False
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise UserError(f"--csv {path}: cannot be read ({error.strerror})") from None
+        if not data:
+            return
+        self.encoding = encoding_of(data)
+        try:
+            text = data.decode(self.encoding)
+            first = text.partition("\n")[0]
+            self.newline = "\r\n" if first.endswith("\r") else "\n"
+            self.delimiter = max(",;\t", key=first.count)
+            self.header, *self.rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)
+        except (ValueError, csv.Error):
+            self.header = []
+        if "submission" not in self.header:
+            raise UserError(f"--csv {path}: is no table of grades and stays as it is; choose another name")
+        self.header += [field for field in FIELDS if field not in self.header]
+        numbers = "".join(self.cell(row, field) for row in self.rows for field in NUMBERS)
+        self.decimal_comma = "," in numbers or (self.delimiter == ";" and "." not in numbers)
+
+    def cell(self, row: list[str], field: str) -> str:
+        place = self.header.index(field)
+        return row[place].strip() if place < len(row) else ""
+
+    def name(self, text: str) -> str:
+        """A submission's name as its cell: no formula, and `?` for what the table's encoding does not have."""
+        text = f"'{text}" if text[0] in "=+-@'" else text
+        return text.encode(self.encoding, "replace").decode(self.encoding)
+
+    def row(self, name: str) -> list[str] | None:
+        return next((row for row in self.rows if self.cell(row, "submission") == name), None)
+
+    def put(self, values: dict[str, str]) -> None:
+        """Fill in our cells of a submission's row, a new one if need be, and seal them."""
+        row = self.row(values["submission"])
+        if row is None:
+            names = [self.cell(row, "submission") for row in self.rows]
+            later = (place for place, name in enumerate(names) if name > values["submission"])
+            self.rows.insert(next(later, len(names)), row := [])
+        row += [""] * (len(self.header) - len(row))
+        for field, value in values.items():
+            comma = self.decimal_comma and field in NUMBERS
+            row[self.header.index(field)] = value.replace(".", ",") if comma else value
+        row[self.header.index("sha256")] += f"-{self.seal(row)}"
+
+    def seal(self, row: list[str]) -> str:
+        """Tells whether somebody has edited our cells; saving them in a spreadsheet leaves it as it is."""
+        cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
+        cells = cells.replace(",", ".").replace("'", "")
+        return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
+
+    def is_untouched(self, row: list[str]) -> bool:
+        """Our cells are as they were written, so that others may take their place."""
+        return self.cell(row, "sha256").partition("-")[2] == self.seal(row)
+
+    def drop(self, names: dict[str, Path]) -> None:
+        """Remove the rows of submissions that are gone, unless somebody has written something there."""
+        added = [place for place, field in enumerate(self.header) if field not in FIELDS]
+        self.rows = [
+            row
+            for row in self.rows
+            if self.cell(row, "submission") in names
+            or not self.is_untouched(row)
+            or any(row[place] for place in added if place < len(row))
+        ]
+
+    def write(self) -> None:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.delimiter, lineterminator=self.newline).writerows(
+            [self.header, *self.rows]
+        )
+        try:
+            write_text(self.path, text.getvalue(), self.encoding)
+        except OSError as error:
+            raise UserError(f"--csv {self.path}: cannot be written ({error.strerror})") from None
+
+    def scores(self, names: dict[str, Path]) -> list[float]:
+        """Of the rows with one of these names and a number as their score."""
+        cells = (self.cell(row, "score") for row in self.rows if self.cell(row, "submission") in names)
+        return [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"-?\d+([.,]\d*)?", cell)]
+
+
+def encoding_of(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if data.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
+    """Grade the submissions in `folder` into the table at `path`, one row as each is done; rows that stand are kept.
+
+    A row stands if the file has not changed since (sha256), or if it was edited by hand. Returns the number of
+    submissions the grader failed on.
+    """
+    table = Table(path)
+    found, lines = submissions_in(folder)
+    files: dict[str, Path] = {}
+    for text, submission in found.items():
+        name = table.name(text)
+        while name in files:  # two names that differ in what is shown as ?
+            name += "?"
+        files[name] = submission
+    digests = {name: digest(submission) for name, submission in files.items()}
+    todo = []
+    for name in files:
+        row = table.row(name)
+        if row is None or not (table.cell(row, "score") or table.cell(row, "sha256")):
+            todo.append(name)
+        elif table.cell(row, "sha256").partition("-")[0] != digests[name]:
+            if table.is_untouched(row):
+                todo.append(name)
+            else:
+                lines.append(
+                    f"{name}: has changed, but its row was edited by hand; delete the row to grade it again"
+                )
+    for line in lines:
+        print(line, file=sys.stderr)
+    if not files:
+        raise UserError(f"there is nothing to grade in {folder}: no *.py, no */rewards.py")
+    table.drop(files)
+    table.write()
+    failed = done = 0
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(grade_safely, files[name], timeout=timeout): name for name in todo}
+        bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
+        try:
+            for future in bar:
+                name, results = futures[future], future.result()
+                if "error" in results:
+                    failed += 1
+                    bar.write(f"{name}: not graded, {results['error']}", file=sys.stderr)
+                    continue
+                table.put({"submission": name, **cells(results), "sha256": digests[name]})
+                table.write()
+                done += 1
+        except Stopped as stop:  # those under way come to their end, and clean up
+            pool.shutdown(wait=False, cancel_futures=True)
+            bar.close()
+            graded = f"{len(files) - len(todo) + done} of {len(files)} are graded"
+            said = f"Stopped: {graded}, and {path} keeps them; the same command goes on."
+            raise Stopped(stop.signum, said) from None
+    scores = table.scores(files)
+    mean = f", mean {sum(scores) / len(scores):.1f} of 100" if scores else ""
+    print(
+        f"{len(files) - failed} graded ({len(files) - len(todo)} kept from before), {failed} not graded{mean}: {path}"
+    )
+    return failed
+
+
+def cells(results: dict) -> dict[str, str]:
+    """Our cells of a row: points in all and by function, seconds, and what was wrong."""
+    row = {"score": f"{results['score']:g}", "seconds": str(results["execution_time"])}
+    for function in FUNCTIONS:
+        tests = [test for test in results["tests"] if test["name"].startswith(f"{function}:")]
+        row[function] = f"{sum(test['score'] for test in tests):g}"
+    failures = {t["output"]: t["number"] for t in reversed(results["tests"]) if t["status"] == "failed"}
+    message = " / ".join(f"{number} {cut(text, 200)}" for text, number in reversed(failures.items()))
+    # a leading quote keeps a spreadsheet from taking a student's text for a formula
+    row["message"] = f"'{' '.join(message.split())}" if message else ""
+    return row
+
+
+def digest(path: Path) -> str:
+    """Of a submission's text, or of the reason why it cannot be read; 16 hexadecimal digits."""
+    try:
+        text = read_submission(path)
+    except Refused as refused:
+        text = str(refused)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""The student's functions in a training: load them, call them, and say in one sentence what is wrong with them."""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from grading.submission import Mistake, Student, Unfilled, call, explain
+from kit.errors import UserError
+from kit.metrics import composite_reward
+
+MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which ends at 3e38
+
+
+def load_student(use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear") -> Any:
+    """The module rewards.py; with `use_solution` ours; None if the settings use none of its functions.
+
+    Ours are the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions that are used
+    are tried on one token each, before any model is loaded.
+
+    Raises:
+        UserError: importing it failed, or one of these functions is missing, not written yet, or wrong.
+    """
+    trials: dict[str, tuple] = {}  # a function's name -> the arguments of its trial call
+    if kl_type != "none":
+        trials[f"kl_penalty_{kl_type}"] = ([[-1.0]], [[-1.5]], 1.0)
+    if reward_shaping == "shaped":
+        trials["shaped_reward"] = ([0.5], ["a film"], ["This was"])
+    if not trials:
+        return None
+    name = "rewards_solution" if use_solution else "rewards"
+    found = importlib.util.find_spec(name)
+    if found is None:
+        raise UserError(
+            f"{name}.py is not part of the hand-out: leave out --use_solution, and your rewards.py is used"
+            if use_solution
+            else f"there is no {name}.py beside train.py"
+        )
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{name}.py does not run: {explain(error, str(found.origin))}") from None
+    for function_name, arguments in trials.items():
+        function: Any = getattr(module, function_name, None)
+        if not isinstance(inspect.unwrap(function), FunctionType):  # messages name the file of its code
+            raise UserError(f"{name}.py has no function {function_name}; keep the stubs' names and their def")
+        checked(function, *arguments)
+    if use_solution:
+        # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
+        return SimpleNamespace(**{**vars(module), "shaped_reward": composite_reward})
+    return module
+
+
+def checked(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
+    """One finite number for each row of the first argument: what `function` returns for copies of the `arguments`.
+
+    Raises:
+        UserError: the function raised an error, or returned something else; the message names function, file and line.
+    """
+    name, code = function.__name__, inspect.unwrap(function).__code__
+    asked: Any = SimpleNamespace(__file__=code.co_filename, **{name: function})
+    where = f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+    try:
+        # Q10. A NaN ends the run. What would the policy learn if such a completion got the reward 0 instead,
+        # while a penalty makes most rewards negative?
+        values = Student(partial(call, asked)).values(name, *arguments)
+    except Unfilled:
+        raise UserError(
+            f"{where} is not written yet: fill the stub, then check it with python rewards.py"
+        ) from None
+    except Mistake as mistake:
+        raise UserError(f"{where}: {mistake}") from None
+    for row, value in enumerate(values):
+        if abs(value) > MAX_VALUE:
+            raise UserError(
+                f"{where}: value {row} is {value:.3g}; beyond {MAX_VALUE:g} the rewards of a group have no mean and no "
+                "standard deviation in float32"
+            )
+    return values
