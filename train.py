@@ -21,7 +21,6 @@ import os
 import random
 from dataclasses import dataclass, fields
 from functools import partial
-from types import ModuleType
 from typing import Literal
 
 from kit.cli import KitParser
@@ -128,10 +127,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from grading.self_check import what_is_wrong
 from kit.closing import what_next
 from kit.credit import CreditTrainer
-from kit.frontier import price
 from kit.hooks import Rollouts, StepCallback
 from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.processes import refuse_launch
@@ -189,9 +186,7 @@ def main() -> None:
     config = grpo_config(args)  # before the session: TRL's settings reset Accelerate's state
     refuse_launch(args, config)
     # Before any model is loaded: are the functions there that the student was to write, and are they right?
-    student = load_student(args.use_solution, args.kl_type, args.reward_shaping)
-    if student is not None and not (args.unchecked or args.use_solution):
-        refuse_what_is_wrong(student, args)
+    student = load_student(args.use_solution, args.kl_type, args.reward_shaping, args.unchecked)
 
     session = Session("grpo", args, PARSER.argv)
     if session.choice.policy.endswith(".gguf") and args.beta and not args.use_peft:
@@ -240,19 +235,11 @@ def main() -> None:
         follow_mask_positions(trainer.ref_model)
     reward.policy = policy = whole  # TRL has wrapped the model in LoRA, if asked to
 
-    session.begin(
-        policy,
-        tokenizer,
-        reference,
-        reward,
-        price=price(vars(args)),
-        training=config.to_sanitized_dict(),
-        tags=["grpo", args.kl_type],
-        plan=(
-            f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} "
-            f"completions, learning rate {config.learning_rate:g}"
-        ),
+    plan = (
+        f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions, "
     )
+    plan += f"learning rate {config.learning_rate:g}"
+    session.begin(policy, tokenizer, reference, reward, plan, config.to_sanitized_dict())
     trainer.add_callback(StepCallback(session, policy, keep=args.save_total_limit))
     with session.training(policy, tokenizer):
         if session.first_step < config.max_steps:
@@ -353,16 +340,6 @@ def shuffled_passes(prompts: list[str], number: int, seed: int) -> list[str]:
         for _ in range(math.ceil(number / len(prompts)))
         for prompt in rng.sample(prompts, len(prompts))
     ]
-
-
-def refuse_what_is_wrong(student: ModuleType, args: GRPOArguments) -> None:
-    """The self-check, in a second, of the functions this run is about to use. Raises `UserError`."""
-    used = [f"kl_penalty_{args.kl_type}"] if args.kl_type != "none" else []
-    used += ["shaped_reward"] if args.reward_shaping == "shaped" else []
-    if wrong := what_is_wrong(student, used):
-        raise UserError(
-            f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same, which is worth seeing once)"
-        )
 
 
 if __name__ == "__main__":

@@ -116,7 +116,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import disable_dropout_in_model
 
-from kit.frontier import price
 from kit.sampling import Completion, sample
 from kit.session import Session, reward_without_penalty
 from reward_utils import as_reference, scaled_logits
@@ -470,17 +469,8 @@ def main() -> None:
     prompts = session.load_prompts(lm, tokenizer)
     reward = reward_without_penalty(args, session.score, tokenizer)
     session.open_run(name)
-    session.begin(
-        lm,
-        tokenizer,
-        reference,
-        reward,
-        price=price(vars(args)),
-        training=vars(args),
-        tags=["ppo"],
-        plan=f"{args.max_steps} steps of {args.batch_size} completions, learning rate {args.learning_rate:g}, "
-        f"kl_coef {args.kl_coef:g}",
-    )
+    plan = f"{args.max_steps} steps of {args.batch_size} completions, learning rate {args.learning_rate:g}, "
+    session.begin(lm, tokenizer, reference, reward, plan + f"kl_coef {args.kl_coef:g}")
     generated_tokens = session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="ppo"):
         session.start(lm)

@@ -84,7 +84,6 @@ from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
 from kit.files import digest
-from kit.frontier import DEFAULT_PRICE
 from kit.models import context
 from kit.processes import refuse_idle_gpus
 from kit.sampling import Completion, sample
@@ -274,19 +273,8 @@ def main() -> None:
     total = args.rounds * steps_per_round
 
     run = session.open_run(args.run_name or "-".join(parts))
-    session.begin(
-        lm,
-        tokenizer,
-        reference,
-        reward,
-        price=DEFAULT_PRICE,
-        training=vars(args),
-        tags=["sft"],
-        plan=(
-            f"{args.rounds} rounds of {steps_per_round} steps on the {source}, learning rate "
-            f"{args.learning_rate:g}"
-        ),
-    )
+    plan = f"{args.rounds} rounds of {steps_per_round} steps on the {source}, learning rate {args.learning_rate:g}"
+    session.begin(lm, tokenizer, reference, reward, plan)
 
     # Every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
     step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)

@@ -9,14 +9,13 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from kit.errors import UserError
-from kit.files import user_path
+from kit.files import read_text, user_path
 from kit.runs import read_config, refuse_change
 
 BASE = "base"  # how the reference model is called
@@ -87,8 +86,8 @@ class KitParser(HfArgumentParser):
     def _flags_of(self, path: str) -> list[str]:
         """The flags a YAML file stands for; a key without a value stands for none."""
         try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            settings = yaml.safe_load(read_text(path, "--config")) or {}
+        except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"--config {path}: cannot be read as YAML ({reason})") from None
         if not isinstance(settings, dict):
@@ -160,13 +159,13 @@ def _remembered(run: str) -> list[str]:
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """(the value of `flag` or None, all the others). Raises `UserError` for a flag without one."""
+    """(the path after `flag` or None, all the others). Raises `UserError` for a flag without one."""
     if flag not in args:
         return None, args
     at = args.index(flag)
     if at + 1 == len(args) or args[at + 1].startswith("--"):
         raise UserError(f"{flag} needs a path")
-    return args[at + 1], args[:at] + args[at + 2 :]
+    return user_path(args[at + 1]), args[:at] + args[at + 2 :]
 
 
 # ---- scripts that measure ----------------------------------------------------------------------------------

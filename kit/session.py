@@ -43,6 +43,7 @@ from data import check_prompts, load_prompts, validation_prompts
 from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
 from kit.files import digest, read_text, remove, rename, sha256
 from kit.flags import Arguments
+from kit.frontier import price
 from kit.measuring import Bench
 from kit.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
@@ -249,15 +250,12 @@ class Session:
         tokenizer: PreTrainedTokenizerBase,
         reference: PreTrainedModel | None,
         reward: RewardFunction,
-        price: float,
-        training: dict[str, Any],
-        tags: list[str],
         plan: str,
+        training: dict[str, Any] | None = None,
     ) -> None:
         """Tracker and validation, a new run's config.json, and the first lines on screen.
 
-        `price` is what a nat of KL(pi||pi_ref) costs, in reward: `captured` is measured at it.
-        `training` are the method's own settings, `plan` says what will be done in one line.
+        `plan` says in one line what will be done. `training` are resolved settings, if those are not all flags.
         """
         if isinstance(policy, PeftModel):
             # PEFT's README.md beside every adapter is a form that nobody filled in
@@ -271,12 +269,14 @@ class Session:
         }
         if self.checkpoint:
             self._refuse_changed_inputs()
-        own = {name: value for name, value in training.items() if name != "predict"}
-        self.config |= {"training": own, "digests": self.digests}
+        flags = vars(self.ours)
+        resolved = {name: value for name, value in (training or flags).items() if name != "predict"}
+        self.config |= {"training": resolved, "digests": self.digests}
         if predicted := prediction(self.ours.predict, self.run if self.checkpoint else None):
             self.config["prediction"] = predicted
         if not self.checkpoint:
             self.run.write_config(self.config)
+        tags = [self.config["method"], *filter(None, [flags.get("kl_type")])]
         self.tracker = open_tracker(
             self.report_to, self.ours.wandb_project, self.run.path, self.config, tags, self.first_step
         )
@@ -291,7 +291,7 @@ class Session:
         )
         counted = self.score if self.ours.hackable_reward else None
         samples = kept_samples(self.choice, bench)
-        limit = Limit.of(reward, samples, self.validated_on, price) if samples else None
+        limit = Limit.of(reward, samples, self.validated_on, price(flags)) if samples else None
         self.validation = Validation(bench, self.run, self.tracker, counted, limit)
         print(self.choice.introduction(policy, self.device))
         where = ", validated on the tuning prompts" if self.ours.prompts == "fit" else ""

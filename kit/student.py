@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+from grading.self_check import what_is_wrong
 from grading.submission import Mistake, Student, Unfilled, call, explain
 from kit.errors import UserError
 from kit.metrics import composite_reward
@@ -16,14 +17,17 @@ from kit.metrics import composite_reward
 MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which ends at 3e38
 
 
-def load_student(use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear") -> Any:
+def load_student(
+    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear", unchecked: bool = False
+) -> Any:
     """The module rewards.py; with `use_solution` ours; None if the settings use none of its functions.
 
     Ours are the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions that are used
-    are tried on one token each, before any model is loaded.
+    are tried on one token each and checked, which takes a second, before any model is loaded.
 
     Raises:
-        UserError: importing it failed, or one of these functions is missing, not written yet, or wrong.
+        UserError: importing it failed, or one of these functions is missing, not written yet, or, unless `unchecked`,
+            wrong.
     """
     trials: dict[str, tuple] = {}  # a function's name -> the arguments of its trial call
     if kl_type != "none":
@@ -52,6 +56,10 @@ def load_student(use_solution: bool = False, kl_type: str = "none", reward_shapi
     if use_solution:
         # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
         return SimpleNamespace(**{**vars(module), "shaped_reward": composite_reward})
+    if not unchecked and (wrong := what_is_wrong(module, trials)):
+        raise UserError(
+            f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same, which is worth seeing once)"
+        )
     return module
 
 

@@ -58,6 +58,17 @@ def test_a_broken_rewards_file_is_one_sentence_before_any_model(source, says, tm
         load_student(kl_type="forward")
 
 
+def test_a_wrong_function_is_refused_before_training_unless_unchecked(tmp_path, monkeypatch):
+    (tmp_path / "rewards.py").write_text("def kl_penalty_forward(p, r, c=0.1): return [0.0] * len(p)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "rewards", None)
+    del sys.modules["rewards"]
+    with pytest.raises(UserError, match=r"kl_penalty_forward.*--unchecked"):
+        load_student(kl_type="forward")
+    assert load_student(kl_type="forward", unchecked=True).kl_penalty_forward([[1.0]], [[1.0]]) == [0.0]
+    assert load_student(kl_type="none") is None
+
+
 def test_the_solution_is_missed_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "rewards_solution", None)  # as in the students' hand-out
     with pytest.raises(

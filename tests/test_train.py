@@ -10,7 +10,7 @@ import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -542,16 +542,6 @@ def test_learning_rate_and_steps_follow_the_policy(mini, lora, rate, steps):
     assert session.rate(None, mini=3e-4, full=2e-5) == pytest.approx(rate)
     assert session.rate(7e-5, mini=3e-4, full=2e-5) == 7e-5
     assert session.steps(-1) == steps and session.steps(7) == 7
-
-
-def test_a_wrong_function_is_refused_before_training():
-    import train as script
-
-    module = ModuleType("rewards")
-    module.kl_penalty_forward = lambda p, r, c=0.1: [0.0] * len(p)
-    with pytest.raises(UserError, match=r"kl_penalty_forward.*--unchecked"):
-        script.refuse_what_is_wrong(module, SimpleNamespace(kl_type="forward", reward_shaping="linear"))
-    script.refuse_what_is_wrong(module, SimpleNamespace(kl_type="none", reward_shaping="linear"))
 
 
 def test_every_step_round_and_process_draws_its_own_random_numbers(tiny_gpt2, monkeypatch):
