@@ -5,21 +5,24 @@ Provided, you need not change this. `python sentiment.py` measures both on hones
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
-from kit.errors import UserError, run_main
+from kit.errors import UserError, no_room, run_main
+from kit.files import refuse_pointer, user_path
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
-# What loading raises when a folder, an id, a connection or a half-written file is bad
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 MAX_CHARACTERS = 20_000  # far beyond any classifier's context; bounds the tokenizer's time on absurd input
 
 POSITIVE_WORDS = frozenset(
@@ -57,9 +60,16 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     )
 
 
-def first_line(error: Exception) -> str:
-    """What it says first, or what it is."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+@contextmanager
+def told_as(what: str, advice: str) -> Iterator[None]:
+    """Whatever a library raises in the block becomes a `UserError`: `what`, the first line of the error, `advice`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or no_room(error):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{what} ({said}); {advice}") from None
 
 
 class SentimentScorer:
@@ -87,20 +97,25 @@ class SentimentScorer:
         meant.sort(key=lambda i: len(texts[i]))  # neighbours of one length: little padding
         for start in range(0, len(meant), self.batch_size):
             rows = meant[start : start + self.batch_size]
-            batch = self.tokenizer(
-                # a lone surrogate cannot be encoded; "replace" makes it a question mark
-                [texts[i][:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.model.device)
             # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
             # review at all, and which texts would you add to the classifier's training data?
-            probabilities = self.model(**batch).logits.float().softmax(-1)  # (rows, classes)
+            probabilities = self.logits([texts[i] for i in rows]).softmax(-1)  # (rows, classes)
             for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
                 scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7
         return scores
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """(N, classes) of N texts, in one batch."""
+        batch = self.tokenizer(
+            # a lone surrogate cannot be encoded; "replace" makes it a question mark
+            [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.model.device)
+        return self.model(**batch).logits.float()
 
 
 def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
@@ -116,29 +131,55 @@ def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
 
 
 def say_what_is_fetched(spec: str) -> None:
-    """Half a gigabyte may be on its way; transformers' own bars are off."""
+    """Half a gigabyte may be on its way; transformers' own bars are off. `UserError` for what git has not fetched."""
     if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
         print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
+    for file in filter(Path.is_file, Path(spec).glob("*")):
+        with file.open("rb") as opened:
+            refuse_pointer(opened.read(100), str(file))
 
 
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
     Raises:
-        UserError: it cannot be had, or its labels do not say which class is positive.
+        UserError: it cannot be had, its labels do not say which class is positive, or the score of a text depends on
+            the texts beside it.
     """
-    try:
+    spec = user_path(spec)
+    with told_as(
+        f"the sentiment model {spec} cannot be loaded",
+        "give mini, a Hugging Face id, or a folder with a sequence-classification model",
+    ):
         say_what_is_fetched(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = load_tokenizer(spec)
-    except LOADING_ERRORS as error:
-        raise UserError(
-            f"the sentiment model {spec} cannot be loaded ({first_line(error)}); give mini, a Hugging Face id, or a "
-            "folder with a sequence-classification model"
-        ) from None
-    return SentimentScorer(model.to(device or "cpu"), tokenizer)
+        scorer = SentimentScorer(model.to(device or "cpu"), load_tokenizer(spec))
+        settle_padding(scorer)
+    return scorer
+
+
+def settle_padding(scorer: SentimentScorer) -> None:
+    """Pad so that a text has the same score alone and beside a longer one. Raises ValueError if there is no way.
+
+    The padding token is that of the model's config, which a decoder asks where a text ends; else the tokenizer's,
+    else its end of text. The side is the tokenizer's, or the other where positions count the padding.
+    """
+    config, tokenizer = scorer.model.config.get_text_config(), scorer.tokenizer
+    known = range(min(len(tokenizer), scorer.model.get_input_embeddings().weight.shape[0]))
+    if config.pad_token_id in known:
+        tokenizer.pad_token_id = config.pad_token_id
+    elif tokenizer.pad_token_id not in known:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    texts = ["A film.", "A long film, and in the end not one of those that I should like to see again."]
+    alone = scorer.logits(texts[:1])
+    config.pad_token_id = tokenizer.pad_token_id
+    for side in (tokenizer.padding_side, *{"left", "right"} - {tokenizer.padding_side}):
+        tokenizer.padding_side = side
+        if torch.allclose(scorer.logits(texts)[:1], alone, atol=1e-3):
+            return
+    raise ValueError("the score of a text depends on the texts beside it, whatever the padding")
 
 
 DEMO_TEXTS = (

@@ -5,22 +5,31 @@ import importlib.util
 import inspect
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.activations import NewGELUActivation
-from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
+from trl.trainer.utils import FusedCausalLMOutput
 
 from kit.errors import UserError
+from kit.files import read_text, user_path
 from kit.memory import keep_freed_memory
 from kit.runs import read_config
+from kit.sampling import rollout
 from reward_utils import positions, scaled_logits
-from sentiment import LOADING_ERRORS, first_line, load_tokenizer, say_what_is_fetched
+from sentiment import load_tokenizer, say_what_is_fetched, told_as
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
@@ -88,11 +97,8 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     """
     # The two go together: a mini policy's prose is best read by the mini classifier
     if model != "auto":
-        full = (
-            model not in ("mini", SMOLLM2)
-            and not _is_bundled(model)
-            and not _began_with(model, "sentiment_model", "mini/sentiment")
-        )
+        small = model in ("mini", SMOLLM2) or _is_bundled(model)
+        full = not (small or _began_with(model, "sentiment_model", "mini/sentiment"))
         why = SMOLLM2_REASON if model == SMOLLM2 else "as asked for"
     elif sentiment_model == "mini" or _is_bundled(sentiment_model):
         full, why = False, "as asked for"
@@ -121,32 +127,28 @@ def _full_models_available() -> tuple[bool, str]:
     """Is this a machine for GPT-2? With the reason, for the screen."""
     if not torch.cuda.is_available():
         return False, "no GPU, so the bundled mini models"
-    if all(isinstance(try_to_load_from_cache(m, "config.json"), str) for m in (FULL_POLICY, FULL_SENTIMENT)):
-        return True, "a GPU, and the models are in the cache"
     try:
-        HfApi().model_info(FULL_POLICY, timeout=HUB_TIMEOUT_SECONDS)
-    except Exception:  # offline mode, no network, a proxy's page: whichever it is, the Hub is out of reach
-        return (
-            False,
-            "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the bundled mini models",
-        )
-    return True, "a GPU, and the Hub is in reach"
+        for model in (FULL_POLICY, FULL_SENTIMENT):
+            find_model(model)
+    except UserError:
+        why = "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the bundled mini models"
+        return False, why
+    return True, "a GPU, and GPT-2 is in the cache or can be fetched"
 
 
 def _resolve(spec: str, auto: str, kind: str) -> str:
-    spec = auto if spec == "auto" else spec
+    spec = user_path(auto if spec == "auto" else spec)
     if spec == "mini":
         return str(MINI / kind)
     if spec == SMOLLM2 and kind == "policy":
         return str(smollm2_file())
-    if Path(spec).is_dir():
-        return str(Path(spec).resolve())
     find_model(spec)
-    return spec
+    return str(Path(spec).resolve()) if Path(spec).is_dir() else spec
 
 
 def find_model(spec: str) -> None:
     """Raises `UserError` if there is no folder `spec` here, and no model of that name in the cache or on the Hub."""
+    spec = user_path(spec)
     path = Path(spec)
     if path.is_dir():
         return
@@ -156,8 +158,16 @@ def find_model(spec: str) -> None:
         raise UserError(
             f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or an existing folder"
         )
-    if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
-        _ask_the_hub(spec)
+    try:
+        if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
+            # one question with a short timeout: `from_pretrained` retries for a minute before it says it is offline
+            HfApi().model_info(spec, timeout=HUB_TIMEOUT_SECONDS)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(f"{spec}: no such folder here, and no such public model on the Hub") from None
+    except Exception as error:  # offline mode, no network, a proxy's page
+        raise UserError(
+            f"{spec} is not in the cache, and the Hub is out of reach ({type(error).__name__}); give mini or a folder"
+        ) from None
 
 
 def smollm2_file() -> Path:
@@ -175,18 +185,6 @@ def smollm2_file() -> Path:
     )
 
 
-def _ask_the_hub(spec: str) -> None:
-    """One question with a short timeout: `from_pretrained` retries for a minute before it says that it is offline."""
-    try:
-        HfApi().model_info(spec, timeout=HUB_TIMEOUT_SECONDS)
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{spec}: no such folder here, and no such public model on the Hub") from None
-    except Exception as error:  # offline mode, no network, a proxy's page
-        raise UserError(
-            f"{spec} is not in the cache, and the Hub is out of reach ({type(error).__name__}); give mini or a folder"
-        ) from None
-
-
 def load_policy(
     spec: str, device: torch.device | str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -198,55 +196,68 @@ def load_policy(
     process keeps the memory it frees.
 
     Raises:
-        UserError: there is no complete model at `spec`.
+        UserError: there is no complete model at `spec`, or one that the kit cannot sample from or score.
     """
     keep_freed_memory()
+    spec = user_path(spec)
     folder = Path(spec)
     if (folder / "final").is_dir():
-        folder = folder / "final"
-        spec = str(folder)
+        spec = str(folder / "final")
     elif (folder / "metrics.jsonl").exists():
         raise UserError(
             f"{spec}: this run has no final/ model: it did not finish; give one of its checkpoint-* folders"
         )
-    try:
+    what = f"no usable language model at {display_name(spec)}"
+    with told_as(what, "give mini, a Hugging Face id, a run folder or a checkpoint"):
         model, tokenizer = _load(spec)
-    except LOADING_ERRORS as error:
-        raise UserError(
-            f"no complete language model at {display_name(spec)} ({first_line(error)}); give mini, a Hugging Face "
-            "id, a run folder or a checkpoint"
-        ) from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    disable_dropout_in_model(model)
-    follow_mask_positions(model)
-    fuse_gelu(model)
-    # Sampling is from softmax(logits / T) and nothing else, whatever the model's makers liked to set
-    ends = model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    refuse_other_heads(model, spec)
-    return model.to(device or "cpu"), tokenizer
+        rows = model.get_input_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > rows or tokenizer.eos_token_id not in range(rows):
+            raise ValueError(
+                f"a tokenizer of {tokenizer.vocab_size:,} tokens with the eos_token {tokenizer.eos_token} does not fit "
+                f"a model of {rows:,} tokens"
+            )
+        if tokenizer.pad_token_id not in range(rows):
+            tokenizer.pad_token = tokenizer.eos_token
+        follow_mask_positions(model)
+        fuse_gelu(model)
+        # Sampling is from softmax(logits / T) and nothing else, whatever the model's makers liked to set
+        ends = model.generation_config.eos_token_id
+        model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+        model = model.to(device or "cpu")
+        middle = [(rows // 2 + i) % rows for i in range(5)]  # not the special tokens, which stand at the ends
+        try_out(model, [middle[:1], middle[1:]])
+    return model, tokenizer
 
 
 @torch.no_grad()
-def refuse_other_heads(model: PreTrainedModel, spec: str) -> None:
-    """Granite, Cohere and Gemma-2 scale or cap their logits, and `scaled_logits` would be those of another model, to
-    sampler, scorer and loss alike: nothing would show it. Raises `UserError`."""
-    training = model.training
-    model.eval()
-    ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size
-    own = model(ids, use_cache=False).logits
-    head = scaled_logits(model, model.base_model(ids, use_cache=False).last_hidden_state, 1.0)
-    model.train(training)
-    if not torch.allclose(own.float(), head, rtol=1e-4, atol=1e-3):
-        raise UserError(
-            f"{display_name(spec)}: its head is more than a matrix (scaled or capped logits), which this kit does not "
-            "know; choose another model"
-        )
+def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
+    """Sampler and loss must get the logits that the model gives to each text alone, in eval mode.
+
+    The sampler pads on the left, keeps a cache and takes the head for a matrix; the loss is taken in training mode.
+    Where that is another model (Mamba, Granite), no curve would show it. The model is in eval mode afterwards.
+
+    Raises:
+        ValueError: they differ; or whatever the model raises.
+    """
+    rows, log_probs = rollout(model, prompts, torch.full((len(prompts), 3), 0.5), ends=set())
+    for prompt, row, sampled in zip(prompts, rows, log_probs, strict=True):
+        ids = torch.tensor([prompt + row], device=model.device)
+        with torch.random.fork_rng(devices=[]):
+            training = model.train()(ids, use_cache=False).logits
+        alone = model.eval()(ids, use_cache=False).logits  # (1, prompt + row, V)
+        chosen = alone[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(row)), row]
+        pairs = (training, alone), (chosen.new_tensor(sampled), chosen)
+        if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-3) for one, other in pairs):
+            raise ValueError(
+                "its logits change with a cache, padding or training mode, or are scaled or capped"
+            )
 
 
 def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(spec)
+    gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
+    place = str(folder.parent) if gguf else spec
+    say_what_is_fetched(place)
     if (folder / "adapter_config.json").is_file():
         model, tokenizer = _load(_adapter_base(folder / "adapter_config.json"))  # which may be one itself
         model = PeftModel.from_pretrained(model, spec).merge_and_unload()
@@ -255,12 +266,11 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             tokenizer = load_tokenizer(spec)
         spec = str(folder.resolve())
     else:
-        gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
-        place = str(folder.parent) if gguf else spec
-        say_what_is_fetched(place)
         # trust_remote_code=False, said aloud: left out, transformers asks on standard input
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **gguf)
+        turn_off_dropout(config)
         model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
+            place, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
         )
         if gguf:  # plain fp32 by now, but marked as quantised, and so neither saved nor trained
             model.hf_quantizer, model.is_quantized = None, False
@@ -269,6 +279,19 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # What PEFT writes down as the base of adapters trained on it
     model.name_or_path = spec
     return model, tokenizer
+
+
+def turn_off_dropout(config: PreTrainedConfig) -> None:
+    """Every number of the config, and of a config in it, that is a dropout (or the jitter of a router) becomes 0.
+
+    Most models hand it to a function in their forward, where no module could be switched off. A saved model keeps the
+    zeros: it was trained so.
+    """
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            turn_off_dropout(value)
+        elif ("drop" in name or "jitter" in name) and type(value) in (int, float):
+            setattr(config, name, type(value)(0))
 
 
 def context(lm: PreTrainedModel | PeftModel) -> int:
@@ -296,9 +319,19 @@ def save_policy(
 
 
 def _adapter_base(adapter_config: Path) -> str:
-    base = json.loads(adapter_config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if not Path(base).exists() and Path(base).parts[-2:] == ("mini", "policy"):
-        return str(MINI / "policy")  # trained on the bundled model, in a folder that was elsewhere
+    """The model that the adapters belong on; one that comes with the kit or a package is found wherever it lay."""
+    base = str(json.loads(read_text(adapter_config, "the adapter")).get("base_model_name_or_path"))
+    there = PureWindowsPath(base)  # reads the paths of all systems
+    if Path(base).exists():
+        return base
+    if there.parts[-2:] == ("mini", "policy"):
+        return str(MINI / "policy")
+    if there.suffix == ".gguf":
+        return str(smollm2_file())
+    try:
+        find_model(base)
+    except UserError as error:
+        raise UserError(f"{adapter_config}: the base model of these adapters is missing ({error})") from None
     return base
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
+from kit.files import refuse_pointer
 from kit.measuring import Bench
 from kit.models import MINI, ModelChoice, load_policy, resolve_models
 from kit.screen import Progress, quiet
-from sentiment import load_scorer
+from sentiment import load_scorer, told_as
 
 HELD_OUT, TUNING = MINI / "reference_samples.json.gz", MINI / "reference_samples_tuning.json.gz"
 # The bias of J* falls as 1/N: on the bundled pair at beta 0.1 it is -0.012 with 16 samples a prompt, -0.003 with 64
@@ -61,8 +62,13 @@ def kept_samples(choice: ModelChoice, bench: Bench) -> ReferenceSamples | None:
 
 def read_kept(file: Path = HELD_OUT) -> tuple[str, ReferenceSamples]:
     """(the `fingerprint` they were drawn with, the samples of the bundled pair)."""
-    kept = json.loads(gzip.decompress(file.read_bytes()))
-    return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
+    data = file.read_bytes()
+    refuse_pointer(data, str(file))
+    with told_as(
+        f"{file} is damaged", "get it again, or draw the samples again with python -m kit.reference"
+    ):
+        kept = json.loads(gzip.decompress(data))
+        return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
 
 
 def fingerprint(choice: ModelChoice, bench: Bench) -> str:

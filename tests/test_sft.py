@@ -124,7 +124,7 @@ def test_the_trainers_loss_is_the_unpadded_mean_over_completion_tokens(tmp_path)
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=32, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+            vocab_size=8192, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
         )
     )
     model.save_pretrained(tmp_path / "model")
