@@ -144,9 +144,11 @@ def test_a_text_has_the_same_score_alone_and_in_company_or_the_classifier_is_ref
     texts = [
         "a film",
         "a good film and a long film",
-        "dull <pad>",
+        "bad",
         "dull and long and bad and long and good and dull",
     ]
+    if config_class is LlamaConfig:  # a text may end with the token that its tokenizer pads with
+        texts.append("dull <pad>")
     values = torch.tensor([0.0, 1.0] if len(config.id2label) == 2 else [0.0, 0.25, 0.5, 0.75, 1.0])
     with torch.no_grad():
         alone = [
