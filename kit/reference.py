@@ -7,6 +7,11 @@ are the same for every run, so those of the bundled pair come with it, and count
 are those they were drawn with.
 """
 
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import Progress, quiet
+
+quiet(__name__)
+
 import argparse
 import gzip
 import hashlib
@@ -19,7 +24,6 @@ import numpy as np
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
 from kit.measuring import Bench
 from kit.models import MINI, ModelChoice, load_policy, resolve_models
-from kit.screen import Progress, quiet
 from sentiment import load_scorer
 
 HELD_OUT, TUNING = MINI / "reference_samples.json.gz", MINI / "reference_samples_tuning.json.gz"
@@ -77,7 +81,6 @@ def fingerprint(choice: ModelChoice, bench: Bench) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(prog="python -m kit.reference", description=__doc__.split("\n")[0]).parse_args()
-    quiet()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
     scorer = load_scorer(choice.sentiment)
