@@ -12,9 +12,13 @@ from kit.screen import quiet
 quiet(__name__)
 
 import argparse
+import atexit
 import importlib.util
 import os
+import shutil
+import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +29,6 @@ from typing import Any
 from kit.cli import BASE, Parser, at_least_1, named_paths
 from kit.errors import UserError, run_main, told_in_one_line
 from kit.files import user_path
-
-MAX_PORT = 65_535
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -45,20 +47,17 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add("--no_browser", action="store_true", help="print the address, and open no browser")
     args = parser.parse_intermixed_args(argv)
     paths = named_paths(args.models)
-    if args.port and args.port > MAX_PORT:
-        raise UserError(f"--port {args.port}: give at most {MAX_PORT}")
+    if args.port and args.port > 65_535:
+        raise UserError(f"--port {args.port}: give at most 65535")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page is made with Gradio: pip install -r requirements-play.txt")
     return args, paths
 
 
-if __name__ == "__main__":  # a typo is answered before torch and Gradio are imported, which takes seconds
+if __name__ == "__main__":  # a typo is answered before torch is imported, which takes seconds
     with told_in_one_line():
         parse(sys.argv[1:])
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-
-import gradio as gr
 from markupsafe import Markup
 
 from data import check_prompts
@@ -157,14 +156,6 @@ class Play:
         except UserError as error:
             yield note(error)
 
-    def again(
-        self, prompt: str, temperature: float, length: int, num_samples: int, n: int, seed: int
-    ) -> Iterator[tuple[str, int]]:
-        """The same with the next seed, which comes second."""
-        seed = int(seed or 0) + 1
-        for html in self.answer(prompt, temperature, length, num_samples, n, seed):
-            yield html, seed
-
     def recorded(self, name: str, prompt: str) -> str:
         """What a run wrote at its validations to one of their prompts, step by step."""
         try:
@@ -211,9 +202,11 @@ class Play:
 # ---- the page ----------------------------------------------------------------------------------------------
 
 
-def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
-    """Three tabs: all models on a prompt; a run over its steps; a text of one's own."""
-    longest = play.context // 2
+def page(play: Play, args: argparse.Namespace, about: str) -> Any:
+    """A `gradio.Blocks` with three tabs: all models on a prompt; a run over its steps; a text of one's own."""
+    import gradio as gr
+
+    longest, t = play.context // 2, args.temperature
     prompts = list(play.bench.prompts)
     with gr.Blocks(title="Taste it", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(Markup("<h1>Taste it</h1><p>{}</p>").format(about))
@@ -223,13 +216,7 @@ def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 again = gr.Button("Again, with another seed", elem_id="again")
             with gr.Accordion("Temperature, length, samples, best of n, seed", open=False), gr.Row():
-                temperature = gr.Slider(
-                    min(0.1, args.temperature),
-                    max(3, args.temperature),
-                    args.temperature,
-                    step=0.1,
-                    label="Temperature",
-                )
+                temperature = gr.Slider(min(0.1, t), max(3, t), t, step=0.1, label="Temperature")
                 length = gr.Slider(
                     1, longest, min(args.max_new_tokens, longest), step=1, label="Longest completion, tokens"
                 )
@@ -241,7 +228,8 @@ def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
             answers = gr.HTML(elem_id="answers")
             question = [prompt, temperature, length, samples, n, seed]
             gr.on([ask.click, prompt.submit], play.answer, question, answers, show_progress="hidden")
-            again.click(play.again, question, [answers, seed], show_progress="hidden")
+            next_seed = again.click(lambda seed: int(seed or 0) + 1, seed, seed, show_progress="hidden")
+            next_seed.then(play.answer, question, answers, show_progress="hidden")
         if play.runs:
             with gr.Tab("Over the steps"):
                 names = list(play.runs)
@@ -266,8 +254,19 @@ def page(play: Play, args: argparse.Namespace, about: str) -> gr.Blocks:
     return blocks
 
 
-def start(argv: Sequence[str]) -> gr.Blocks:
-    """Load the models, and serve the page in a thread. Raises `UserError` for whatever cannot be had."""
+def only_this_machine() -> None:
+    """Keep Gradio, which reads this when it is imported, from proxies, its analytics and a folder that users share."""
+    folder = tempfile.mkdtemp(prefix="play-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # it asks its own server whether it runs
+
+
+def start(argv: Sequence[str]) -> Any:
+    """Load the models, and serve the page in a thread; returns its `gradio.Blocks`.
+
+    Raises `UserError` for whatever cannot be had.
+    """
     args, paths = parse(argv)
     models = [Model(name, path) for name, path in paths.items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
@@ -286,7 +285,10 @@ def start(argv: Sequence[str]) -> gr.Blocks:
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})"
     )
-    blocks = page(Play(bench, policies, models), args, about)
+    only_this_machine()  # the models may have come through a proxy, and are here now
+    import gradio as gr
+
+    blocks, over_ssh = page(Play(bench, policies, models), args, about), "SSH_CONNECTION" in os.environ
     try:
         blocks.launch(
             server_name="127.0.0.1",
@@ -294,7 +296,7 @@ def start(argv: Sequence[str]) -> gr.Blocks:
             share=False,
             ssr_mode=False,
             quiet=True,
-            inbrowser=not args.no_browser,
+            inbrowser=not (args.no_browser or over_ssh),
             prevent_thread_lock=True,
             footer_links=[],
             # Gradio's own themes take their fonts from Google
@@ -305,7 +307,10 @@ def start(argv: Sequence[str]) -> gr.Blocks:
     except OSError:  # all that it tried are taken
         taken = f"--port {args.port}: it is taken" if args.port else "the ports from 7860 on are taken"
         raise UserError(f"{taken}; give --port a free one") from None
-    print(f"{about}\n{blocks.local_url}   Ctrl-C ends it", flush=True)
+    print(f"{about}\n{blocks.local_url}   Ctrl-C ends it")
+    if over_ssh:
+        tunnel = f"ssh -L {blocks.server_port}:127.0.0.1:{blocks.server_port} {socket.gethostname()}"
+        print(f"On your own machine type: {tunnel}   and open that address there")
     return blocks
 
 

@@ -25,6 +25,8 @@ token of completion i, the end-of-text token included. The rows differ in length
 never from one model to the other. All completions were sampled from pi.
 """
 
+from __future__ import annotations  # lets a Python that is too old say so
+
 
 def kl_penalty_forward(
     log_probs_policy: list[list[float]], log_probs_ref: list[list[float]], kl_coef: float = 0.1

@@ -3,6 +3,11 @@
 Provided, you need not change this. `python sentiment.py` measures both on honest and on degenerate texts.
 """
 
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import quiet
+
+quiet(__name__)
+
 import argparse
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +21,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.logging import disable_progress_bar
 
 from kit.errors import UserError, no_room, run_main
 from kit.files import refuse_pointer, user_path
@@ -201,7 +205,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measured scores of honest and of degenerate texts.")
     parser.add_argument("--sentiment_model", default="mini", help="mini, a Hugging Face id, or a path")
     asked = parser.parse_args().sentiment_model
-    disable_progress_bar()
     scorer = load_scorer(str(MINI) if asked == "mini" else asked)
     texts = [text for _, text in DEMO_TEXTS]
     print(f"P(positive) by {asked}, and the hackable word counter\n")

@@ -6,6 +6,11 @@
 Compared are metrics.jsonl and samples.jsonl (without times), the weights in final/, and comparison.json.
 """
 
+# ruff: noqa: E402 - what is missing is said before it is imported
+from kit.screen import quiet
+
+quiet(__name__)
+
 import hashlib
 import json
 import os

@@ -129,6 +129,7 @@ class Sandbox:
                 "TMPDIR": str(self.scratch),
                 "USER": "student",
                 "OMP_NUM_THREADS": str(self.settings["threads"]),
+                "OMP_WAIT_POLICY": "passive",  # as in kit/screen.py
                 "OPENBLAS_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
                 key: value,

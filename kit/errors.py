@@ -1,6 +1,7 @@
 """What a user can mend is one sentence, not a traceback. A leaf: this module imports nothing of the kit."""
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -8,13 +9,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # With several processes most errors are everybody's: the launcher ends the others once the first has said it.
 SECONDS_FOR_RANK_0 = 5.0
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
 
 
 class UserError(Exception):
@@ -26,7 +28,7 @@ class Diverged(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: the process ends with status 128 + `signum`, after one line that says `message`."""
+    """Ctrl-C, SIGTERM or SIGHUP: the process ends with status 128 + `signum`, after one line that says `message`."""
 
     def __init__(self, signum: int, message: str = "") -> None:
         super().__init__(message or f"stopped by {signal_name(signum)}")
@@ -39,7 +41,7 @@ def signal_name(signum: int) -> str:
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """A `UserError`, Ctrl-C or SIGTERM in the block ends the process with one line and a non-zero status.
+    """A `UserError` or a stop signal in the block ends the process with one line and a non-zero status.
 
     Any other exception is our bug and keeps its traceback.
     """
@@ -87,25 +89,79 @@ def no_room(error: BaseException, folder: Path | None = None) -> str:
     return f"the disk of {where} is full (the run holds {used / 1e6:.0f} MB; {said}); make room for as much again"
 
 
-def run_main(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main` and end the process: with status 0, or as `told_in_one_line`."""
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and end the process: with the status it returns (None: 0), or as `told_in_one_line`."""
+    secure_screen()
     with told_in_one_line():
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, _raise)
-        main()
-    raise SystemExit(0)
+        on_stop_signals(_raise)
+        status = main()
+    raise SystemExit(status or 0)
 
 
 def stop_at_once() -> None:
-    """Until `run_main`, Ctrl-C and SIGTERM end the process with one line: libraries are imported, nothing is begun."""
+    """Until `run_main`, a stop signal ends the process with one line: libraries are imported, nothing is begun."""
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         print(f"\n{Stopped(signum)}", file=sys.stderr, flush=True)
         os._exit(128 + signum)  # an exception might be swallowed by what is being imported
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, end)
+    on_stop_signals(end)
+
+
+def on_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let Ctrl-C, SIGTERM and SIGHUP call `handler`. Returns what they did before.
+
+    SIGHUP stays ignored if it is: then the process was started with nohup.
+    """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if signum == HANGUP:
+            signal.signal(signum, signal.SIG_IGN)  # a shell that ends sends it twice
+        handler(signum, frame)
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        signals.append(HANGUP)
+    return {signum: signal.signal(signum, handle) for signum in signals}
 
 
 def _raise(signum: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(signum)
+
+
+class _Screen(io.RawIOBase):
+    """The file behind a standard stream. What it does not take is dropped: a closed pipe or terminal, a full disk."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self.stream = stream  # kept, as it closes the file when it is collected
+        self.file = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self.file.isatty()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        with suppress(OSError):
+            while rest and (written := self.file.write(rest)):
+                rest = rest[written:]
+        return len(data)
+
+
+def secure_screen() -> None:
+    """Let no print end the process: what cannot be written is dropped, a character without an encoding becomes `?`.
+
+    There is no buffer below the text, as a signal handler that prints may interrupt another print.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # None: it was closed by who started this
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer, _Screen):
+            with suppress(OSError):
+                stream.flush()
+            safe = io.TextIOWrapper(_Screen(stream), stream.encoding, "replace", line_buffering=True)  # type: ignore[type-var]
+            setattr(sys, name, safe)

@@ -63,7 +63,9 @@ class Arguments:
         None, "what you expect of this run; kept in its folder, shown in the report"
     )
     wandb: bool = setting(False, "log to Weights & Biases too")
-    wandb_project: str = setting("rl-sentiment", "the W&B project")
+    wandb_project: str = setting(
+        os.environ.get("WANDB_PROJECT") or "rl-sentiment", "the project on W&B or Trackio"
+    )
     report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting("none", "log there too")
 
     def __post_init__(self) -> None:

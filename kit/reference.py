@@ -7,6 +7,11 @@ are the same for every run, so those of the bundled pair come with it, and count
 are those they were drawn with.
 """
 
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.screen import Progress, quiet
+
+quiet(__name__)
+
 import argparse
 import gzip
 import hashlib
@@ -20,7 +25,7 @@ from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
 from kit.files import refuse_pointer
 from kit.measuring import Bench
 from kit.models import MINI, ModelChoice, load_policy, resolve_models
-from kit.screen import Progress, quiet
+from kit.screen import quiet
 from sentiment import load_scorer, told_as
 
 HELD_OUT, TUNING = MINI / "reference_samples.json.gz", MINI / "reference_samples_tuning.json.gz"
@@ -83,7 +88,6 @@ def fingerprint(choice: ModelChoice, bench: Bench) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(prog="python -m kit.reference", description=__doc__.split("\n")[0]).parse_args()
-    quiet()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
     scorer = load_scorer(choice.sentiment)

@@ -1,6 +1,5 @@
 """What stands on the screen: one line a logged step, a small table of samples, and no chatter of libraries."""
 
-import io
 import logging
 import os
 import shutil
@@ -9,20 +8,25 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from kit.errors import stop_at_once
+import kit
+from kit.errors import UserError, secure_screen, stop_at_once, told_in_one_line
 
 
 def quiet(name: str = "") -> None:
     """Silence what libraries say to developers, and their telemetry. Call before importing them.
 
-    In a script, whose `__name__` is its `name`, Ctrl-C while they are imported is one line too.
+    In a script, whose `__name__` is its `name`: without these libraries one sentence; Ctrl-C while they are imported
+    is one line too.
     """
     if name == "__main__":
+        secure_screen()
         stop_at_once()
-        for stream in (sys.stdout, sys.stderr):
-            # what a model writes need not fit the terminal's encoding
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")
+        with told_in_one_line():
+            if wrong := kit.wrong_packages():
+                raise UserError(wrong)
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+        # Threads that spin while they wait take the cores from whatever else runs: a step then took 20 times as long
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ |= {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

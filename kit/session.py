@@ -40,7 +40,7 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
-from kit.errors import Diverged, Stopped, UserError, no_room, signal_name
+from kit.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
 from kit.files import digest, read_text, remove, rename, sha256
 from kit.flags import Arguments
 from kit.frontier import price
@@ -381,11 +381,11 @@ class Session:
             f"at step {self.last_step}; --resume {self.run.path} goes on from step {good.name.split('-')[1]}"
         )
 
-    # ---- Ctrl-C, SIGTERM
+    # ---- Ctrl-C, SIGTERM, SIGHUP
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
-        """In the block the first Ctrl-C or SIGTERM is noted, for `stopping`; the second raises `Stopped`."""
+        """In the block the first stop signal is noted, for `stopping`; the second raises `Stopped`."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -401,7 +401,7 @@ class Session:
                     flush=True,
                 )
 
-        before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        before = on_stop_signals(note)
         try:
             yield
         finally:

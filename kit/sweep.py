@@ -88,9 +88,9 @@ def finish_runs(
             pool.shutdown(wait=False, cancel_futures=True)
             # A signal reaches the main thread alone. Ctrl-C in a terminal has reached the trainings already, and a
             # second one would cut them short: each saves a checkpoint, and then it ends.
-            if getattr(stop, "signum", signal.SIGINT) != signal.SIGINT:
+            if (signum := getattr(stop, "signum", signal.SIGINT)) != signal.SIGINT:
                 for process in started:
-                    process.terminate()  # what has ended is left alone
+                    process.send_signal(signum)  # what has ended is left alone
             raise
 
 

@@ -10,7 +10,7 @@ every line of metrics.jsonl (less the times it holds) and of samples.jsonl.
 # ruff: noqa: E402 - libraries are silenced before they are imported
 from kit.screen import quiet
 
-quiet()
+quiet(__name__)
 
 import argparse
 import hashlib

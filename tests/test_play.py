@@ -5,22 +5,25 @@ pytest tests/test_play.py
 
 import importlib.util
 import json
+import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 
+import play
 from kit.models import MINI, load_policy, save_policy
 from tests.browser import Browser
 
-if importlib.util.find_spec("gradio") is None:
-    pytest.skip("needs Gradio: pip install -r requirements-play.txt", allow_module_level=True)
-
-import play
-
+needs_gradio = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="needs Gradio: pip install -r requirements-play.txt"
+)
 NASTY = "<img src=x onerror=alert(3)> {{constructor}} ${alert(4)}"
 SCRIPT = '<script>alert("owned")</script> so good'
 
@@ -48,6 +51,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
         play.parse(["base"])
 
 
+@needs_gradio
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -62,11 +66,48 @@ def test_a_model_that_is_not_there_is_missed_before_any_is_loaded(arguments, sai
         play.start(arguments)
 
 
+@needs_gradio
 def test_a_port_that_is_taken_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(play.UserError, match=f"^--port {port}: it is taken; give --port a free one$"):
             play.start(["--model", "mini", "--port", str(port), "--no_browser"])
+
+
+# A stranger's machine --------------------------------------------------------------------------------------
+
+
+def test_the_page_is_kept_from_proxies_and_from_a_folder_that_users_share(monkeypatch):
+    for name in ("NO_PROXY", "no_proxy", "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "the user's")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(ImportError, match="socksio"):  # as Gradio would when it is imported
+        httpx.Client()
+    play.only_this_machine()
+    assert not httpx.Client()._mounts  # no proxy for any address
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert folder.stat().st_mode & 0o77 == 0 and os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("over_ssh", [True, False])
+def test_over_ssh_it_opens_no_browser_and_says_how_to_reach_the_page(over_ssh, monkeypatch, capsys):
+    launched = {}
+    page = SimpleNamespace(launch=launched.update, local_url="http://127.0.0.1:7861/", server_port=7861)
+    fake = SimpleNamespace(themes=SimpleNamespace(Default=lambda **_: None), __spec__=object())
+    monkeypatch.setitem(sys.modules, "gradio", fake)
+    monkeypatch.setattr(play, "load_bench", lambda *_: SimpleNamespace(reference=None, tokenizer=None))
+    monkeypatch.setattr(play, "only_this_machine", lambda: None)
+    monkeypatch.setattr(play, "Play", lambda *_: None)
+    monkeypatch.setattr(play, "page", lambda *_: page)
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    if over_ssh:
+        monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 5000 192.0.2.2 22")
+    play.start(["--model", "mini"])
+    said = capsys.readouterr().out
+    assert "http://127.0.0.1:7861/   Ctrl-C ends it" in said and launched["inbrowser"] is not over_ssh
+    assert (f"ssh -L 7861:127.0.0.1:7861 {socket.gethostname()} " in said) is over_ssh
 
 
 # Can you fool it? ------------------------------------------------------------------------------------------
@@ -99,6 +140,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def url(browser, tmp_path_factory) -> Iterator[str]:
     """The page for base and a run of another model, its checkpoint and its validations."""
+    pytest.importorskip("gradio", reason="needs Gradio: pip install -r requirements-play.txt")
     folder = tmp_path_factory.mktemp("play")
     run = folder / "run"
     policy, tokenizer = load_policy(str(MINI / "policy"))
