@@ -134,7 +134,7 @@ class _Screen(io.RawIOBase):
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self.stream = stream  # kept, as it closes the file when it is collected
-        self.file = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer
+        self.file: Any = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer
 
     def writable(self) -> bool:
         return True
