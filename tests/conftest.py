@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to the other worker
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A shell that starts `make test &` has its jobs ignore Ctrl-C, and so would every process that is sent one here
@@ -22,6 +23,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from tests.forks import Forks
 
 
 # Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
@@ -88,19 +91,38 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
             process.wait()
 
 
-@pytest.fixture
-def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run one of the project's scripts as a user does, in its own process. A variable set to None is unset."""
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    server = Forks()
+    yield server
+    server.close()
 
-    def run(*args: str, timeout: float = 600, env: dict[str, str | None] | None = None, cwd: Path = ROOT):
+
+@pytest.fixture(scope="session")
+def run_script(forks: Forks) -> Callable[..., subprocess.CompletedProcess]:
+    """Run one of the project's scripts as a user does, in its own process. A variable set to None is unset.
+
+    `real`: a Python that has imported nothing. Without, a fork of one that has the libraries: tests/forks.py.
+    """
+
+    def run(
+        *args: str,
+        timeout: float = 600,
+        env: dict[str, str | None] | None = None,
+        cwd: Path = ROOT,
+        real: bool = False,
+    ):
         merged = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", **(env or {})}
+        environment = {name: value for name, value in merged.items() if value is not None}
+        if not real and hasattr(os, "fork"):
+            return forks.run(args, environment, cwd, timeout)
         return subprocess.run(
             [sys.executable, *args],
             cwd=cwd,
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={name: value for name, value in merged.items() if value is not None},
+            env=environment,
             stdin=subprocess.DEVNULL,
         )
 
