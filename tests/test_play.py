@@ -16,10 +16,9 @@ import torch
 from kit.models import MINI, load_policy, save_policy
 from tests.browser import Browser
 
-if importlib.util.find_spec("gradio") is None:
-    pytest.skip("needs Gradio: pip install -r requirements-play.txt", allow_module_level=True)
-
-import play
+pytestmark = pytest.mark.needs("gradio")
+if importlib.util.find_spec("gradio"):
+    import play
 
 NASTY = "<img src=x onerror=alert(3)> {{constructor}} ${alert(4)}"
 SCRIPT = '<script>alert("owned")</script> so good'

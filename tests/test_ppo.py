@@ -9,7 +9,6 @@ enumeration, never from the code under test.
 import itertools
 import math
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -471,10 +470,9 @@ def run_ppo(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
+def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
     flags = f"{TINY} {tmp_path} --max_steps 4 --save_steps 2 --eval_every 2 --run_name whole"
-    command = [sys.executable, "-m", "baselines.ppo", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = run_script("-m", "baselines.ppo", *flags.split(), real=True)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
