@@ -85,6 +85,17 @@ def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
     return build
 
 
+@pytest.fixture(scope="module")
+def few_validation_prompts() -> Iterator[None]:
+    """Runs of this process validate on four prompts, where what they measure is not the question."""
+    import data
+    import kit.session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kit.session, "validation_prompts", lambda source: data.validation_prompts(source)[:4])
+        yield
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """`subprocess.Popen` in the project's folder; what a red test leaves behind is killed, with its children."""

@@ -528,6 +528,7 @@ def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_validation_prompts")
 def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
     flags = "--use_peft --max_steps 3 --save_steps 2 --eval_every 0 --hackable_reward --reward_shaping linear"
     run_ppo(f"{flags} --run_name lora")

@@ -243,6 +243,7 @@ def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft, run_s
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_validation_prompts")
 def test_reviews_from_a_file_end_to_end_with_lora(tmp_path, sorted_imdb, run_sft):
     run_sft(
         f"--data {sorted_imdb} --rounds 1 --num_reviews 8 --batch_size 4 --use_peft --merge_lora --run_name r"

@@ -27,6 +27,7 @@ from kit.sampling import sample
 from kit.session import Session, largest
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("few_validation_prompts")
 SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
 GRPO = f"{SIZE} --prompts_per_step 2 --num_generations 2 --max_steps 9 --save_steps 1"
 PPO = f"{SIZE} --batch_size 4 --minibatch_size 4 --ppo_epochs 1 --max_steps 9 --save_steps 1"

@@ -29,6 +29,8 @@ from tests.test_sampling import LetterTokenizer
 
 TINY = ["--model", "mini", "--sentiment_model", "mini", "--prompts_per_step", "2", "--num_generations", "4"]
 TINY += ["--max_completion_length", "8", "--max_steps", "3", "--eval_every", "2"]
+PREDICTION = "0.9 by step 30: --kl_coef is 0"
+STARTED = datetime.now(UTC)
 TIMES = {"train/step_time"}  # the one series that is not a matter of the seed
 
 VALIDATION_KEYS = set(
@@ -75,9 +77,24 @@ def assert_starts_at_zero(folder: Path) -> None:
     assert series(folder, "train/kl_policy_ref")[1] < 1e-5  # rollouts before the first update
 
 
-def test_a_run_leaves_what_the_readme_says(train):
-    done, folder = train("--save_steps", "1", real=True)
+@pytest.fixture(scope="module")
+def first(run_script, tmp_path_factory):
+    """The first run of a user, from the shell: (finished process, run folder)."""
+    flags = [
+        "--save_steps",
+        "1",
+        "--predict",
+        PREDICTION,
+        "--output_dir",
+        str(tmp_path_factory.mktemp("first")),
+    ]
+    done = run_script("train.py", *TINY, *flags, "--run_name", "run", real=True)
     assert done.returncode == 0, done.stderr
+    return done, Path(flags[-1]) / "run"
+
+
+def test_a_run_leaves_what_the_readme_says(first):
+    done, folder = first
     assert {p.name for p in folder.iterdir()} >= {"config.json", "metrics.jsonl", "samples.jsonl", "final"}
     assert [step for step, _ in Run(folder).checkpoints()] == [2, 3]  # the last two
     config = read_config(folder)
@@ -133,14 +150,15 @@ def test_six_steps_of_the_default_recipe_teach_positive_talk(train):
     assert series(folder, "val/kl_policy_ref")[6] > 1  # and nothing was paid for it without a penalty
 
 
-def test_same_seed_same_numbers_however_often_we_validate(train):
-    first, once = train(name="a")
-    second, often = train("--eval_every", "1", name="b")
-    assert first.returncode == second.returncode == 0
+def test_same_seed_same_numbers_however_often_we_validate(first, train):
+    once = first[1]
+    done, often = train("--eval_every", "1", name="b")
+    assert done.returncode == 0, done.stderr
     assert training_lines(once) == training_lines(often)
     assert series(once, "val/sentiment_mean").items() <= series(often, "val/sentiment_mean").items()
-    other, seeded = train("--seed", "1", name="c")
-    assert other.returncode == 0 and training_lines(seeded) != training_lines(once)
+    other, seeded = train("--seed", "1", "--max_steps", "1", "--eval_every", "0", name="c")
+    assert other.returncode == 0
+    assert series(seeded, "train/score")[1] != series(once, "train/score")[1]  # before the first update
 
 
 @pytest.mark.whole_kit
@@ -218,20 +236,15 @@ def test_hackable_reward_is_scored_by_counting(train):
     assert counted[0] < 0.1 < classified[0]
 
 
-def test_a_prediction_is_kept_with_its_time_once(train):
-    started = datetime.now(UTC) - timedelta(seconds=1)  # it is kept to the second
-    done, folder = train(
-        "--max_steps", "1", "--eval_every", "0", "--predict", "0.9 by step 30: --kl_coef is 0"
-    )
-    assert done.returncode == 0, done.stderr
-    config = read_config(folder)
-    assert config["prediction"]["text"] == "0.9 by step 30: --kl_coef is 0" and "predict" not in config
+def test_a_prediction_is_kept_with_its_time_once(first, tmp_path):
+    config = read_config(first[1])
+    assert config["prediction"]["text"] == PREDICTION and "predict" not in config
     time = datetime.fromisoformat(config["prediction"]["time"])
-    assert time.utcoffset() == timedelta(0) and started < time <= datetime.now(UTC)
+    assert time.utcoffset() == timedelta(0) and STARTED < time <= datetime.now(UTC)
 
-    assert prediction("I knew it", resumed=Run(folder)) == config["prediction"]
-    (folder / "config.json").write_text("{}")
-    assert prediction("I knew it", resumed=Run(folder)) is prediction(None) is prediction(" ") is None
+    assert prediction("I knew it", resumed=Run(first[1])) == config["prediction"]
+    (tmp_path / "config.json").write_text("{}")
+    assert prediction("I knew it", resumed=Run(tmp_path)) is prediction(None) is prediction(" ") is None
 
 
 @pytest.mark.whole_kit
