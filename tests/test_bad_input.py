@@ -169,7 +169,7 @@ CASES = [
     ("train.py --report_to nowhere", "--report_to/--report-to: invalid choice: 'nowhere'"),
     ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
     ("train.py --config typo.yaml", "unknown key 'kl_typ'; did you mean --kl_type?"),
-    (f"train.py --config {ROOT}/configs/ppo.yaml", "was the file written for another script?"),
+    (f"train.py --config '{ROOT}/configs/ppo.yaml'", "was the file written for another script?"),
     ("train.py --resume remote", "is never run here"),
     (f"train.py {MINI_PAIR} --resume run", "no checkpoint to go on from"),
     ("train.py --resume run --seed 3", "--seed 0, not 3"),
@@ -179,7 +179,7 @@ CASES = [
     (f"train.py {MINI_PAIR} --prompts imdb", "cannot read IMDB"),
     (f"train.py {MINI_PAIR} --max_completion_length 300", "leave room"),
     ("train.py --model unfinished --sentiment_model mini", "unfinished"),
-    (f"train.py --model mini --sentiment_model {MINI}/policy", "sentiment"),
+    (f"train.py --model mini --sentiment_model '{MINI}/policy'", "sentiment"),
     # the baselines
     ("baselines.ppo --minibatch_size 65", "--minibatch_size 65 is larger than --batch_size 64"),
     ("baselines.ppo --batch_size 0", "--batch_size 0: must be at least 1"),
