@@ -53,10 +53,10 @@ train: .venv/.installed
 play: .venv/.installed-play
 	$(BIN)/python play.py $(ARGS)
 
-# One thread a worker: two tests that share two cores with two threads each wait for one another. A file stays with
-# one worker: what its tests share is made once.
+# One thread a worker: two tests that share two cores with two threads each wait for one another, and a thread that waits
+# leaves its core to others. A file stays with one worker: what its tests share is made once.
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bug: .venv/.installed
 	$(BIN)/python -m grading.bug $(N)

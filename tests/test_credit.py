@@ -18,7 +18,6 @@ from torch import tensor
 from kit.credit import CreditTrainer, credit, later, prefix_values
 from kit.models import MINI
 from kit.runs import read_metrics
-from tests.conftest import ROOT
 from tests.test_reward_utils import by_definition, oracle
 
 # ------------------------------------------------------------------------------------ by hand
@@ -255,29 +254,36 @@ TINY = "--model mini --sentiment_model mini --max_completion_length 10 --eval_ev
 TINY += " --num_generations 4 --max_steps 2 --credit token --beta 0.1"
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_a_run_with_token_credit_trains_and_resumes_to_the_same_bytes(lora, run_script, tmp_path):
-    flags = [*TINY.split(), "--save_steps", "1", "--output_dir", str(tmp_path)]
-    done = run_script("train.py", *flags, *(["--use_peft"] if lora else []), "--run_name", "r")
-    assert done.returncode == 0, done.stderr
-    weights = "adapter_model.safetensors" if lora else "model.safetensors"
-    trained = load_file(tmp_path / "r/final" / weights)
-    if not lora:
-        before = load_file(MINI / "policy" / weights)
-        assert any(not torch.equal(trained[k].float(), before[k].float()) for k in before if k in trained)
-    lines = [m for m in read_metrics(tmp_path / "r") if "train/trl_kl" in m]
+def trained_lines(folder) -> list[dict]:
+    """Of two steps: the KL in the loss is 0 before the first update, and not after it."""
+    lines = [m for m in read_metrics(folder) if "train/trl_kl" in m]
     assert [m["step"] for m in lines] == [1, 2]
     assert lines[0]["train/trl_kl"] == pytest.approx(0, abs=1e-6) and lines[1]["train/trl_kl"] > 0
-    # the last checkpoint and what came of it are taken away, and made again
-    shutil.rmtree(tmp_path / "r/checkpoint-2")
-    shutil.rmtree(tmp_path / "r/final")
-    again = run_script("train.py", "--resume", str(tmp_path / "r"))
-    assert again.returncode == 0, again.stderr
-    resumed = load_file(tmp_path / "r/final" / weights)
-    assert all(torch.equal(resumed[k], trained[k]) for k in trained)
+    return lines
 
 
-def test_token_credit_follows_whatever_the_reward_is(run_script, tmp_path):
-    shaping = ["--negate_reward", "--reward_shaping", "sparse"]
-    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path), cwd=ROOT)
+def test_a_lora_run_with_token_credit_trains_and_resumes_to_the_same_bytes(run_script, tmp_path):
+    run, weights = tmp_path / "r", "final/adapter_model.safetensors"
+    flags = ["--use_peft", "--save_steps", "1", "--output_dir", str(tmp_path), "--run_name", "r"]
+    done = run_script("train.py", *TINY.split(), *flags)
     assert done.returncode == 0, done.stderr
+    trained = (run / weights).read_bytes()
+    lines = trained_lines(run)
+    # the last checkpoint and what came of it are taken away, and made again
+    shutil.rmtree(run / "checkpoint-2")
+    shutil.rmtree(run / "final")
+    again = run_script("train.py", "--resume", str(run))
+    assert again.returncode == 0, again.stderr
+    assert (run / weights).read_bytes() == trained
+    assert trained_lines(run)[1]["train/trl_kl"] == lines[1]["train/trl_kl"]
+
+
+def test_all_weights_train_with_token_credit_whatever_the_reward_is(run_script, tmp_path):
+    shaping = ["--negate_reward", "--reward_shaping", "sparse", "--run_name", "r"]
+    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    trained_lines(tmp_path / "r")
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (MINI / "policy", tmp_path / "r/final")
+    )
+    assert any(not torch.equal(after[name], before[name].float()) for name in after)

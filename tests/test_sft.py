@@ -3,7 +3,6 @@
 python -m pytest tests/test_sft.py
 """
 
-import subprocess
 import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -21,7 +20,7 @@ from baselines import ppo, sft
 from data import load_imdb, load_prompts
 from kit.errors import UserError
 from kit.flags import BaselineArguments
-from kit.models import MINI, ROOT, load_policy
+from kit.models import MINI, load_policy
 from kit.runs import read_config, read_metrics
 from kit.sampling import Completion
 from kit.session import Session, reward_without_penalty
@@ -211,10 +210,9 @@ def run_sft(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft):
+def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft, run_script):
     flags = f"{TINY} {tmp_path} {ROUND} --rounds 2 --run_name whole"
-    command = [sys.executable, "-m", "baselines.sft", *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = run_script("-m", "baselines.sft", *flags.split(), real=True)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)
@@ -242,6 +240,7 @@ def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_validation_prompts")
 def test_reviews_from_a_file_end_to_end_with_lora(tmp_path, sorted_imdb, run_sft):
     run_sft(
         f"--data {sorted_imdb} --rounds 1 --num_reviews 8 --batch_size 4 --use_peft --merge_lora --run_name r"

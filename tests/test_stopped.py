@@ -27,6 +27,7 @@ from kit.sampling import sample
 from kit.session import Session, largest
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("few_validation_prompts")
 SIZE = "--model mini --sentiment_model mini --max_completion_length 4 --eval_every 0"
 GRPO = f"{SIZE} --prompts_per_step 2 --num_generations 2 --max_steps 9 --save_steps 1"
 PPO = f"{SIZE} --batch_size 4 --minibatch_size 4 --ppo_epochs 1 --max_steps 9 --save_steps 1"
@@ -181,7 +182,7 @@ runpy.run_path("train.py", run_name="__main__")
 @pytest.mark.parametrize("module", ["torch", "trl"])
 def test_stopped_while_importing_is_one_line_and_leaves_nothing(signum, said, module, run_script, tmp_path):
     code = SIGNALLED.replace("@MODULE@", module).replace("@SIGNAL@", str(int(signum)))
-    done = run_script("-c", code, *GRPO.split(), "--output_dir", str(tmp_path / "out"), timeout=120)
+    done = run_script("-c", code, *GRPO.split(), "--output_dir", str(tmp_path / "out"), real=True)
     assert done.returncode == 128 + signum and done.stderr == f"\nstopped by {said}\n" and done.stdout == ""
     assert not (tmp_path / "out").exists()
 
@@ -335,7 +336,7 @@ def test_a_hostile_environment_changes_nothing_on_screen(run_script, tmp_path):
     }
     env |= {"TMPDIR": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
     done = run_script(
-        "train.py", *GRPO.split(), "--max_steps", "1", "--output_dir", str(tmp_path / "o"), env=env
+        "train.py", *GRPO.split(), "--max_steps", "1", "--output_dir", str(tmp_path / "o"), env=env, real=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("policy mini/policy") and done.stderr == ""

@@ -83,11 +83,10 @@ def test_one_that_is_not_installed_is_refused(monkeypatch):
     tracking.refuse_uninstalled("none")
 
 
+@pytest.mark.needs("tensorboard")
 def test_tensorboard_gets_the_lines_of_metrics_jsonl_and_samples_as_text(tmp_path):
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator",
-        reason="needs TensorBoard: pip install -r requirements-play.txt",
-    )
+    from tensorboard.backend.event_processing import event_accumulator as accumulator
+
     tracker = tracking.open_tracker("tensorboard", "p", tmp_path, {}, ["grpo"], 0)
     tracker.log(3, {"train/reward": 0.5, "val/kl_policy_ref": 2.0})
     tracker.log_samples(3, [{"completion": "so <b>good"}] * 17)
@@ -116,8 +115,8 @@ print(json.dumps(found), file=sys.stderr)
 """
 
 
+@pytest.mark.needs("trackio")
 def test_trackio_keeps_every_run_of_a_name_apart(tmp_path):
-    pytest.importorskip("trackio", reason="needs Trackio: pip install -r requirements-play.txt")
     env = {
         **os.environ,
         "TRACKIO_DIR": str(tmp_path / "data"),

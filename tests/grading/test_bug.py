@@ -1,8 +1,6 @@
 """Spot the bug: every patch applies, and each is caught by the test named here. `pytest tests/grading/test_bug.py`."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -22,42 +20,22 @@ RED = {
     8: "tests/test_reward_utils.py::test_the_score_sees_the_completion_alone",
 }
 
-# A process for each copy, forked from one that has imported the libraries: the imports would take most of the time
-DRIVER = """
-import os, sys
-import peft, pytest, torch, transformers, trl, trl.trainer.grpo_trainer, trl.trainer.sft_trainer
-for line in sys.stdin.read().splitlines():
-    copy, test = line.split()
-    print("$", line, flush=True)
-    if not (child := os.fork()):
-        os.chdir(copy)
-        os._exit(pytest.main(["-p", "no:xdist", test]))
-    print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
 
 @pytest.mark.whole_kit
-def test_each_bug_is_caught_by_its_test(tmp_path):
+def test_each_bug_is_caught_by_its_test(tmp_path, run_script):
     assert sorted(RED) == sorted(int(path.stem) for path in bug.PATCHES.glob("*.patch"))
     before = {path: path.read_bytes() for path in ROOT.glob("*.py")}
     for number in RED:
         bug.main([str(number), "--out", str(tmp_path)])
     assert before == {path: path.read_bytes() for path in ROOT.glob("*.py")}  # the kit itself is as it was
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=tmp_path,
-        input="\n".join(f"{tmp_path / str(number)} {test}" for number, test in RED.items()),
-        capture_output=True,
-        text=True,
-    )
-    reports = done.stdout.split("$ ")[1:]
-    assert len(reports) == len(RED), done.stderr[-2000:]
-    for (number, test), report in zip(RED.items(), reports, strict=True):
-        assert "status 1" in report and re.search(r"^\d failed", report, re.M), (
-            f"bug {number}: {report[-2000:]}"
+    for number, test in RED.items():
+        done = run_script("-m", "pytest", "-p", "no:xdist", test, cwd=tmp_path / str(number))
+        report = f"bug {number}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert done.returncode == 1 and re.search(r"^\d failed", done.stdout, re.M), report
+        assert "AssertionError" in done.stdout or "assert " in done.stdout, (
+            f"red for another reason: {report}"
         )
-        assert "AssertionError" in report or "assert " in report, f"bug {number} is red for another reason"
-        assert f"{test.partition('::')[2]}" in report
+        assert test.partition("::")[2] in done.stdout
 
 
 @pytest.mark.whole_kit

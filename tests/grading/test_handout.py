@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -208,31 +209,6 @@ TINY = {
     "prompt_engineering.py": "--num_prompts 4 --num_samples 1 --max_new_tokens 6",
 }
 
-# Every command has a process of its own. They are forked from one that has imported the libraries: the imports would
-# take most of the time.
-DRIVER = """
-import os, runpy, shlex, sys
-from kit.screen import quiet
-quiet()
-import matplotlib.pyplot, peft, torch, transformers, trl
-for line in sys.stdin.read().splitlines():
-    command = shlex.split(line)
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        sys.argv = command[2:] if command[1] == "-m" else command[1:]
-        print("$", line, flush=True)
-        if command[1] == "-m":
-            runpy.run_module(command[2], run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(command[1], run_name="__main__")
-        sys.exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        sys.exit(f"status {status}: {line}")
-"""
-
-
 # Five minutes of one core: a part of .ci/run, and of `make test` when asked for
 LONG = pytest.mark.skipif("HANDOUT_TESTS" not in os.environ, reason="minutes long: HANDOUT_TESTS=1 make test")
 
@@ -240,7 +216,7 @@ LONG = pytest.mark.skipif("HANDOUT_TESTS" not in os.environ, reason="minutes lon
 @LONG
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_command_of_the_readme_and_the_exercises(filled):
+def test_every_command_of_the_readme_and_the_exercises(filled, run_script):
     """In the order of the pages, in one folder, each cut to a step or two."""
     lines = dict.fromkeys(sh_lines(filled / "README.md") + sh_lines(filled / "docs" / "exercises.md"))
     commands = [f"python train.py {TINY['train.py']}"]  # `make train`, in the README's table
@@ -251,15 +227,9 @@ def test_every_command_of_the_readme_and_the_exercises(filled):
             script = line.split()[2 if line.split()[1] == "-m" else 1]
             commands.append(f"{line} {TINY.get(script, '')}")
     assert len(commands) > 20
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": ".",
-    }
-    done = run(sys.executable, "-c", DRIVER, cwd=filled, input="\n".join(commands), env=env)
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-2500:]
+    for command in commands:
+        done = run_script(*shlex.split(command)[1:], cwd=filled, env={"CUDA_VISIBLE_DEVICES": ""})
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}{done.stderr[-2500:]}"
     for name in (
         "vanilla",
         "forward-0.05",
@@ -311,8 +281,8 @@ def test_the_notebook_with_the_students_penalty(filled):
     "flags",
     [("train.py", "--kl_type", "forward"), ("prompt_engineering.py", "--score", "shaped", "mini/policy")],
 )
-def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags):
-    done = run(sys.executable, *flags, "--use_solution", cwd=unpacked)
+def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags, run_script):
+    done = run_script(*flags, "--use_solution", cwd=unpacked)
     assert done.returncode == 2 and re.fullmatch(r"error: rewards_solution\.py is not part .*\n", done.stderr)
 
 
