@@ -41,7 +41,7 @@ from kit.files import write_text
 from kit.models import ROOT, load_policy, load_reference, resolve_models
 from kit.runs import read_lines, to_json
 from kit.sampling import end_tokens, rollout, sample
-from kit.sweep import markdown, mean_and_range, write_between
+from kit.sweep import cells, markdown, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
 from sentiment import load_scorer
 
@@ -52,6 +52,15 @@ PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
 STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
 SETTINGS = [PROMPTS, GROUP, TOKENS, STEPS, RATE, PRICE]  # kept with every row: others make other numbers
 MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
+
+
+DIGITS = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
+
+
+def named(where: str) -> tuple[str, str]:
+    """`k3 loss` -> (`k3`, `loss`), `none` -> ("", "")."""
+    name, _, place = where.rpartition(" ")
+    return name, place if name else ""
 
 
 def estimate(name: str, log_p: Tensor, log_q: Tensor, sampled: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk,
     def summed(f: Tensor) -> Tensor:  # sum_t, (N,) -> (B,)
         return torch.stack([part.sum() for part in f.split(chunk.lengths)])[places]
 
-    f = torch.zeros_like(score) if name == "none" else summed(estimate(name, log_p, log_q, chunk.sampled))
+    f = torch.zeros_like(score) if not name else summed(estimate(name, log_p, log_q, chunk.sampled))
     reward = score - PRICE * f.detach() if place == "reward" else score
     groups = reward.view(-1, GROUP)
     advantage = (groups - groups.mean(1, keepdim=True)).flatten()
@@ -82,7 +91,7 @@ def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk,
 
 def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
     """One run, and what it came to on the held-out prompts."""
-    name, _, place = where.rpartition(" ") if where != "none" else ("none", "", "")
+    name, place = named(where)
     choice = resolve_models("mini", "mini")
     policy, tokenizer = load_policy(choice.policy)
     reference, score = load_reference(choice.policy, torch.device("cpu")), load_scorer(choice.sentiment)
@@ -119,7 +128,6 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each place, the mean over seeds with the lowest and the highest."""
-    columns = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
     header = [
         "estimator",
         "place",
@@ -131,12 +139,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     lines = []
     for where in PLACES:
-        mine = [row for row in rows if row["where"] == where]
-        if not mine:
-            continue
-        name, _, place = where.rpartition(" ") if where != "none" else ("(no term)", "", "")
-        cells = [mean_and_range([row[key] for row in mine], digits) for key, digits in columns.items()]
-        lines.append([name, place, str(len(mine)), *cells])
+        if mine := [row for row in rows if row["where"] == where]:
+            name, place = named(where)
+            lines.append([name or "(no term)", place, str(len(mine)), *cells(mine, DIGITS)])
     return markdown(header, lines)
 
 

@@ -112,19 +112,29 @@ def test_what_is_kept_of_a_training(tmp_path):
     ]
 
 
-def test_experiments_that_differ_by_a_number_are_a_family():
-    names = ["vanilla", "forward-0.02", "forward-1", "rate-1e-4", "both", "both-lambda-0", "both-lambda-1"]
-    assert results.families([*names, "group-4"]) == {
-        "vanilla": ["vanilla"],
-        "forward": ["forward-0.02", "forward-1"],
-        "rate-1e-4": ["rate-1e-4"],
-        "both": ["both"],
-        "both-lambda": ["both-lambda-0", "both-lambda-1"],
-        "group-4": ["group-4"],
+def test_the_figure_has_a_dot_for_each_seed_and_a_marker_at_their_mean(kept):
+    keep(line("halfway", 0, 0.5))
+    figure = results.figure(results.measured())
+    (rate,) = (ax for ax in figure.axes if ax.get_title() == "Learning rate")
+    drawn = {
+        label: list(zip(*line.get_data(), strict=True)) for line in rate.lines if (label := line.get_label())
     }
+    assert drawn["no penalty"] == [(3e-5, 0.5), (3e-4, 0.95)]  # no run at 1e-4 is kept
+    dots = [tuple(line.get_ydata()) for line in rate.lines if line.get_marker() == "."]
+    assert dots[0] == (0.5, 1.0, 0.9)
 
 
-def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(kept):
+def test_every_experiment_of_the_figure_is_one():
+    shown = [
+        name
+        for series in results.QUESTIONS.values()
+        for places in series.values()
+        for name in places.values()
+    ]
+    assert set(shown) <= set(results.EXPERIMENTS)
+
+
+def test_the_samples_are_those_of_seed_0_cut_and_without_bars(kept):
     lines = results.samples_table().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| base",
@@ -143,15 +153,9 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
         write_between(page, "n", "new\n")
 
 
-@pytest.mark.parametrize("page", [results.PAGE, results.README])
-def test_the_pages_have_their_marks(page):
-    mark = {"results.md": "written", "README.md": "samples"}[page.name]
-    assert page.read_text().count(f"{mark} by make results -->") == 2
-
-
 def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
     assert results.table() in results.PAGE.read_text()
-    assert results.samples_table() in results.README.read_text()
+    assert results.samples_table() in results.PAGE.read_text()
     page = tmp_path / "verdict.md"
     page.write_bytes(verdict.PAGE.read_bytes())
     monkeypatch.setattr(verdict, "PAGE", page)
