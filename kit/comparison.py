@@ -81,7 +81,7 @@ class Model:
 
     @property
     def price(self) -> float:
-        """What a nat costs it, in reward: `captured` is measured at it."""
+        """The KL coefficient of its run, at which `captured` is measured."""
         return price(self.settings)
 
     @property
@@ -99,15 +99,15 @@ class Model:
 
 
 def one_sentence(error: Exception) -> str:
-    """What a row says of a model that failed."""
+    """The error that a row shows."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
-    """`asked`, or for `auto` what the models' runs were trained with, if they agree.
+    """`asked`; if that is `auto`, what the models' runs were trained with, if they agree.
 
-    `key` is `model` or `sentiment_model`; config.json names a bundled one by its place in the project.
+    `key` is `model` or `sentiment_model`; config.json names a bundled one by its path in the project.
     """
     used = {m.config[key] for m in models if m.config and m.config.get(key)}
     if asked != "auto" or len(used) != 1:
@@ -117,7 +117,7 @@ def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
 
 
 def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoice:
-    """Reference and reward model: what the flags say, or what the models' runs had. Raises `UserError`."""
+    """Reference and reward model, by the flags or else by the models' runs. Raises `UserError`."""
     return resolve_models(
         trained_with(args.model, "model", models),
         trained_with(args.sentiment_model, "sentiment_model", models),
@@ -125,7 +125,7 @@ def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoic
 
 
 def chosen_judge(asked: str) -> str | None:
-    """What `--judge` asks for, to be loaded; None for none. Raises `UserError` if there is no such model."""
+    """The id or path of the judge; None for `none`. Raises `UserError` if there is no such model."""
     judge = {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
     if judge is not None:
         find_model(judge)
@@ -138,7 +138,7 @@ def chosen_judge(asked: str) -> str | None:
 def load_bench(
     args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
 ) -> Bench:
-    """What the flags of `kit.cli.Parser` ask for. Raises `UserError` for whatever cannot be had."""
+    """The bench that the flags of `kit.cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
     room = context(reference) - args.max_new_tokens
@@ -192,7 +192,7 @@ def measure(model: Model, bench: Bench, num_samples: int) -> None:
 
 
 def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[str, tuple[Any, Any]]:
-    """{setting: (its run's, the bench's)}, of those that a KL or a score depends on and that differ."""
+    """{setting: (its run's, the bench's)} of settings that differ and that a KL or a score depends on."""
     here = {
         "model": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
@@ -204,7 +204,7 @@ def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[
 
 
 def what_differs(model: Model, bench: Bench, choice: ModelChoice) -> list[str]:
-    """A sentence for each way in which its run was not what is measured here."""
+    """A sentence for each way in which its training differed from this measurement."""
     notes = [
         f"trained with --{key} {was}, and measured with {here}, as all here"
         for key, (was, here) in measured_otherwise(model, bench, choice).items()
@@ -277,9 +277,9 @@ def compared(
 
 
 def validation_points(model: Model, bench: Bench, choice: ModelChoice) -> list[Row]:
-    """Frontier points from the validations of a run, which cost nothing: its metrics.jsonl has them.
+    """Frontier points from the validations of a run, read from its metrics.jsonl.
 
-    There are none if it was not measured as here: on these prompts, to this reference, by this classifier.
+    There are none if it was validated otherwise: on other prompts, to another reference, by another classifier.
     """
     prompts = validation_prompts(model.settings.get("prompts", "builtin"))
     if measured_otherwise(model, bench, choice) or list(prompts) != list(bench.prompts):
@@ -307,7 +307,7 @@ def sample_point(name: str, step: int | None, rows: Sequence[Row]) -> Row:
 
 
 def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list[Row]:
-    """Points of a training-free curve; `judge` is what the judge says of samples chosen by the reward model."""
+    """Points of a training-free curve; `judge` is the judge's score of samples chosen by the reward model."""
     return [
         {setting: p.setting, "kl": p.kl, "sentiment": p.reward, "judge": p.value if judged else None,
          "effective_samples": p.effective_samples}
@@ -333,7 +333,7 @@ def find_frontier(
                     points.append(
                         sample_point(model.name, step, bench.rows(*load_measured(bench, str(path))))
                     )
-                except Exception as error:  # as for a model: its frontier lacks a point, no more
+                except Exception as error:  # as in `measure`: only this point is missing
                     model.notes.append(f"{path.name}: {one_sentence(error)}")
             if not runs[model.name]:
                 points += validation_points(model, bench, choice)
