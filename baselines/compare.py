@@ -181,10 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     histories = {
         method: mean_history([read_metrics(run) for run in found]) for method, found in folders.items()
     }
-    curves, frontier = (
-        plots.training_curves(histories, start=1),
-        methods_frontier(comparison["frontier"], methods),
-    )
+    curves = plots.training_curves(histories, start=1)
+    frontier = methods_frontier(comparison["frontier"], methods)
     plots.save(curves, out, "methods")
     plots.save(frontier, out, "frontier_methods")
     if args.write:

@@ -29,6 +29,7 @@ from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
 from kit import plots
 from kit.cli import BASE, Parser, at_least_1
 from kit.errors import UserError, run_main
+from kit.measuring import METRICS
 from kit.models import ROOT
 from kit.runs import read_metrics
 from kit.sweep import (
@@ -46,20 +47,18 @@ EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
 )
 RUNS, PAGE = ROOT / "outputs" / "results", ROOT / "docs" / "results.md"
-COLUMNS = {  # evaluate.py's metric -> (title, digits)
-    "sentiment": ("sentiment", 2),
-    "judge": ("judge", 2),
-    "kl_policy_ref": ("KL(pi\\|\\|pi_ref)", 1),
-    "kl_ref_policy": ("KL(pi_ref\\|\\|pi)", 1),
-    "ref_nll": ("ref NLL", 2),
-    "distinct_2": ("distinct-2", 2),
-    "length": ("length", 0),
-    "captured": ("captured", 2),
+DIGITS = {
+    "sentiment": 2,
+    "judge": 2,
+    "kl_policy_ref": 1,
+    "ref_nll": 2,
+    "distinct_2": 2,
+    "length": 0,
+    "captured": 2,
 }
-DIGITS = {key: digits for key, (_, digits) in COLUMNS.items()}
 FOCUS = {  # their curves and samples are shown
     "vanilla": "no penalty",
-    "forward-0.05": "KL(pi\\|\\|pi_ref) penalty",
+    "forward-0.05": "KL(π‖π_ref) penalty",
     "shaped": "the same, shaped reward",
     "best": "per-token advantages",
 }
@@ -137,8 +136,8 @@ def table() -> str:
             verdicts = counted(line["verdict"] for line in lines)
             said = f"`{' '.join(flags)}`" if flags else "(no flag)"
             rows.append([said, str(len(lines)), *numbers, verdicts])
-    titles = [title for title, _ in COLUMNS.values()]
-    return markdown(["`python train.py` ...", "seeds", *titles, "verdicts"], rows)
+    titles = [METRICS[key].label for key in DIGITS]
+    return markdown(["`python train.py` ...", "Seeds", *titles, "Verdicts"], rows)
 
 
 def samples_table() -> str:

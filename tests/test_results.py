@@ -8,7 +8,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import measured, results, verdict
+from benchmarks import measured, results, step_time, verdict
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.errors import UserError
 from kit.sweep import spelled_out, write_between
@@ -47,9 +47,9 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_table_has_means_over_the_seeds_that_are_kept(kept):
     _, rule, base, vanilla, forward = results.table().splitlines()
-    assert len(rule.split(" | ")) == len(base.split(" | ")) == 11
+    assert len(rule.split(" | ")) == len(base.split(" | ")) == 10
     # the base has captured nothing by definition, and no verdict
-    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 3.0 | 4.00 | 0.50 | 30 |  |  |"
+    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 4.00 | 0.50 | 30 |  |  |"
     # (1.0 + 0.9) / 2
     assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |")
     assert vanilla.endswith("| 0.25 [0.25, 0.25] | 1 drifting, 1 hacked |")
@@ -139,9 +139,27 @@ def test_the_samples_are_those_of_seed_0_cut_and_without_bars(kept):
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| base",
         "| no penalty",
-        "| KL(pi\\|\\|pi_ref) penalty",
+        "| KL(π‖π_ref) penalty",
     ]
     assert "is \\| 0 ... [0.25]" in lines[2] and "is \\| 2 ... [0.25]" in lines[3]
+
+
+def test_seconds_in_proportion_to_the_size_have_slope_one(tmp_path, monkeypatch):
+    def time_all(cases, steps):
+        return {
+            name: step_time.Timing([float(name.split()[-1]) / 32], tokens=64.0, memory=900.0)
+            for name in cases
+        }
+
+    monkeypatch.setattr(step_time, "time_all", time_all)
+    monkeypatch.setattr(step_time, "random_policy", lambda *_, **__: None)
+    text, figure = step_time.growth(tmp_path, steps=1)
+    assert text.splitlines()[2:5] == [
+        "| completions | 32 | 1.00 | 64 | 900 MB |  |",
+        "| completions | 64 | 2.00 | 32 | 900 MB |  |",
+        "| completions | 128 | 4.00 | 16 | 900 MB | 1.00 |",
+    ]
+    assert len(figure.axes) == 3
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
