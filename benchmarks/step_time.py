@@ -1,7 +1,7 @@
 """What a training step of this kit costs beside bare TRL, where its time goes, and how it grows with the sizes.
 
     python -m benchmarks.step_time --write            about six minutes on two cores: let nothing else run
-    python -m benchmarks.step_time --growth --write   as long: sizes of a step, of a completion, of the model
+    python -m benchmarks.step_time --growth --write   a quarter of an hour: sizes of a step, a completion, the model
 
 Bare TRL is `GRPOTrainer` on the model as `from_pretrained` gives it, with TRL's own sampling and loss and a reward
 that costs nothing. Prompts, sizes and optimizer are the same. Every case runs in a process of its own, in one order
@@ -70,9 +70,8 @@ WARM_UP = 2  # the first steps fill caches and allocate
 FORWARD = "forward penalty"
 VARIANTS = ("bare TRL", "no penalty, both KLs measured", FORWARD, "LoRA, forward")
 WIDTH = 256
-GROWTH: dict[
-    str, dict[int, dict[str, Any]]
-] = {  # what is varied -> {size: flags}; the middle one is the default
+# What is varied -> {size: flags}; the middle size is the default
+GROWTH: dict[str, dict[int, dict[str, Any]]] = {
     "completions": {n: {"prompts_per_step": n // 8} for n in (32, 64, 128)},
     "tokens of a completion": {n: {"max_completion_length": n} for n in (20, 40, 80)},
     "width of the model": {n: {} for n in (128, WIDTH, 512)},
@@ -291,9 +290,7 @@ def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="auto", help="as in train.py")
-    add(
-        "--steps", type=at_least_1, default=8, metavar="N", help="measured steps of each process (default: 8)"
-    )
+    add("--steps", type=at_least_1, default=8, metavar="N", help="measured steps a process (default: 8)")
     add("--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights")
     add("--growth", action="store_true", help="how a step grows, instead of its comparison with TRL")
     add("--write", action="store_true", help="write to docs/speed.md")
