@@ -50,6 +50,7 @@ from data import load_prompts
 from kit import plots
 from kit.cli import Parser, at_least_1
 from kit.errors import run_main
+from kit.hooks import Rollouts
 from kit.memory import keep_freed_memory
 from kit.models import (
     MINI,
@@ -58,13 +59,12 @@ from kit.models import (
     default_device,
     load_policy,
     load_reference,
-    lora_config,
     resolve_models,
 )
 from kit.sweep import markdown, write_between
 from reward_utils import make_reward_function
 from sentiment import load_scorer, load_tokenizer
-from train import Rollouts, TrainingSettings, make_trainer
+from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 FORWARD = "forward penalty"
@@ -150,14 +150,14 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str,
     bare, lora = variant == "bare TRL", variant.startswith("LoRA")
     prompts = load_prompts()
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingSettings(
-            output_dir=folder, max_steps=steps + WARM_UP, learning_rate=1e-5, save_strategy="no", **flags
-        )
+        args = GRPOArguments(output_dir=folder, use_peft=lora, **flags)
+        config = grpo_config(args)
+        config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
         if bare:
             policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
             tokenizer, scorer = load_tokenizer(choice.policy), None
             dataset = Dataset.from_dict({"prompt": prompts * 20})
-            trainer = GRPOTrainer(policy, free_reward, settings, dataset, processing_class=tokenizer)
+            trainer = GRPOTrainer(policy, free_reward, config, dataset, processing_class=tokenizer)
             trainer.remove_callback(PrinterCallback)
         else:
             policy, tokenizer = load_policy(choice.policy)
@@ -169,8 +169,7 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str,
                 reference=None if lora else load_reference(choice.policy, device),
                 student=rewards_solution,
             )
-            adapters = lora_config(16, policy) if lora else None
-            trainer = make_trainer(policy, tokenizer, reward, prompts * 20, settings, adapters)
+            trainer = make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
             reward.policy = trainer.model
             for owner, name, phase in (
                 (Rollouts, "__call__", "sampling"),
@@ -181,7 +180,7 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str,
         trainer.train()
     timing.steps = np.diff(ends.times)[WARM_UP - 1 :].tolist()
     timing.phases = {name: seconds[WARM_UP:] for name, seconds in timing.phases.items()}
-    rows, group = settings.prompts_per_step * settings.num_generations, settings.num_generations
+    rows, group = args.prompts_per_step * args.num_generations, args.num_generations
     timing.tokens = rows * float(
         np.mean([log["completions/mean_length"] for log in trainer.state.log_history[:-1]])
     )
