@@ -47,10 +47,10 @@ from kit.comparison import (
     base_slope,
     chosen_judge,
     chosen_pair,
-    fill_in,
+    compared,
     find_frontier,
     load_bench,
-    model_record,
+    measure,
     what_differs,
 )
 from kit.errors import run_main
@@ -59,7 +59,7 @@ from kit.measuring import METRICS
 from kit.models import display_name, find_model
 from kit.reference import draw_samples, kept_samples
 from kit.runs import provenance, to_json
-from kit.verdict import LEVELS, Signal
+from kit.verdict import LEVELS
 
 SCHEMA = 1
 WRITTEN = {  # each file, and what is in it from the start: an older one of evaluate.py may be written over
@@ -104,12 +104,9 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
     plots.save(plots.sentiment_distributions(sentiment, judge), out, "sentiment")
     panels = []
     for key in BARS:
-        values = {
-            m.name: (m.estimates[key].value, *m.estimates[key].interval())
-            for m in measured
-            if key in m.estimates
-        }
-        if values:
+        found = {m["name"]: m["metrics"][key] for m in comparison["models"] if key in m["metrics"]}
+        if found:
+            values = {name: (x["value"], x["low"], x["high"]) for name, x in found.items()}
             panels.append((METRICS[key].label, METRICS[key].unit, values))
     plots.save(plots.metric_bars(panels, names), out, "metrics")
     runs = {m.name: m.history for m in measured}
@@ -119,37 +116,33 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
         plots.save(plots.reward_against_kl(**comparison["frontier"], names=names), out, "frontier")
 
 
-def show(models: Sequence[Model]) -> None:
-    """The comparison on the screen."""
-    keys = [key for key in SHOWN if any(key in model.estimates for model in models)]
-    header = [*(SHOWN[key][0] for key in keys), "model: verdict"]
+def show(models: Sequence[dict[str, Any]]) -> None:
+    """The comparison on the screen, from `models` of comparison.json."""
+    keys = [key for key in SHOWN if any(key in model["metrics"] for model in models)]
     rows = []
     for model in models:
-        cells = []
-        for key in keys:
-            estimate = model.estimates.get(key)
-            cells.append(f"{estimate.value:.{SHOWN[key][1]}f}" if estimate else "-")
-        rows.append(
-            [*cells, f"{model.name}: {model.verdict or ('failed' if model.error else 'the reference')}"]
-        )
-    print(table(header, rows))
+        found = model["metrics"]
+        cells = [f"{found[key]['value']:.{SHOWN[key][1]}f}" if key in found else "-" for key in keys]
+        said = model["verdict"] or ("failed" if model["error"] else "the reference")
+        rows.append([*cells, f"{model['name']}: {said}"])
+    print(table([*(SHOWN[key][0] for key in keys), "model: verdict"], rows))
     for model in models:
-        for line in [model.error] * bool(model.error) + model.notes:
-            print(f"{model.name}: {line}")
-        if model.verdict:
-            print(f"{model.name} is {model.verdict}: {'; '.join(map(describe, model.signals))}")
-    prices = {model.name: model.price for model in models if "captured" in model.estimates}
+        for line in [*filter(None, [model["error"]]), *model["notes"]]:
+            print(f"{model['name']}: {line}")
+        if model["verdict"]:
+            print(f"{model['name']} is {model['verdict']}: {'; '.join(map(describe, model['signals']))}")
+    prices = {model["name"]: model["price"] for model in models if "captured" in model["metrics"]}
     if len(set(prices.values())) > 1:
         each = ", ".join(f"{name} {cost:g}" for name, cost in prices.items())
-        print(f"captured is taken at each run's own price of a nat ({each}): compare at one price")
+        print(f"`captured` uses each run's KL coefficient ({each}): compare runs of one coefficient only")
 
 
-def describe(signal: Signal) -> str:
+def describe(signal: dict[str, Any]) -> str:
     """`distinct-2 0.07 x base, alarming (from 0.5)`; just the number if all is well."""
-    if signal.level == "ok":
-        return f"{signal.name} {signal.value:.2f} {signal.unit}"
-    limit = signal.thresholds[LEVELS.index(signal.level) - 1]
-    return f"{signal.name} {signal.value:.2f} {signal.unit}, {signal.level} (from {limit:g})"
+    said = f"{signal['name']} {signal['value']:.2f} {signal['unit']}"
+    if signal["level"] == LEVELS[0]:
+        return said
+    return f"{said}, {signal['level']} (from {signal['thresholds'][LEVELS.index(signal['level']) - 1]:g})"
 
 
 # ---- the command line --------------------------------------------------------------------------------------
@@ -215,14 +208,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Measure
     with Progress(total * len(bench.prompts), "sampling", "completions") as bench.progress:
-        fill_in(base, bench, args.num_samples)
-        slope = base_slope(base)
+        measure(base, bench, args.num_samples)
         samples = samples or (draw_samples(bench, drawn) if drawn else None)
         for model in models[1:]:
-            fill_in(model, bench, args.num_samples, base, slope, samples)
+            measure(model, bench, args.num_samples)
         frontier = None
         if wanted and samples:
             frontier = find_frontier(bench, choice, models, checkpoints, samples)
+
+    # Compare
+    slope = base_slope(base)
+    entries = [compared(model, base, slope, samples, args.num_samples) for model in models]
 
     # Write, draw, render
     samples_lines = [
@@ -249,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": settings,
         "provenance": provenance(),
         "metrics": {key: metric._asdict() for key, metric in METRICS.items()},
-        "models": [model_record(model, base) for model in models],
+        "models": entries,
         "frontier": frontier,
     }
     with bench.phase("figures"):
@@ -261,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(out / "comparison.json", to_json(comparison, indent=1) + "\n")
     write_text(out / "report.html", page)
 
-    show(models)
+    show(entries)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())
     print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out / 'report.html'}")
 

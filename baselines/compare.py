@@ -1,15 +1,15 @@
-"""Imitation, PPO and GRPO side by side: the same reward, equal samples or equal minutes, several seeds.
+"""Best-of-n fine-tuning, PPO and GRPO side by side: the same reward, equal samples or equal minutes, several seeds.
 
     python -m baselines.compare                              three seeds on the mini models (make baselines)
-    python -m baselines.compare --minutes 4                  then as many steps of each as four minutes hold
+    python -m baselines.compare --minutes 4                  then as many steps of each as fit into four minutes
     python -m baselines.compare --seeds 1 --steps 10 --runs outputs/taste --out results/taste
 
-It trains what is missing, measures every model with evaluate.py, and writes to --out (default results/baselines)
-table.md and the figures. Stop it whenever you like: started again, it goes on where it was.
+It trains what is missing, measures every model with evaluate.py, and writes table.md and the figures to --out (default
+results/baselines). It can be stopped and started again at any time.
 
 Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over its rounds. All are
-scored by P(positive); PPO, GRPO and GRPO with token credit (`token`) subtract 0.1 KL(pi||pi_ref), each in its own way,
-and imitation, of the base once (`distil`) or in rounds (`sft`), knows no KL.
+scored by P(positive). PPO, GRPO and GRPO with per-token advantages (`token`) subtract 0.1 KL(pi||pi_ref), each in its
+own way. Fine-tuning on the best of n has no KL term: on samples of the base (`distil`) or in rounds (`sft`).
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -21,7 +21,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,17 +34,25 @@ from kit.errors import UserError, run_main
 from kit.measuring import METRICS
 from kit.models import ROOT, resolve_models
 from kit.runs import read_metrics
-from kit.sweep import Training, finish_runs, markdown, mean_history
+from kit.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
 
 COMPLETIONS_PER_STEP = 64
-ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # imitation: (rounds, n of best of n)
-COLUMNS = ("sentiment", "captured", "judge", "kl_policy_ref", "distinct_2", "ref_perplexity", "length")
+ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # (rounds, n of best of n)
+DIGITS = {
+    "sentiment": 2,
+    "captured": 2,
+    "judge": 2,
+    "kl_policy_ref": 2,
+    "distinct_2": 2,
+    "ref_perplexity": 1,
+    "length": 1,
+}
 
 
 def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
-    """Method -> its command, for `steps` of 64 completions; `mini`: of the bundled policy, at rates that suit it.
+    """{method: its command} for `steps` of 64 completions. `mini`: with settings that suit the bundled policy.
 
-    All in fp32: train.py alone would take bfloat16 on a GPU.
+    All train in fp32: train.py alone would take bfloat16 on a GPU.
     """
     methods = {}
     for name, (rounds, n) in ROUNDS.items():
@@ -69,71 +77,52 @@ def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
 METHODS = tuple(commands(dict.fromkeys((*ROUNDS, "ppo", "grpo", "token"), 1)))
 
 
-def generated_tokens(rows: Sequence[dict[str, Any]]) -> int:
-    """Tokens sampled for training, from the lines of metrics.jsonl."""
-    counted = [row["train/generated_tokens"] for row in rows if "train/generated_tokens" in row]
-    if counted:
-        return int(counted[-1])
-    return round(
-        sum(row["train/length_mean"] * COMPLETIONS_PER_STEP for row in rows if "train/length_mean" in row)
-    )
+def generated_tokens(rows: Sequence[dict[str, Any]]) -> float:
+    """Tokens sampled for training, from the lines of metrics.jsonl: the last count, or lengths of 64 completions."""
+    counts = [row["train/generated_tokens"] for row in rows if "train/generated_tokens" in row]
+    lengths = [row["train/length_mean"] for row in rows if "train/length_mean" in row]
+    return counts[-1] if counts else sum(lengths) * COMPLETIONS_PER_STEP
 
 
-def steps_in(minutes: float, runs: Path, methods: Sequence[str], seeds: int, steps: int) -> dict[str, int]:
-    """How many steps of each method so many minutes hold, by the seconds its runs of `steps` steps took.
+def seconds(folder: Path) -> float | None:
+    """Wall-clock of a run; None if it was not trained from here."""
+    file = folder / "seconds.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def steps_in(minutes: float, folders: dict[str, list[Path]], steps: int) -> dict[str, int]:
+    """How many steps of each method fit into so many minutes, by the seconds that its runs of `steps` steps took.
 
     Raises:
-        UserError: they are not there.
+        UserError: a run is missing.
     """
     found = {}
-    for method in methods:
-        spent = [runs / f"{method}-{seed}" / "seconds.json" for seed in range(seeds)]
-        if not all(file.exists() for file in spent):
+    for method, runs in folders.items():
+        spent = [s for s in map(seconds, runs) if s]
+        if len(spent) < len(runs):
             raise UserError(
-                f"--minutes {minutes:g}: how fast {method} is, its runs of {steps} steps say; make them first, without "
-                "--minutes"
+                f"--minutes needs the speed of {method}: run the same command without --minutes first"
             )
-        seconds = fmean(json.loads(file.read_text(encoding="utf-8")) for file in spent)
-        found[method] = max(1, round(steps * minutes * 60 / seconds))
+        found[method] = max(1, round(steps * minutes * 60 / fmean(spent)))
     return found
 
 
-def table(comparison: dict[str, Any], runs: Path, methods: Sequence[str], seeds: int) -> str:
-    """Markdown: method by metric, the mean over seeds with the lowest and the highest of them.
-
-    Where there is only one, as for the base, the brackets hold its 95 % interval over prompts; the base has captured
-    nothing, by definition.
-    """
+def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
+    """Markdown: method by metric, the mean over seeds with the lowest and the highest of them."""
     models = {model["name"]: model for model in comparison["models"]}
-    header = ["", *(METRICS[key].label for key in COLUMNS), "Verdicts", "Tokens sampled", "Wall-clock"]
     lines = []
-    for method in ("base", *methods):
-        names = ["base"] if method == "base" else [f"{method}-{seed}" for seed in range(seeds)]
-        cells = [method]
-        for key in COLUMNS:
-            found = [models[name]["metrics"][key] for name in names if key in models[name]["metrics"]]
-            if not found:
-                cells.append("")
-                continue
-            values, digits = [x["value"] for x in found], 1 if key in ("ref_perplexity", "length") else 2
-            low, high = (found[0]["low"], found[0]["high"]) if len(found) == 1 else (min(values), max(values))
-            cells.append(f"{fmean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-        if method == "base":
-            cells += ["", "", ""]
-        else:
-            verdicts = [models[name]["verdict"] for name in names]
-            cells.append(", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
-            cells.append(f"{fmean(generated_tokens(read_metrics(runs / name)) for name in names):,.0f}")
-            spent = [runs / name / "seconds.json" for name in names]
-            known = all(file.exists() for file in spent)  # not if it was trained by other means
-            cells.append(
-                clock(fmean(json.loads(f.read_text(encoding="utf-8")) for f in spent)) if known else ""
-            )
-        lines.append(cells)
-    return markdown(header, lines)
+    for method, runs in {"base": [], **folders}.items():
+        found = [models[name] for name in ([run.name for run in runs] or ["base"])]
+        line = [method, *cells([{k: v["value"] for k, v in m["metrics"].items()} for m in found], DIGITS)]
+        spent = [s for s in map(seconds, runs) if s]
+        line.append(counted(model["verdict"] for model in found) if runs else "")
+        line.append(f"{fmean(generated_tokens(read_metrics(run)) for run in runs):,.0f}" if runs else "")
+        lines.append([*line, clock(fmean(spent)) if spent else ""])
+    labels = [METRICS[key].label for key in DIGITS]
+    return markdown(["", *labels, "Verdicts", "Tokens sampled", "Wall-clock"], lines)
 
 
-def methods_frontier(found: dict[str, Any], methods: Sequence[str]) -> Figure:
+def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
     """evaluate.py's frontier with a look for each method instead of each run: one point a seed, joined."""
     last: dict[str, dict[str, Any]] = {}  # of each run, its latest model
     for point in sorted(found["points"], key=lambda p: p["step"] or 0):
@@ -154,6 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
     parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
     parser.add_argument("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
+    parser.add_argument("--write", action="store_true", help="the table and the figures into docs/, too")
     parser.add_argument("--model", default="mini", help="the policy, for all (default: mini)")
     parser.add_argument("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
     return parser.parse_args(argv)
@@ -167,33 +157,39 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(METHODS)}")
     models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
     out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
+    folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in methods}
     steps = dict.fromkeys(METHODS, args.steps)
     if args.minutes:
-        steps |= steps_in(args.minutes, runs, methods, args.seeds, args.steps)
+        steps |= steps_in(args.minutes, folders, args.steps)
         runs, out = (folder / f"{args.minutes:g}-minutes" for folder in (runs, out))
+        folders = {method: [runs / run.name for run in found] for method, found in folders.items()}
     available = commands(steps, mini)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
-        Training([*available[method], *models], runs / f"{method}-{seed}", seed)
+        Training([*available[method], *models], folders[method][seed], seed)
         for seed in range(args.seeds)
         for method in methods
     ]
     finish_runs(wanted, args.jobs, runs / "log.txt")
 
-    named = [f"{m}-{seed}={runs / f'{m}-{seed}'}" for m in methods for seed in range(args.seeds)]
+    named = [f"{run.name}={run}" for found in folders.values() for run in found]
     evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *models]
     if subprocess.run(evaluate, cwd=ROOT).returncode:
         raise UserError("evaluate.py failed; its message is above")
     comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
-    text = table(comparison, runs, methods, args.seeds)
+    text = table(comparison, folders)
     (out / "table.md").write_text(text, encoding="utf-8")
     histories = {
-        method: mean_history([read_metrics(runs / f"{method}-{seed}") for seed in range(args.seeds)])
-        for method in methods
+        method: mean_history([read_metrics(run) for run in found]) for method, found in folders.items()
     }
-    plots.save(plots.training_curves(histories, start=1), out, "methods")
-    plots.save(methods_frontier(comparison["frontier"], methods), out, "frontier_methods")
-    brackets = "[lowest, highest] seed; base: " if args.seeds > 1 else ""
-    print(f"\nMeans of {args.seeds} seed(s), {brackets}95 % interval over prompts\n\n{text}\nin {out}")
+    curves = plots.training_curves(histories, start=1)
+    frontier = methods_frontier(comparison["frontier"], methods)
+    plots.save(curves, out, "methods")
+    plots.save(frontier, out, "frontier_methods")
+    if args.write:
+        write_between(ROOT / "docs" / "baselines.md", "written by make baselines", text)
+        curves.savefig(ROOT / "docs" / "methods.png", dpi=110)
+        frontier.savefig(ROOT / "docs" / "baselines_frontier.png", dpi=110)
+    print(f"\nMeans of {args.seeds} seed(s), [lowest, highest]\n\n{text}\nin {out}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The runs of `make results`: each measured once as evaluate.py measures it, labelled by its texts, and kept.
+"""The runs of `make results`: measured once as evaluate.py measures, labelled by their texts, and kept.
 
 benchmarks/results.jsonl has a line for each run: its command, its metrics, its curves, two of its samples. The pages
-are written from these lines, so a seed that was trained on another machine counts as well. A run's folder gets
+are written from these lines, so seeds that were trained on another machine count as well. A run's folder gets
 texts.jsonl, the 4 completions of every held-out prompt that were measured.
 
-The label knows no KL, no judge, no mean over texts, and none of the limits of kit/verdict.py. A completion is broken if
-it is one the base hardly ever writes: a text more repetitive, shorter, or to the reference stranger or staler than 99
-in 100 of the base's; or if three words of it stand in every tenth text of its model.
+The label uses no KL, no judge, no mean over texts, and none of the limits of kit/verdict.py. A completion is degenerate
+if the base hardly ever writes such a text: it is more repetitive, shorter, or to the reference more or less likely than
+99 in 100 of the base's. It is so too if it holds three words that stand in every tenth text of its model.
 """
 
 import argparse
@@ -19,16 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from kit import comparison
 from kit.cli import BASE, Parser
-from kit.comparison import (
-    UNWRITTEN,
-    Model,
-    base_slope,
-    chosen_judge,
-    fill_in,
-    load_bench,
-    zero_std_groups,
-)
+from kit.comparison import UNWRITTEN, Model, base_slope, chosen_judge, load_bench, zero_std_groups
 from kit.errors import UserError
 from kit.files import write_text
 from kit.metrics import Estimate, words
@@ -44,7 +37,7 @@ from kit.verdict import signals, verdict
 KEPT, TEXTS = Path(__file__).with_name("results.jsonl"), "texts.jsonl"
 RARE = 0.01  # of the base's texts lie beyond each limit
 STOCK = 0.10  # of a model's texts hold the same three words
-SAMPLED = ("The script", "The acting")  # held-out prompts which the base goes on with in a bad temper
+SAMPLED = ("The script", "The acting")  # held-out prompts that the base continues negatively
 DRAWN = {key for key, *_ in CURVES} | set(NAMES)  # series of metrics.jsonl
 
 Line = dict[str, Any]
@@ -53,7 +46,7 @@ Line = dict[str, Any]
 
 
 def repeated_pairs(text: str) -> float:
-    """The share of a text's word pairs that stood there before: 0 for fewer than two words."""
+    """The share of word pairs that occurred earlier in the text: 0 for fewer than two words."""
     found = words(text)
     pairs = list(pairwise(found))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
@@ -66,7 +59,7 @@ def triples(text: str) -> set[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """What the base's texts are like, one by one: beyond these limits lies one in a hundred, at each end."""
+    """Limits of the base's texts: one in a hundred lies beyond each of them."""
 
     repeated: float
     shortest: float
@@ -84,7 +77,7 @@ class Ordinary:
         )
 
     def broken(self, rows: Sequence[Mapping[str, Any]]) -> float:
-        """The share of broken ones among a model's texts."""
+        """The share of degenerate texts among a model's."""
         counts = Counter(triple for row in rows for triple in triples(row["completion"]))
         stock = {triple for triple, count in counts.items() if count > max(STOCK * len(rows), 2)}
         return sum(self._is_broken(row, stock) for row in rows) / len(rows)
@@ -116,45 +109,36 @@ def measure(trained: Sequence[Training]) -> None:
     total = (1 + len(todo)) * args.num_samples * len(bench.prompts)
     bench.progress = Progress(total, "measuring", "completions")
     base = Model(BASE, choice.policy)
-    fill_in(base, bench, args.num_samples)
+    comparison.measure(base, bench, args.num_samples)
     slope, samples, ordinary = base_slope(base), kept_samples(choice, bench), Ordinary.of(base.rows)
-    keep({"run": BASE, "metrics": _metrics(base), "judge_slope": slope})
+
+    def metrics(model: Model) -> dict[str, float]:
+        entry = comparison.compared(model, base, slope, samples, args.num_samples)
+        return {key: _short(found["value"]) for key, found in entry["metrics"].items()}
+
+    keep({"run": BASE, "metrics": metrics(base), "judge_slope": slope})
     for run in todo:
         folder = run.folder
         model = Model(folder.name, str(folder))
-        fill_in(model, bench, args.num_samples, base, slope, samples)
+        comparison.measure(model, bench, args.num_samples)
         if model.error:
             raise UserError(f"{folder.name} cannot be measured: {model.error}")
         rows = [{key: row[key] for key in row if key not in UNWRITTEN} for row in model.rows]
         (folder / TEXTS).write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
-        keep(
-            {
-                "run": folder.name,
-                "command": spelled_out(run.command),
-                "metrics": _metrics(model),
-                "zero_std_groups": zero_std_groups(model),
-                "broken": _short(ordinary.broken(model.rows)),
-                **of_training(
-                    folder, ordinary if model.settings["temperature"] == bench.temperature else None
-                ),
-            }
-        )
-
-
-def _metrics(model: Model) -> dict[str, float]:
-    return {key: _short(estimate.value) for key, estimate in model.estimates.items()}
+        line: Line = {"run": folder.name, "command": spelled_out(run.command), "metrics": metrics(model)}
+        line |= {"zero_std_groups": zero_std_groups(model), "broken": _short(ordinary.broken(model.rows))}
+        # Validations are sampled at the run's own temperature: at another than the base's its limits say nothing
+        limits = ordinary if model.settings["temperature"] == bench.temperature else None
+        keep(line | of_training(folder, limits))
 
 
 def _short(value: float) -> float:
-    """To four digits: the fifth is noise, and a line is read by people too."""
+    """To four digits: the fifth is noise."""
     return float(f"{value:.4g}")
 
 
 def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
-    """A run's curves, with the share of broken texts at each validation, and its first and last samples of SAMPLED.
-
-    Validations are sampled at the run's own temperature: where that is not the base's, its limits say nothing (None).
-    """
+    """A run's curves, with the share of degenerate texts at each validation, and its first and last samples."""
     samples = read_samples(folder)
     at: dict[int, list[Line]] = {}
     for row in samples:
@@ -180,7 +164,7 @@ def kept_lines() -> dict[str, Line]:
 
 
 def keep(line: Line) -> None:
-    """Write a run's line, in the place of the one that stands there of an earlier run of its name."""
+    """Write a run's line; it replaces that of an earlier run of this name."""
     kept = kept_lines() | {line["run"]: line}
     write_text(KEPT, "".join(to_json(kept[run]) + "\n" for run in sorted(kept)))
 

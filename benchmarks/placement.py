@@ -1,6 +1,6 @@
-"""Exercise 7 by training: six estimators of a KL, in the reward and in the loss. Writes its table of docs/results.md.
+"""Exercise 7 by training: six estimators of a KL, in the reward and in the loss. Writes a table of docs/results.md.
 
-    python -m benchmarks.placement                     three seeds of twelve places, and of none: half an hour
+    python -m benchmarks.placement                     three seeds of twelve places and of no term: half an hour
     python -m benchmarks.placement --only "k3 loss"
 
 With d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d), the term of a completion is sum_t f_t:
@@ -12,8 +12,8 @@ In the reward it is a number, in the loss it is differentiated on the samples as
     reward   A = r - c sum_t f_t - (mean of the group)     loss = E[-A sum_t log pi(x_t)]
     loss     A = r - (mean of the group)                   loss = E[-A sum_t log pi(x_t) + c sum_t f_t]
 
-No advantage is divided by a deviation: that would give the same c another weight in either place. Stop it whenever you
-like: started again, it goes on where it was.
+No advantage is divided by a standard deviation: that would give the same c another weight in either place. It can be
+stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -38,20 +38,26 @@ from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit.cli import Parser, at_least_1
 from kit.errors import UserError, run_main
 from kit.files import write_text
+from kit.measuring import METRICS
 from kit.models import ROOT, load_policy, load_reference, resolve_models
 from kit.runs import read_lines, to_json
 from kit.sampling import end_tokens, rollout, sample
-from kit.sweep import markdown, mean_and_range, write_between
+from kit.sweep import cells, markdown, write_between
 from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
 from sentiment import load_scorer
 
 KEPT, PAGE = ROOT / "outputs" / "placement.jsonl", ROOT / "docs" / "results.md"
 ESTIMATORS = ("k1", "k2", "k3", "w log w", "1 - w", "exact")
-PLACES = ("none", *(f"{name} {place}" for name, place in product(ESTIMATORS, ("reward", "loss"))))
+PLACES = {"none": ("", "")} | {
+    f"{f} {place}": (f, place) for f, place in product(ESTIMATORS, ("reward", "loss"))
+}
 PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
 STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
 SETTINGS = [PROMPTS, GROUP, TOKENS, STEPS, RATE, PRICE]  # kept with every row: others make other numbers
 MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
+
+
+DIGITS = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
 
 
 def estimate(name: str, log_p: Tensor, log_q: Tensor, sampled: Tensor) -> Tensor:
@@ -72,7 +78,7 @@ def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk,
     def summed(f: Tensor) -> Tensor:  # sum_t, (N,) -> (B,)
         return torch.stack([part.sum() for part in f.split(chunk.lengths)])[places]
 
-    f = torch.zeros_like(score) if name == "none" else summed(estimate(name, log_p, log_q, chunk.sampled))
+    f = torch.zeros_like(score) if not name else summed(estimate(name, log_p, log_q, chunk.sampled))
     reward = score - PRICE * f.detach() if place == "reward" else score
     groups = reward.view(-1, GROUP)
     advantage = (groups - groups.mean(1, keepdim=True)).flatten()
@@ -81,8 +87,8 @@ def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk,
 
 
 def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
-    """One run, and what it came to on the held-out prompts."""
-    name, _, place = where.rpartition(" ") if where != "none" else ("none", "", "")
+    """Train one run; returns its metrics on the held-out prompts."""
+    name, place = PLACES[where]
     choice = resolve_models("mini", "mini")
     policy, tokenizer = load_policy(choice.policy)
     reference, score = load_reference(choice.policy, torch.device("cpu")), load_scorer(choice.sentiment)
@@ -119,24 +125,11 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each place, the mean over seeds with the lowest and the highest."""
-    columns = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
-    header = [
-        "estimator",
-        "place",
-        "seeds",
-        "sentiment",
-        "KL(pi\\|\\|pi_ref)",
-        "KL(pi_ref\\|\\|pi)",
-        "length",
-    ]
+    header = ["Estimator", "Place", "Seeds", *(METRICS[key].label for key in DIGITS)]
     lines = []
-    for where in PLACES:
-        mine = [row for row in rows if row["where"] == where]
-        if not mine:
-            continue
-        name, _, place = where.rpartition(" ") if where != "none" else ("(no term)", "", "")
-        cells = [mean_and_range([row[key] for row in mine], digits) for key, digits in columns.items()]
-        lines.append([name, place, str(len(mine)), *cells])
+    for where, (name, place) in PLACES.items():
+        if mine := [row for row in rows if row["where"] == where]:
+            lines.append([name or "(no term)", place, str(len(mine)), *cells(mine, DIGITS)])
     return markdown(header, lines)
 
 

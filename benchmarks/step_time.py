@@ -1,26 +1,21 @@
-"""What a training step of this kit costs against bare TRL, where the time goes, and how near the machine's limit it is.
+"""What a training step of this kit costs beside bare TRL, where its time goes, and how it grows with the sizes.
 
-    python benchmarks/step_time.py --write          about six minutes on two cores: let nothing else run
+    python -m benchmarks.step_time --write            about six minutes on two cores: let nothing else run
+    python -m benchmarks.step_time --growth --write   a quarter of an hour: sizes of a step, a completion, the model
 
 Bare TRL is `GRPOTrainer` on the model as `from_pretrained` gives it, with TRL's own sampling and loss and a reward
-that costs nothing; prompts, sizes and optimizer are the same. Every variant runs in a process of its own, first in one
-order and then in the other; a figure is the median over both. The floor is the arithmetic that cannot be left out
-(2 floating point operations for each weight and token, 6 with the backward pass), at the rate at which this machine
-multiplies matrices of the model's shapes. With --write the tables go into benchmarks/step_time.md.
+that costs nothing. Prompts, sizes and optimizer are the same. Every case runs in a process of its own, in one order
+and then in the other; the figures are medians over both. The floor is the arithmetic that cannot be left out (2
+floating point operations for each weight and token, 6 with the backward pass), at the rate at which this machine
+multiplies matrices of the model's shapes. Models of --growth have random weights: speed and memory do not depend on
+what a model has learned. With --write the tables go into docs/speed.md, and the figure of --growth to docs/speed.png.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from kit.screen import quiet
 
-quiet()
+quiet(__name__)
 
-import argparse
 import multiprocessing
 import platform
 import resource
@@ -30,11 +25,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from matplotlib.figure import Figure
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -50,151 +47,148 @@ from trl import GRPOTrainer
 import reward_utils
 import rewards_solution
 from data import load_prompts
+from kit import plots
+from kit.cli import Parser, at_least_1
+from kit.errors import run_main
+from kit.hooks import Rollouts
 from kit.memory import keep_freed_memory
 from kit.models import (
     MINI,
+    ROOT,
     ModelChoice,
     default_device,
     load_policy,
     load_reference,
     resolve_models,
 )
+from kit.sweep import markdown, write_between
 from reward_utils import make_reward_function
 from sentiment import load_scorer, load_tokenizer
-from train import GRPOArguments, Rollouts, grpo_config, make_trainer
+from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
-VARIANTS = ("bare TRL", "no penalty, both KLs measured", "forward penalty", "LoRA, forward")
+FORWARD = "forward penalty"
+VARIANTS = ("bare TRL", "no penalty, both KLs measured", FORWARD, "LoRA, forward")
+WIDTH = 256
+# What is varied -> {size: flags}; the middle size is the default
+GROWTH: dict[str, dict[int, dict[str, Any]]] = {
+    "completions": {n: {"prompts_per_step": n // 8} for n in (32, 64, 128)},
+    "tokens of a completion": {n: {"max_completion_length": n} for n in (20, 40, 80)},
+    "width of the model": {n: {} for n in (128, WIDTH, 512)},
+}
+PAGE = ROOT / "docs" / "speed.md"
 
 
 @dataclass
 class Timing:
-    """Of one variant: seconds of every step, of every phase, peak memory in MB, and the work of a step."""
+    """Of one case: seconds of every step and of every phase, and the size of its work."""
 
     steps: list[float] = field(default_factory=list)
     phases: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    memory: float = 0.0
-    gflop: float = 0.0
+    memory: float = 0.0  # peak, MB
+    gflop: float = 0.0  # of a step
     tokens: float = 0.0  # sampled in a step
     gflops: float = 0.0  # what the machine multiplies in a second
 
 
-class StepTimes(TrainerCallback):
-    """Wall-clock seconds from one `on_step_end` to the next: optimizer and logging included."""
+class StepEnds(TrainerCallback):
+    """The clock at the end of each step: optimizer and logging are included."""
 
-    def __init__(self, timing: Timing) -> None:
-        self.timing, self.before = timing, 0.0
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        now = time.perf_counter()
-        if state.global_step > WARM_UP:
-            self.timing.steps.append(now - self.before)
-        self.before = now
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
 
 
-def timed(function: Callable, name: str, timing: Timing) -> Callable:
-    """The function, with the seconds of each call noted under `name`."""
+def timed(function: Callable, seconds: list[float]) -> Callable:
+    """The function; the seconds of each call go into the list."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            timing.phases[name].append(time.perf_counter() - start)
+        result = function(*args, **kwargs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        return result
 
     return wrapper
 
 
-def matmul_rate(width: int, rows: int = 2560, seconds: float = 1.0) -> float:
+def matmul_rate(width: int, rows: int = 2560) -> float:
     """GFLOP a second of fp32 products (rows, width) x (width, 4 width), the model's largest block."""
-    device = default_device()
-    a, b = torch.randn(rows, width, device=device), torch.randn(width, 4 * width, device=device)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for _ in range(10):
-            a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        count += 10
-    return count * 2 * rows * width * 4 * width / (time.perf_counter() - start) / 1e9
+    a, b = (torch.randn(shape, device=default_device()) for shape in ((rows, width), (width, 4 * width)))
+    seconds: list[float] = []
+    product = timed(torch.matmul, seconds)
+    while sum(seconds) < 1.0:
+        product(a, b)
+    return len(seconds) * 8 * rows * width**2 / sum(seconds) / 1e9
 
 
-def work(policy: Any, scorer: Any, prompts: float, completions: float, groups: int) -> float:
+def work(policy: Any, scorer: Any, prompts: float, completions: float, group: int) -> float:
     """GFLOP of one step: sampling (a prompt once for its group), reference, loss and its gradient, score.
 
     `prompts` and `completions` are the tokens of all rows of a batch.
     """
-    embeddings = policy.get_input_embeddings().weight.numel()
     head = policy.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in policy.parameters()) - embeddings
-    sampling = 2 * (body * (prompts / groups + completions) + head * completions)
+    body = sum(p.numel() for p in policy.parameters()) - policy.get_input_embeddings().weight.numel()
+    sampling = 2 * (body * (prompts / group + completions) + head * completions)
     one_pass = body * (prompts + completions) + head * completions
     score = 2 * sum(p.numel() for p in scorer.model.parameters()) * completions if scorer else 0.0
     return (sampling + 2 * one_pass + 6 * one_pass + score) / 1e9
 
 
-def time_variant(
-    variant: str, choice: ModelChoice, steps: int, flags: dict[str, Any], gigabytes: float | None = None
-) -> Timing:
-    """Train `steps` steps of one variant, with `flags` of TRL's, on a GPU that gives no more than `gigabytes`."""
-    timing, device = Timing(), default_device()
+def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """Costs nothing, and differs within a group: equal rewards would leave no gradient to compute."""
+    return [float(ids[0] % 7) for ids in completion_ids]
+
+
+def time_variant(variant: str, choice: ModelChoice, steps: int, flags: dict[str, Any]) -> Timing:
+    """Train `steps` steps of one variant, with these settings of TRL's."""
+    timing, device, ends = Timing(), default_device(), StepEnds()
     keep_freed_memory()
     bare, lora = variant == "bare TRL", variant.startswith("LoRA")
-    if bare:
-        policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
-        tokenizer, scorer = load_tokenizer(choice.policy), None
-        reward: Any = free_reward
-    else:
-        policy, tokenizer = load_policy(choice.policy)
-        scorer = load_scorer(choice.sentiment, device)
-        reward = make_reward_function(
-            timed(scorer, "score", timing),
-            tokenizer,
-            kl_type="none" if variant.startswith("no penalty") else "forward",
-            reference=None if lora else load_reference(choice.policy, device),
-            student=rewards_solution,
-        )
-        reward_utils.reference_log_probs = timed(
-            reward_utils.reference_log_probs, "reference log-probs", timing
-        )
-    if device.type == "cuda":
-        if gigabytes:
-            whole = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(gigabytes * 2**30 / whole)
-        torch.cuda.reset_peak_memory_stats()
+    prompts = load_prompts()
     with tempfile.TemporaryDirectory() as folder:
         args = GRPOArguments(output_dir=folder, use_peft=lora, **flags)
         config = grpo_config(args)
         config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
-        prompts = load_prompts() * 20
         if bare:
-            trainer = GRPOTrainer(
-                model=policy,
-                reward_funcs=reward,
-                args=config,
-                train_dataset=Dataset.from_dict({"prompt": prompts}),
-                processing_class=tokenizer,
-            )
+            policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
+            tokenizer, scorer = load_tokenizer(choice.policy), None
+            dataset = Dataset.from_dict({"prompt": prompts * 20})
+            trainer = GRPOTrainer(policy, free_reward, config, dataset, processing_class=tokenizer)
             trainer.remove_callback(PrinterCallback)
         else:
-            Rollouts.__call__ = timed(Rollouts.__call__, "sampling", timing)  # type: ignore[method-assign]
-            trainer = make_trainer(policy, tokenizer, reward, prompts, args, config)
+            policy, tokenizer = load_policy(choice.policy)
+            scorer = load_scorer(choice.sentiment, device)
+            reward = make_reward_function(
+                timed(scorer, timing.phases["score"]),
+                tokenizer,
+                kl_type="none" if variant.startswith("no penalty") else "forward",
+                reference=None if lora else load_reference(choice.policy, device),
+                student=rewards_solution,
+            )
+            trainer = make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
             reward.policy = trainer.model
-        trainer.add_callback(StepTimes(timing))
+            for owner, name, phase in (
+                (Rollouts, "__call__", "sampling"),
+                (reward_utils, "reference_log_probs", "reference log-probs"),
+            ):
+                setattr(owner, name, timed(getattr(owner, name), timing.phases[phase]))
+        trainer.add_callback(ends)
         trainer.train()
-        rows = args.prompts_per_step * args.num_generations
-        length = np.mean([log["completions/mean_length"] for log in trainer.state.log_history[:-1]])
+    timing.steps = np.diff(ends.times)[WARM_UP - 1 :].tolist()
     timing.phases = {name: seconds[WARM_UP:] for name, seconds in timing.phases.items()}
-    timing.tokens = float(rows * length)
-    prompt_tokens = rows * float(np.mean([len(ids) for ids in tokenizer(load_prompts())["input_ids"]]))
-    timing.gflop = work(policy, scorer, prompt_tokens, timing.tokens, args.num_generations)
+    rows, group = args.prompts_per_step * args.num_generations, args.num_generations
+    timing.tokens = rows * float(
+        np.mean([log["completions/mean_length"] for log in trainer.state.log_history[:-1]])
+    )
+    prompt_tokens = rows * float(np.mean([len(ids) for ids in tokenizer(prompts)["input_ids"]]))
+    timing.gflop = work(policy, scorer, prompt_tokens, timing.tokens, group)
     timing.gflops = matmul_rate(policy.config.hidden_size)
-    if device.type == "cuda":
-        timing.memory = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        timing.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
+    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
+    timing.memory = on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux: kB
     return timing
 
 
@@ -217,85 +211,102 @@ def random_gpt2(folder: Path) -> ModelChoice:
     return ModelChoice(str(folder / "policy"), str(folder / "sentiment"), "random weights")
 
 
-def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """Costs nothing, and differs within a group: with equal rewards there would be no gradient to compute."""
-    return [float(ids[0] % 7) for ids in completion_ids]
-
-
-def alternate(choice: ModelChoice, steps: int, gigabytes: float | None) -> dict[str, Timing]:
-    """All variants, each in a fresh process, there and back again."""
+def time_all(cases: dict[str, tuple], steps: int) -> dict[str, Timing]:
+    """The cases (variant, models, flags), each in a fresh process, there and back again."""
     found: dict[str, Timing] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        for variant in (*VARIANTS, *reversed(VARIANTS)):
-            timing = processes.submit(time_variant, variant, choice, steps, {}, gigabytes).result()
-            print(f"{variant:<30} {np.median(timing.steps):.2f} s", flush=True)
-            if variant not in found:
-                found[variant] = timing
+        for name in (*cases, *reversed(cases)):
+            variant, choice, flags = cases[name]
+            timing = processes.submit(time_variant, variant, choice, steps, flags).result()
+            print(f"{name:<30} {np.median(timing.steps):.2f} s", flush=True)
+            if name not in found:
+                found[name] = timing
                 continue
-            found[variant].steps += timing.steps
-            for name, seconds in timing.phases.items():
-                found[variant].phases[name] += seconds
-            found[variant].memory = max(found[variant].memory, timing.memory)
-            found[variant].gflops = (found[variant].gflops + timing.gflops) / 2
+            found[name].steps += timing.steps
+            for phase, seconds in timing.phases.items():
+                found[name].phases[phase] += seconds
+            found[name].memory = max(found[name].memory, timing.memory)
+            found[name].gflops = (found[name].gflops + timing.gflops) / 2
     return found
 
 
-def report(found: dict[str, Timing], choice: ModelChoice, steps: int) -> str:
-    """Two tables in Markdown: the steps, and the phases of one."""
+def compared(choice: ModelChoice, steps: int) -> str:
+    """Markdown: a step of each variant, and the phases of the one with a forward penalty."""
+    found = time_all({variant: (variant, choice, {}) for variant in VARIANTS}, steps)
     gpu = torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     bare = float(np.median(found[VARIANTS[0]].steps))
-    lines = [
-        f"`python benchmarks/step_time.py`: {choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 "
-        f"completions of at most 40 tokens; median [quartiles] of {2 * steps} steps, in two processes, in both orders.",
-        "",
-        "| step | seconds | against bare TRL | tokens/s | share of the machine's matmul rate | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for variant, t in found.items():
         low, seconds, high = np.quantile(t.steps, [0.25, 0.5, 0.75])
-        lines.append(
-            f"| {variant} | {seconds:.2f} [{low:.2f}, {high:.2f}] | {seconds / bare:.2f} x | "
-            f"{t.tokens / seconds:,.0f} | {t.gflop / seconds / t.gflops:.0%} | {t.memory:,.0f} MB |"
-        )
-    t = found["forward penalty"]
-    whole = float(np.median(t.steps))
-    lines += [
-        "",
-        f"The step with a forward penalty, {t.gflop:.0f} GFLOP on a machine that multiplies at {t.gflops:.0f} GFLOP/s: "
-        f"{t.gflop / t.gflops:.2f} s at least.",
-        "",
-        "| phase | seconds | whose |",
-        "|---|---|---|",
-    ]
-    for name, seconds_list in t.phases.items():
-        seconds = float(np.median(seconds_list))
-        whole -= seconds
-        lines.append(f"| {name} | {seconds:.2f} | ours |")
-    lines.append(f"| loss, gradient, update, logging | {whole:.2f} | TRL's trainer, with our log-prob pass |")
-    return "\n".join(lines)
+        cells = [variant, f"{seconds:.2f} [{low:.2f}, {high:.2f}]", f"{seconds / bare:.2f} x"]
+        share = f"{t.gflop / seconds / t.gflops:.0%}"
+        rows.append([*cells, f"{t.tokens / seconds:,.0f}", share, f"{t.memory:,.0f} MB"])
+    t = found[FORWARD]
+    phases = {name: float(np.median(seconds)) for name, seconds in t.phases.items()}
+    phases["loss, gradient, update, logging"] = float(np.median(t.steps)) - sum(phases.values())
+    header = ["step", "seconds", "against bare TRL", "tokens/s", "hardware utilisation", "peak memory"]
+    return (
+        f"{choice.policy_name}, {machine}, {torch.get_num_threads()} threads; 64 completions of at most 40 tokens; "
+        f"median [quartiles] of {2 * steps} steps, in two processes, in both orders.\n\n{markdown(header, rows)}\n"
+        f"The step with a forward penalty is {t.gflop:.0f} GFLOP. This machine multiplies at {t.gflops:.0f} GFLOP/s: "
+        f"{t.gflop / t.gflops:.2f} s at least.\n\n"
+        + markdown(["phase", "seconds"], [[name, f"{seconds:.2f}"] for name, seconds in phases.items()])
+    )
+
+
+def growth(folder: Path, steps: int) -> tuple[str, Figure]:
+    """(Markdown, seconds a step over each size). The slope is that of log seconds over log size: 1 is in proportion."""
+    cases = {}
+    for axis, sizes in GROWTH.items():
+        for size, flags in sizes.items():
+            width = size if axis.startswith("width") else WIDTH
+            policy = folder / f"{width}"
+            if not policy.exists():
+                random_policy(policy, width=width, layers=6, heads=width // 64, vocabulary=8192)
+            choice = ModelChoice(str(policy), str(MINI / "sentiment"), "a benchmark")
+            cases[f"{axis} {size}"] = (FORWARD, choice, flags)
+    found, rows = time_all(cases, steps), []
+    figure, axes = plots.grid(1, len(GROWTH), (9, 2.8), sharey=True)
+    for ax, (axis, sizes) in zip(axes.flat, GROWTH.items(), strict=True):
+        timings = [found[f"{axis} {size}"] for size in sizes]
+        seconds = [float(np.median(t.steps)) for t in timings]
+        slope = f"{np.polyfit(np.log(list(sizes)), np.log(seconds), 1)[0]:.2f}"
+        for size, s, t in zip(sizes, seconds, timings, strict=True):
+            last = slope if size == max(sizes) else ""
+            rows.append([axis, f"{size}", f"{s:.2f}", f"{t.tokens / s:,.0f}", f"{t.memory:,.0f} MB", last])
+        ax.loglog(list(sizes), seconds, "o-", color=plots.style(2).color)
+        ax.set_xticks(list(sizes), [str(size) for size in sizes])
+        ax.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        ax.minorticks_off()
+        ax.set_xlabel(axis)
+    axes[0, 0].set_ylabel("seconds a step")
+    return markdown(["varied", "size", "seconds a step", "tokens/s", "peak memory", "slope"], rows), figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="auto", help="as in train.py")
-    parser.add_argument(
-        "--steps", type=int, default=8, help="measured steps of each process, of two (default: 8)"
-    )
-    parser.add_argument(
-        "--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights"
-    )
-    parser.add_argument("--gigabytes", type=float, help="of the GPU's memory, and no more")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/step_time.md")
+    parser = Parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", default="auto", help="as in train.py")
+    add("--steps", type=at_least_1, default=8, metavar="N", help="measured steps a process (default: 8)")
+    add("--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights")
+    add("--growth", action="store_true", help="how a step grows, instead of its comparison with TRL")
+    add("--write", action="store_true", help="write to docs/speed.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
-        text = report(alternate(choice, args.steps, args.gigabytes), choice, args.steps)
+        if args.growth:
+            text, figure = growth(Path(folder), args.steps)
+        else:
+            choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
+            text = compared(choice, args.steps)
     print(f"\n{text}")
     if args.write:
-        (ROOT / "benchmarks/step_time.md").write_text(f"# Step time\n\n{text}\n", encoding="utf-8")
+        mark = "benchmarks.step_time --growth" if args.growth else "benchmarks.step_time"
+        write_between(PAGE, f"written by {mark}", text)
+        if args.growth:
+            figure.savefig(ROOT / "docs" / "speed.png", dpi=130)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,11 +1,9 @@
-"""Is the verdict right on runs it has not seen? Writes docs/verdict.md's table and its figure.
+"""Is the verdict right on runs it has not seen? Writes the table and the figure of docs/verdict.md.
 
     python -m benchmarks.verdict        after make results: from the lines in benchmarks/results.jsonl, in a second
 
-A run is labelled before the verdict is asked, by its texts one by one: hacked if more than one in three is broken, in
-the sense of benchmarks/measured.py.
-
-Of the experiments in benchmarks/results.yaml limits may be chosen on the first, third, ...; the others test them.
+A run is labelled by its texts alone: hacked if more than one in three is degenerate, as benchmarks/measured.py defines
+it. Limits may be chosen on the first, third, ... experiment of benchmarks/results.yaml; the others test them.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -45,16 +43,12 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def first_steps(line: Line) -> tuple[int | None, int | None]:
-    """The validation at which a first signal of the verdict was raised, and that from which the label is hacked."""
+    """The validations at which the first signal is raised, and from which on the label is hacked."""
     start, *later = validations(line)
     base = _validated(start)
-    raised = hacked = None
-    for row in later:
-        if raised is None and any(s.level != LEVELS[0] for s in signals(_validated(row), base)):
-            raised = row["step"]
-        if hacked is None and row.get("broken", 0) > HACKED_FROM:
-            hacked = row["step"]
-    return raised, hacked
+    raised = [r["step"] for r in later if any(s.level != LEVELS[0] for s in signals(_validated(r), base))]
+    hacked = [r["step"] for r in later if r.get("broken", 0) > HACKED_FROM]
+    return next(iter(raised), None), next(iter(hacked), None)
 
 
 def _validated(row: Line) -> dict[str, Estimate]:
@@ -70,16 +64,10 @@ def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
     return f"{said} of {len(mine)}{share}"
 
 
-def warning(steps: Sequence[int]) -> str:
-    """` (by 5 to 20 steps)`"""
-    ends = sorted({min(steps), max(steps)}) if steps else []
-    return f" (by {' to '.join(map(str, ends))} steps)" if ends else ""
-
-
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
-    """Runs by signals: how loud each was; left the share of broken texts, right what the verdict said.
+    """A row for each run, a column for each signal; left the share of degenerate texts, right the verdict.
 
-    Sound runs without any signal are a number in the title.
+    Sound runs without any signal are only counted, in the title.
     """
     loud_or_hacked = [m for m in models if m["hacked"] or any(s["level"] != LEVELS[0] for s in m["signals"])]
     ordered = sorted(loud_or_hacked, key=lambda m: m["broken"])
@@ -92,7 +80,9 @@ def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     ax = found.subplots()
     ax.imshow(loud, aspect="auto", cmap="YlOrRd", vmin=0, vmax=2.6)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    ax.set_yticks(range(len(ordered)), [f"{m['run']}  {m['broken']:.0%} broken" for m in ordered], fontsize=7)
+    ax.set_yticks(
+        range(len(ordered)), [f"{m['run']}  {m['broken']:.0%} degenerate" for m in ordered], fontsize=7
+    )
     right = ax.secondary_yaxis("right")
     right.set_yticks(range(len(ordered)), [m["verdict"] for m in ordered], fontsize=7)
     ax.axhline(sum(not m["hacked"] for m in ordered) - 0.5, color="black", lw=1.2)
@@ -114,30 +104,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     if len(models) < 2:
         raise UserError(f"{KEPT.name} has no runs: make results first")
+    halves = {
+        "to choose limits on": [m for m in models if m["place"] % 2 == 0],
+        "to test them": [m for m in models if m["place"] % 2],
+        "all": models,
+    }
     header = ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"]
-    lines = []
-    for title, half in (
-        ("to choose limits on", [m for m in models if m["place"] % 2 == 0]),
-        ("to test them", [m for m in models if m["place"] % 2]),
-        ("all", models),
-    ):
-        lines.append([f"{title} ({len(half)})", rate(half, True), rate(half, False)])
-    text = markdown(header, lines)
-    odd = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
-    text += (
-        "\nWhere they disagree: "
-        + ("; ".join(f"{m['run']} ({m['broken']:.0%} broken, {m['verdict']})" for m in odd) or "nowhere")
-        + ".\n"
+    text = markdown(
+        header,
+        [[f"{title} ({len(half)})", rate(half, True), rate(half, False)] for title, half in halves.items()],
     )
+    odd = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
+    named = "; ".join(f"{m['run']} ({m['broken']:.0%} degenerate, {m['verdict']})" for m in odd)
+    text += f"\nWhere they disagree: {named or 'nowhere'}.\n"
     early = [first_steps(m) for m in models if m["hacked"]]
-    both = [(raised, hacked) for raised, hacked in early if raised is not None and hacked is not None]
-    if both:
-        ahead = [hacked - raised for raised, hacked in both]
+    ahead = [hacked - raised for raised, hacked in early if raised is not None and hacked is not None]
+    if ahead:
         before = [steps for steps in ahead if steps > 0]
+        by = f" (by {min(before)} to {max(before)} steps)" if before else ""
         text += (
-            f"\nOf {len(early)} runs labelled hacked, {len(both)} are so at a validation in training too. The first "
-            f"signal stood before that in {len(before)} of them{warning(before)}, at the same validation in "
-            f"{ahead.count(0)}, later in {sum(steps < 0 for steps in ahead)}.\n"
+            f"\nOf {len(early)} runs labelled hacked, {len(ahead)} are so at a validation in training too. The first "
+            f"signal came before that in {len(before)} of them{by}, at the same validation in {ahead.count(0)}, later "
+            f"in {len(ahead) - len(before) - ahead.count(0)}.\n"
         )
     write_between(PAGE, "written by benchmarks/verdict.py", text)
     figure(models).savefig(PAGE.with_suffix(".png"), dpi=110)

@@ -1,4 +1,7 @@
-"""What `evaluate.py` compares: models on one bench, their runs, and the frontier of KL against score."""
+"""What `evaluate.py` compares: models on one bench, their runs, and the frontier of KL against score.
+
+The way of a model: `Model` (asked for) -> `measure` (rows, then estimates) -> `compared` (signals, then verdict).
+"""
 
 import argparse
 import math
@@ -31,7 +34,7 @@ from kit.models import (
 )
 from kit.reference import ReferenceSamples
 from kit.runs import Run, read_config, read_metrics
-from kit.verdict import MIN_JUDGE_SLOPE, Signal, judge_slope, signals, verdict
+from kit.verdict import MIN_JUDGE_SLOPE, judge_slope, signals, verdict
 from sentiment import load_scorer
 
 UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
@@ -40,10 +43,10 @@ LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
 
 @dataclass
 class Model:
-    """One row of the comparison: what was asked for, what was measured, or why it could not be.
+    """A model that was asked for, with its run, and then its rows or why there are none.
 
-    `run` is the run folder if `path` is one, `history` its metrics.jsonl; `config` is also that of the run
-    a checkpoint lies in.
+    `run` is the run folder if `path` is one, `history` its metrics.jsonl. `config` may also be that of the run a
+    checkpoint lies in.
     """
 
     name: str
@@ -53,13 +56,11 @@ class Model:
     history: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     estimates: dict[str, Estimate] = field(default_factory=dict)
-    signals: list[Signal] = field(default_factory=list)
-    verdict: str | None = None
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.name == BASE:  # where everything starts from, be it the end of another run
+        if self.name == BASE:  # it may be the end of another run, but here it is where all others start
             return
         for folder in (Path(self.path), Path(self.path).parent):
             if not (folder / "metrics.jsonl").is_file():
@@ -80,7 +81,7 @@ class Model:
 
     @property
     def price(self) -> float:
-        """What a nat costs it, in reward: `captured` is measured at it."""
+        """The KL coefficient of its run, at which `captured` is measured."""
         return price(self.settings)
 
     @property
@@ -98,15 +99,15 @@ class Model:
 
 
 def one_sentence(error: Exception) -> str:
-    """What a row says of a model that failed."""
+    """The error that a row shows."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
-    """`asked`, or for `auto` what the models' runs were trained with, if they agree.
+    """`asked`; if that is `auto`, what the models' runs were trained with, if they agree.
 
-    `key` is `model` or `sentiment_model`; config.json names a bundled one by its place in the project.
+    `key` is `model` or `sentiment_model`; config.json names a bundled one by its path in the project.
     """
     used = {m.config[key] for m in models if m.config and m.config.get(key)}
     if asked != "auto" or len(used) != 1:
@@ -116,7 +117,7 @@ def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
 
 
 def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoice:
-    """Reference and reward model: what the flags say, or what the models' runs had. Raises `UserError`."""
+    """Reference and reward model, by the flags or else by the models' runs. Raises `UserError`."""
     return resolve_models(
         trained_with(args.model, "model", models),
         trained_with(args.sentiment_model, "sentiment_model", models),
@@ -124,7 +125,7 @@ def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoic
 
 
 def chosen_judge(asked: str) -> str | None:
-    """What `--judge` asks for, to be loaded; None for none. Raises `UserError` if there is no such model."""
+    """The id or path of the judge; None for `none`. Raises `UserError` if there is no such model."""
     judge = {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
     if judge is not None:
         find_model(judge)
@@ -137,7 +138,7 @@ def chosen_judge(asked: str) -> str | None:
 def load_bench(
     args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
 ) -> Bench:
-    """What the flags of `kit.cli.Parser` ask for. Raises `UserError` for whatever cannot be had."""
+    """The bench that the flags of `kit.cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
     room = context(reference) - args.max_new_tokens
@@ -169,47 +170,29 @@ def load_measured(bench: Bench, path: str) -> tuple[PreTrainedModel, PreTrainedT
     return model.eval(), tokenizer
 
 
-def zero_std_groups(model: Model) -> float | None:
-    """Share of groups without any difference in reward, over the last logged steps; None if never logged."""
-    logged = model.logged("train/zero_std_groups")
-    return float(np.mean(logged[-LAST_STEPS:])) if logged else None
+def measure(model: Model, bench: Bench, num_samples: int) -> None:
+    """Fill in `rows` and `estimates`, or `error`: if one model fails, the others go on.
 
-
-def fill_in(
-    model: Model,
-    bench: Bench,
-    num_samples: int,
-    base: Model | None = None,
-    slope: float = 0.0,
-    samples: ReferenceSamples | None = None,
-) -> None:
-    """Measure one model, and compare it with `base` unless it is the base itself; `slope`: see `judge_slope`.
-
-    Whatever goes wrong is written into the model's row, and the other models go on; without the base none can, so that
-    is a `UserError`.
+    Raises:
+        UserError: the base fails. Without it there is nothing to compare with.
     """
+    base = model.name == BASE
     try:
-        pair = load_measured(bench, model.path) if base else (bench.reference, bench.tokenizer)
+        pair = (bench.reference, bench.tokenizer) if base else load_measured(bench, model.path)
         model.rows = bench.rows(*pair, num_samples)
         with bench.phase("statistics"):
             model.estimates = estimates(model.rows, num_samples)
-        if base:
-            model.signals = signals(model.estimates, base.estimates, zero_std_groups(model), slope)
-            model.verdict = verdict(model.signals)
-        if base and samples and "kl_policy_ref" in model.estimates:
-            share = captured_by(model, samples, num_samples)
-            model.estimates |= {} if math.isnan(share.value) else {"captured": share}
-        if "kl_policy_ref" not in model.estimates:
-            model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
     except Exception as error:
         # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
         model.rows, model.error = [], one_sentence(error)
-        if base is None:
+        if base:
             raise UserError(f"the reference model cannot be measured: {model.error}") from None
+    if model.rows and "kl_policy_ref" not in model.estimates:
+        model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
 
 
 def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[str, tuple[Any, Any]]:
-    """{setting: (its run's, the bench's)}, of those that a KL or a score depends on and that differ."""
+    """{setting: (its run's, the bench's)} of settings that differ and that a KL or a score depends on."""
     here = {
         "model": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
@@ -221,7 +204,7 @@ def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[
 
 
 def what_differs(model: Model, bench: Bench, choice: ModelChoice) -> list[str]:
-    """A sentence for each way in which its run was not what is measured here."""
+    """A sentence for each way in which its training differed from this measurement."""
     notes = [
         f"trained with --{key} {was}, and measured with {here}, as all here"
         for key, (was, here) in measured_otherwise(model, bench, choice).items()
@@ -244,26 +227,48 @@ def base_slope(base: Model) -> float:
     return slope
 
 
-def model_record(model: Model, base: Model) -> dict[str, Any]:
-    """One entry of comparison.json's `models`."""
+def zero_std_groups(model: Model) -> float | None:
+    """Share of groups without any difference in reward, over the last logged steps; None if never logged."""
+    logged = model.logged("train/zero_std_groups")
+    return float(np.mean(logged[-LAST_STEPS:])) if logged else None
+
+
+def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
+    """`captured` of the model's rows at its run's KL coefficient, in P(positive), or in 1 - it for a negated reward."""
+    negated = bool((model.config or {}).get("negate_reward"))
+    rewards, reference = column_of(model.rows, "sentiment", num_samples), samples.scores
+    if negated:
+        rewards, reference = 1 - rewards, 1 - reference
+    kl = column_of(model.rows, "kl_policy_ref", num_samples)
+    return captured(rewards, kl, reference, model.price)
+
+
+def compared(
+    model: Model, base: Model, slope: float, samples: ReferenceSamples | None, num_samples: int
+) -> dict[str, Any]:
+    """The model's entry in comparison.json: its estimates beside those of the base, its signals and its verdict."""
+    found, others = dict(model.estimates), model is not base
+    raised = signals(found, base.estimates, zero_std_groups(model), slope) if found and others else []
+    if samples and others and "kl_policy_ref" in found:
+        share = captured_by(model, samples, num_samples)
+        found |= {} if math.isnan(share.value) else {"captured": share}
     numbers: dict[str, dict[str, Any]] = {}
-    for key, estimate in model.estimates.items():
+    for key, estimate in found.items():
         low, high = estimate.interval()
-        entry: dict[str, Any] = {"value": estimate.value, "low": low, "high": high}
-        delta = estimate - base.estimates[key] if key in base.estimates and model is not base else None
+        delta = estimate - base.estimates[key] if others and key in base.estimates else None
         delta_low, delta_high = delta.interval() if delta else (None, None)
-        entry |= {"delta": delta.value if delta else None, "delta_low": delta_low, "delta_high": delta_high}
-        numbers[key] = entry | {"interval": estimate.kind}
+        numbers[key] = {"value": estimate.value, "low": low, "high": high, "delta": delta.value if delta else None,
+                        "delta_low": delta_low, "delta_high": delta_high, "interval": estimate.kind}  # fmt: skip
     return {
         "name": model.name,
         "path": display_name(model.path),
         "price": model.price,
-        "verdict": model.verdict,
+        "verdict": verdict(raised) if found and others else None,
         "error": model.error,
         "notes": model.notes,
         "metrics": numbers,
         "spread": spreads(model.rows),
-        "signals": [asdict(s) for s in model.signals],
+        "signals": [asdict(s) for s in raised],
         "config": model.config,
     }
 
@@ -272,9 +277,9 @@ def model_record(model: Model, base: Model) -> dict[str, Any]:
 
 
 def validation_points(model: Model, bench: Bench, choice: ModelChoice) -> list[Row]:
-    """Frontier points from the validations of a run, which cost nothing: its metrics.jsonl has them.
+    """Frontier points from the validations of a run, read from its metrics.jsonl.
 
-    There are none if it was not measured as here: on these prompts, to this reference, by this classifier.
+    There are none if it was validated otherwise: on other prompts, to another reference, by another classifier.
     """
     prompts = validation_prompts(model.settings.get("prompts", "builtin"))
     if measured_otherwise(model, bench, choice) or list(prompts) != list(bench.prompts):
@@ -302,22 +307,12 @@ def sample_point(name: str, step: int | None, rows: Sequence[Row]) -> Row:
 
 
 def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list[Row]:
-    """Points of a training-free curve; `judge` is what the judge says of samples chosen by the reward model."""
+    """Points of a training-free curve; `judge` is the judge's score of samples chosen by the reward model."""
     return [
         {setting: p.setting, "kl": p.kl, "sentiment": p.reward, "judge": p.value if judged else None,
          "effective_samples": p.effective_samples}
         for p in points
     ]  # fmt: skip
-
-
-def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
-    """`captured` of the model's rows at its run's price of KL, in P(positive), or in 1 - it for a negated reward."""
-    negated = bool((model.config or {}).get("negate_reward"))
-    rewards, reference = column_of(model.rows, "sentiment", num_samples), samples.scores
-    if negated:
-        rewards, reference = 1 - rewards, 1 - reference
-    kl = column_of(model.rows, "kl_policy_ref", num_samples)
-    return captured(rewards, kl, reference, model.price)
 
 
 def find_frontier(
@@ -338,7 +333,7 @@ def find_frontier(
                     points.append(
                         sample_point(model.name, step, bench.rows(*load_measured(bench, str(path))))
                     )
-                except Exception as error:  # as for a model: its frontier lacks a point, no more
+                except Exception as error:  # as in `measure`: only this point is missing
                     model.notes.append(f"{path.name}: {one_sentence(error)}")
             if not runs[model.name]:
                 points += validation_points(model, bench, choice)

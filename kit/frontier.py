@@ -1,4 +1,4 @@
-"""What reward a given KL(pi||pi_ref) can buy without any training, computed from samples of the reference alone.
+"""The reward that a given KL(pi||pi_ref) can buy without training, from samples of the reference alone.
 
 `rewards` are (num_prompts, N): N reference samples of every prompt, scored by the reward that training uses.
 `values` of the same shape are what those samples score on another scale (the judge's); by default the rewards.
@@ -14,20 +14,20 @@ import numpy as np
 
 from kit.metrics import Estimate, mean_estimate
 
-# Where the weights rest on fewer samples than this, the curve is cut: its reward is capped by the best sample
-# drawn, so it falls below the true one. Measured for Beta(1/2, 1/2) rewards, N = 16: at 4.4 effective samples
-# the estimate is 0.937 at 1.17 nats, the truth 0.947 at 1.16; the shortfall grows from there.
+# With fewer effective samples the curve is cut: its reward cannot exceed that of the best sample drawn, so it falls
+# below the true one. Measured for Beta(1/2, 1/2) rewards, N = 16: at 4.4 effective samples the estimate is 0.937 at
+# 1.17 nats, the truth 0.947 at 1.16.
 MIN_EFFECTIVE_SAMPLES = 4.0
 NO_ROOM = 1e-9  # J* - J(pi_ref) of equal rewards, up to rounding
-DEFAULT_PRICE = 0.1  # of a run that pays nothing for its distance
+DEFAULT_PRICE = 0.1  # for a run without a KL term
 
 
 def price(settings: Mapping[str, Any]) -> float:
-    """beta of J = E[r] - beta KL(pi||pi_ref) for a run with these flags: what a nat costs it, in reward.
+    """The KL coefficient beta of J = E[r] - beta KL(pi||pi_ref) for a run with these flags.
 
-    A penalty is part of the reward, so its price is `kl_coef`, whatever the reward is divided by after that. TRL's own
-    `--beta` is a price only where nothing is divided: beside rewards over their group's deviation s a nat costs s times
-    as much, and s changes from step to step. Such a run is measured as one without a KL term, at `DEFAULT_PRICE`.
+    For a penalty it is `kl_coef`: the penalty is part of the reward, whatever the reward is divided by afterwards.
+    TRL's own `--beta` counts only where rewards are not divided by the standard deviation s of their group. Where they
+    are, the coefficient is s beta, and s changes from step to step: such a run is measured at `DEFAULT_PRICE`.
     """
     if settings.get("credit") == "token" or settings.get("scale_rewards") == "none":
         in_loss = settings.get("beta")
@@ -105,11 +105,11 @@ def curves(
     return bon, [point for point in tilts if point.effective_samples >= MIN_EFFECTIVE_SAMPLES]
 
 
-# ---- how much of what is attainable ------------------------------------------------------------------------
+# ---- the share of the possible gain ------------------------------------------------------------------------
 
 
 def attainable(rewards: np.ndarray, beta: float) -> np.ndarray:
-    """J* of each prompt: the most that any policy can have of J(pi) = E[r] - beta KL(pi||pi_ref).
+    """J* of each prompt: the maximum of J(pi) = E[r] - beta KL(pi||pi_ref) over all policies.
 
     J* = beta log E_ref[exp(r/beta)] (Ziegler 2019; DPO eq. 4), from N reference samples' `rewards` (prompts, N). The
     mean inside the log is unbiased, so J* comes out too low, by about beta var(w) / (2 N mean(w)^2), w = exp(r/beta).
@@ -119,12 +119,12 @@ def attainable(rewards: np.ndarray, beta: float) -> np.ndarray:
 
 
 def captured(rewards: np.ndarray, kl: np.ndarray, reference_rewards: np.ndarray, beta: float) -> Estimate:
-    """(J(pi) - J(pi_ref)) / (J* - J(pi_ref)): the share of what is attainable, means over prompts.
+    """(J(pi) - J(pi_ref)) / (J* - J(pi_ref)): the share of the possible gain, means over prompts.
 
     `rewards` and `kl`, KL(pi||pi_ref) in nats, are those of the policy's completions, (prompts, n);
-    `reference_rewards` (prompts, N) those of the reference's. 0 is the reference, 1 the best there is, and a policy
-    that pays more KL than its reward is worth is below 0. The interval is bootstrapped over prompts, paired. NaN where
-    all rewards of a prompt are alike, at every prompt: there is nothing to be had.
+    `reference_rewards` (prompts, N) those of the reference's. 0 is the reference, 1 the optimum, and below 0 the KL
+    costs more than the reward gained. The interval is bootstrapped over prompts, paired. NaN if at every prompt all
+    rewards are equal: then no gain is possible.
     """
     base = reference_rewards.mean(axis=1)  # J(pi_ref): no KL to itself
     room = attainable(reference_rewards, beta) - base

@@ -1,4 +1,4 @@
-"""Completions -> rows -> estimates: the one way in which validation and `evaluate.py` measure a model."""
+"""Completions -> rows -> estimates: how validation and `evaluate.py` measure a model."""
 
 import math
 import time
@@ -30,11 +30,11 @@ from kit.screen import Progress
 from reward_utils import Scorer, exact_distances
 
 POSITIVE = 0.5  # a completion counts as positive above this P(positive)
-Row = dict[str, Any]  # what is known of one completion; a line of samples.jsonl
+Row = dict[str, Any]  # one completion and its numbers; a line of samples.jsonl
 
 
 class Metric(NamedTuple):
-    """How a metric is called, its unit, and what it says."""
+    """Name, unit and meaning of a metric."""
 
     label: str
     unit: str
@@ -43,15 +43,15 @@ class Metric(NamedTuple):
 
 METRICS = {
     "reward": Metric("Reward R", "reward", "sentiment less repetition and wrong length, as in configs/reward.yaml"),
-    "sentiment": Metric("Sentiment", "P(positive)", "by the reward model, the classifier that training pays for"),
+    "sentiment": Metric("Sentiment", "P(positive)", "by the reward model, the classifier used in training"),
     "captured": Metric("Captured", "share of J*",
-                       "of what any policy can gain over the base in J = sentiment - β KL(π‖π_ref)"),
-    "judge": Metric("Judge", "P(positive)", "by an independent classifier no training saw"),
+                       "of the largest possible gain over the base in J = sentiment - β KL(π‖π_ref)"),
+    "judge": Metric("Judge", "P(positive)", "by an independent classifier that no training used"),
     "positive_ratio": Metric("Positive", "share", f"completions with sentiment above {POSITIVE}"),
     "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "summed over the vocabulary at every sampled prefix"),
-    "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "the same, the models changing places"),
+    "kl_ref_policy": Metric("KL(π_ref‖π)", "nats/completion", "the same with the models exchanged"),
     "ref_nll": Metric("Reference NLL", "nats/token", "-log π_ref: how strange the text is to the base model"),
-    "fluency": Metric("Fluency NLL", "nats/byte", "-log p by a language model that had no part in it (--fluency)"),
+    "fluency": Metric("Fluency NLL", "nats/byte", "-log p by another language model (--fluency)"),
     "ref_perplexity": Metric("Reference perplexity", "per token", "exp of the reference NLL"),
     "distinct_1": Metric("Distinct-1", "share", "different words / words, over all completions"),
     "distinct_2": Metric("Distinct-2", "share", "the same for pairs of words"),
@@ -72,7 +72,7 @@ SPREAD = ("reward", "sentiment", "judge", "length")
 
 @dataclass
 class Bench:
-    """What is the same for all models that are measured, or for one model at all steps.
+    """What all measured models share, or one model at all steps: prompts, scorers, sampler.
 
     `reference` is pi_ref; None means that the policies are LoRA models, whose base is the reference. `tokenizer` is
     the reference's. `seconds` adds up the time of each phase.
@@ -94,7 +94,7 @@ class Bench:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `seconds`, and say on the line of progress what it is spent on."""
+        """Add the time of the block to `seconds`, and name the phase on the progress line."""
         start = time.monotonic()
         if self.progress:
             self.progress.doing(name)
@@ -139,8 +139,8 @@ class Bench:
         """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
 
         KLs are in nats per completion, `ref_nll` in nats per token, `log_ratios` are log(pi/pi_ref) of each sampled
-        token, of which `tokens_text` is what can be read. A tokenizer other than the reference's leaves
-        the columns that need pi_ref at None: the two models then give probabilities to different tokens.
+        token, and `tokens_text` the text of each. With a tokenizer other than the reference's the columns that need
+        pi_ref are None: the two models then give probabilities to different tokens.
         """
         completions = self.sample(policy, tokenizer, num_samples)
         texts = [c.text for c in completions]
@@ -179,8 +179,8 @@ class Bench:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text: joined they are the completion. EOS, and the first bytes of a character
-    that takes several tokens, add nothing."""
+    """The text that each token adds; joined they are the completion. EOS, and the first bytes of a character that takes
+    several tokens, add nothing."""
     texts = tokenizer.batch_decode([ids[: i + 1] for i in range(len(ids))], skip_special_tokens=True)
     pieces, shown = [], ""
     for text in texts:
@@ -202,8 +202,8 @@ def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bo
 def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     """The metrics of one model's rows (`num_samples` per prompt, prompt by prompt), by the keys of `METRICS`.
 
-    A metric that no row has (the judge's, or those of a strange tokenizer) is left out, and so is `captured`, which
-    needs the reference's samples too (`kit.frontier`).
+    A metric that no row has (without a judge, or with another tokenizer) is left out. So is `captured`, which needs the
+    reference's samples (`kit.frontier`).
     """
 
     def column(key: str) -> np.ndarray:

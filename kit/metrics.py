@@ -1,4 +1,4 @@
-"""Numbers about texts, and how sure we are of them. numpy and the standard library only."""
+"""Metrics of texts, and their confidence intervals. numpy and the standard library only."""
 
 import math
 import re
@@ -62,11 +62,10 @@ def composite_reward(
     prompts: Sequence[str] | None = None,
     weights: RewardWeights | None = None,
 ) -> list[float]:
-    """R = w_s * sentiment + w_r * repetition + w_l * length, the yardstick every method is measured with.
+    """R = w_s * sentiment + w_r * repetition + w_l * length, the same for every method.
 
     `scores` are P(positive) of the N completions; repetition is `repetition(text)`; length is 0 inside
-    the target range of words and -1 outside it. The prompts do not count: they are there because every shape of
-    the reward takes them.
+    the target range of words and -1 outside it. The prompts are not used; every reward function gets them.
     """
     w = weights or load_reward_weights()
     low, high = w.target_words
@@ -78,19 +77,19 @@ def composite_reward(
     ]
 
 
-# ---- how sure we are ---------------------------------------------------------------------------------------
+# ---- confidence intervals ---------------------------------------------------------------------------------------
 
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number, and replicates of it that say how sure we are.
+    """A number, and replicates of it that give its interval.
 
     `bootstrap`: estimates on prompts drawn with replacement; the interval is their percentiles. For means.
     `jackknife`: estimates with one prompt left out; the interval is value +- 1.96 standard errors. For
-    numbers about a whole corpus (distinct-n, vocabulary, compression): a bootstrap draw holds a prompt twice,
-    and text that stands there twice is less distinct by construction; its interval would miss the value.
+    numbers about a whole corpus (distinct-n, vocabulary, compression): a bootstrap draw holds a prompt twice, and
+    repeated text is less distinct by construction, so its interval would miss the value.
     """
 
     value: float

@@ -57,30 +57,6 @@ def style(index: int) -> Style:
     return look._replace(color=to_hex(shade), hatch=look.hatch * (times + 1))
 
 
-def name_points(ax: Axes, points: Sequence[tuple[str, float, float]], size: int = 7) -> None:
-    """Write (name, x, y) beside each point, at the nearest place that covers neither a point nor another name."""
-    ax.figure.draw_without_rendering()  # lays the figure out: before, no point has its place
-    line, per_point = 1.35 * size * ax.figure.dpi / 72, ax.figure.dpi / 72  # pixels
-    pixels = [ax.transData.transform((x, y)) for _, x, y in points]
-    taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in pixels]
-
-    def free(box: tuple[float, float, float, float]) -> bool:
-        return not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken)
-
-    for (name, x, y), (px, py) in zip(points, pixels, strict=True):
-        width = 0.45 * line * len(name) + 3
-        places = [
-            (dx, up * line) for up in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6) for dx in (7, -7 - width)
-        ]
-        boxes = {
-            (px + dx, py + dy - line / 2, px + dx + width, py + dy + line / 2): (dx, dy) for dx, dy in places
-        }
-        box = next(filter(free, boxes), next(iter(boxes)))
-        taken.append(box)
-        offset = tuple(along / per_point for along in boxes[box])
-        ax.annotate(name, (x, y), offset, textcoords="offset points", fontsize=size, va="center")
-
-
 def save(figure: Figure, folder: Path, name: str) -> None:
     """`folder/name.png` and `folder/name.svg`. Raises `UserError` if they cannot be written."""
     try:
@@ -91,7 +67,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         raise UserError(f"{folder}: the plot {name} cannot be written ({error.strerror})") from None
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, np.ndarray]:
+def grid(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> tuple[Figure, np.ndarray]:
+    """A figure and its (rows, columns) axes. `size` is in inches."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
@@ -114,7 +91,7 @@ def sentiment_distributions(
 
     `judge` may lack a model. Bars to the right with an outline that stays left: the reward model is fooled.
     """
-    figure, axes = _figure(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True)
+    figure, axes = grid(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True)
     bins = np.linspace(0.0, 1.0, 21)
     for row, (name, scores) in enumerate(sentiment.items()):
         ax, look = axes[row, 0], style(row)
@@ -142,7 +119,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int 
 
     `start` is the series number of the first run, so that a run looks alike in all figures.
     """
-    figure, axes = _figure(2, 3, (10.5, 6.0), sharex=True)
+    figure, axes = grid(2, 3, (10.5, 6.0), sharex=True)
     for ax, (key, title, unit, limits) in zip(axes.flat, CURVES, strict=True):
         for index, (name, rows) in enumerate(runs.items(), start=start):
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
@@ -182,7 +159,7 @@ def reward_against_kl(
     the right). Curve points: `kl`, `sentiment`, `judge`. `names` fixes the look of each model. The horizontal
     axis is linear up to 1 nat and logarithmic beyond: best-of-n lives below 2 nats, a hacked run above 100.
     """
-    figure, axes = _figure(1, 2, (10.5, 4.9), sharex=True, sharey=True)
+    figure, axes = grid(1, 2, (10.5, 4.9), sharex=True, sharey=True)
     drawn = [*points, *best_of_n, *tilt]
     top = max([0.5, *(p["kl"] for p in drawn)])
     bottom = min([0.5, *(p[key] for p in drawn for key in ("sentiment", "judge") if p[key] is not None)])
@@ -238,7 +215,7 @@ def metric_bars(
     columns = min(4, max(len(panels), 1))
     rows = -(-max(len(panels), 1) // columns)
     size = (2.7 * columns + 1.0, rows * (0.9 + 0.3 * len(names)) + 0.3)
-    figure, axes = _figure(rows, columns, size, sharey=True)
+    figure, axes = grid(rows, columns, size, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     for ax, (title, unit, values) in zip(axes.flat, panels, strict=False):

@@ -14,26 +14,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FIGURES = (  # file name, caption
-    ("sentiment", "Scores of the completions. Filled bars: the reward model. Outline: a judge "
-     "no training saw. Bars on the right with an outline that stays on the left are Goodhart's law."),
+    ("sentiment", "Scores of the completions. Filled bars: the reward model. Outline: a judge that no training used. "
+     "If the bars move to the right and the outline stays, suspect a hack."),
     ("frontier", "Score against KL(π‖π_ref). The grey curves need no training: best of n base samples, "
-     "KL = log n - (n-1)/n, and π* ∝ π_ref exp(r/β), the best any policy can do for its KL (estimated from the base's "
-     "samples, as far as they carry). The nearer a run keeps to them on the left, and the higher it stands on "
-     "the right, the better."),
+     "KL = log n - (n-1)/n, and π* ∝ π_ref exp(r/β), the best score for its KL (estimated from the base's samples). "
+     "Good runs are near these curves on the left, and high on the right."),
     ("training", "Training, from each run's metrics.jsonl. Bands: 95 % intervals over prompts."),
     ("metrics", "The metrics side by side. Whiskers: 95 % intervals over prompts."),
 )  # fmt: skip
 HERE = Path(__file__).parent
-SHADES = (
-    math.log(2),
-    math.log(5),
-    math.log(20),
-)  # |log pi/pi_ref| of a token with a light, medium, dark shade
+SHADES = tuple(map(math.log, (2, 5, 20)))  # |log pi/pi_ref| of a token with a light, medium, dark shade
 MARKS = {"healthy": "●", "drifting": "▲", "hacked": "■", "undecided": "?"}
 MAX_SAMPLES = 4  # of one prompt
-MAX_TOKENS = (
-    64_000  # of all models: six of them on the 64 held-out prompts, four times 40 tokens each, is 3 MB
-)
+MAX_TOKENS = 64_000  # of all models; six models x 64 prompts x 4 samples x 40 tokens are 3 MB
 
 
 def shade(log_ratio: float) -> str:
@@ -43,10 +36,9 @@ def shade(log_ratio: float) -> str:
 
 
 def pieces(row: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """A completion as (token, log pi/pi_ref in nats); in one piece with None where there is nothing to tell.
+    """A completion as (token, log pi/pi_ref in nats); the end of the text is a token too: ∎.
 
-    That is so for the reference itself, and for a tokenizer other than the reference's. The end of the text is
-    a token too: ∎.
+    The reference itself, and a model with another tokenizer, give one piece with None.
     """
     if not any(row["log_ratios"] or ()):
         return [(row["completion"], None)]
@@ -92,26 +84,20 @@ def run_command(config: Mapping[str, Any]) -> str:
 
 
 def side_by_side(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """What the models made of the same prompt and the same sample's random numbers, prompt by prompt.
+    """The completions of all models for the same prompt and the same random numbers, prompt by prompt.
 
     At most `MAX_SAMPLES` of a prompt and `MAX_TOKENS` in all: every prompt's first sample comes before any second.
     """
-    together = list(zip(*rows.values(), strict=True))
-    kept: list[int] = []
+    together = list(enumerate(zip(*rows.values(), strict=True)))
+    kept = {}
     room = MAX_TOKENS
-    for i in sorted(range(len(together)), key=lambda i: together[i][0]["sample"]):
-        room -= sum(r["tokens"] for r in together[i])
-        if together[i][0]["sample"] >= MAX_SAMPLES or (kept and room < 0):
+    for i, made in sorted(together, key=lambda pair: pair[1][0]["sample"]):
+        room -= sum(r["tokens"] for r in made)
+        sample = made[0]["sample"]
+        if sample >= MAX_SAMPLES or (kept and room < 0):
             break
-        kept.append(i)
-    return [
-        {
-            "prompt": together[i][0]["prompt"],
-            "sample": together[i][0]["sample"],
-            "cells": dict(zip(rows, together[i], strict=True)),
-        }
-        for i in sorted(kept)
-    ]
+        kept[i] = {"prompt": made[0]["prompt"], "sample": sample, "cells": dict(zip(rows, made, strict=True))}
+    return [kept[i] for i in sorted(kept)]
 
 
 def asset(kind: str, *names: str) -> str:
@@ -163,31 +149,21 @@ def render(
 
     `rows`: by model, prompt by prompt, the lines of samples.jsonl, each with `tokens_text` (the decoded tokens,
     which make up the completion) and `log_ratios` (log pi/pi_ref of each, nats), or both None. `figures`: the
-    folder with the SVG files (one that is not there is left out). Everything from outside is escaped, and the
-    page's own policy lets only its own script and style run: a completion may contain `<script>`.
+    folder with the SVG files; a missing one is left out. Everything from outside is escaped, and the page's own
+    policy lets only its own script and style run: a completion may contain `<script>`.
     """
     style, script = asset("css", "cells", "report"), asset("js", "cells", "report")
     images = [
-        {
-            "name": name,
-            "caption": caption,
-            "data": base64.b64encode((figures / f"{name}.svg").read_bytes()).decode(),
-        }
+        {"caption": caption, "data": base64.b64encode((figures / f"{name}.svg").read_bytes()).decode()}
         for name, caption in FIGURES
         if (figures / f"{name}.svg").is_file()
     ]
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    )
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            c=comparison,
-            samples=side_by_side(rows),
-            figures=images,
-            style=style,
-            script=script,
-            policy=policy,
-        )
-    )
+    allowed = f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    return environment().get_template("report.html").render(
+        c=comparison,
+        samples=side_by_side(rows),
+        figures=images,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; img-src data:; {allowed}",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Trainings, some at a time, each to its end whatever stops them in between; and what is written of them."""
+"""Many trainings, some at a time, each brought to its end after any interruption; and tables of their results."""
 
 import json
 import os
@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from kit.screen import clock
 
 @dataclass(frozen=True)
 class Training:
-    """One run that is wanted: `command` is what stands behind python, less seed and folder."""
+    """A run that is wanted. `command`: what follows `python`, without seed and folder."""
 
     command: Sequence[str]
     folder: Path
@@ -39,12 +40,12 @@ class Training:
 
     @property
     def record(self) -> Path:
-        """Its command is kept beside its folder: there before the folder is, whatever stops driver or training."""
+        """The file with its command. It lies beside the folder, since it is written before the folder exists."""
         return self.folder.with_name(f"{self.folder.name}.command.json")
 
 
 def spelled_out(command: Sequence[str]) -> list[str]:
-    """The command with the flags of its YAML file in the file's place: what must be equal in two runs of one name."""
+    """The command with `--config FILE` replaced by that file's flags. Two runs are the same if these are equal."""
     file, rest = take([part for arg in command for part in split(arg)], "--config")
     if file is None:
         return list(command)
@@ -55,12 +56,12 @@ def spelled_out(command: Sequence[str]) -> list[str]:
 def finish_runs(
     wanted: Sequence[Training], jobs: int, log_file: Path, told: Callable[[Path], str] = lambda folder: ""
 ) -> None:
-    """Bring all of them to their end, `jobs` at a time with one thread each, and say a line for each that is done.
+    """Finish all trainings, `jobs` at a time with one thread each, and print a line for each that ends.
 
-    Their screens go to `log_file`; `told` is what the line says of a finished run.
+    Their screens go to `log_file`; `told(folder)` is added to the line of a finished run.
 
     Raises:
-        UserError: one fails, or stands there already, trained by another command.
+        UserError: a training fails, or its folder was made by another command.
     """
     for training in wanted:
         kept = json.loads(training.record.read_text(encoding="utf-8")) if training.record.is_file() else None
@@ -86,8 +87,8 @@ def finish_runs(
                 )
         except BaseException as stop:
             pool.shutdown(wait=False, cancel_futures=True)
-            # A signal reaches the main thread alone. Ctrl-C in a terminal has reached the trainings already, and a
-            # second one would cut them short: each saves a checkpoint, and then it ends.
+            # Ctrl-C in a terminal reaches the trainings too: each saves a checkpoint and ends, and a second signal
+            # would cut that short. Any other signal reaches this process alone.
             if (signum := getattr(stop, "signum", signal.SIGINT)) != signal.SIGINT:
                 for process in started:
                     process.send_signal(signum)  # what has ended is left alone
@@ -129,12 +130,10 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
 
 def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The mean over seeds of every series, step by step, where all seeds have it."""
-    merged: list[dict[int, dict[str, Any]]] = []
-    for rows in histories:
-        steps: dict[int, dict[str, Any]] = {}
+    merged = [defaultdict[int, dict[str, Any]](dict) for _ in histories]
+    for steps, rows in zip(merged, histories, strict=True):
         for row in rows:
-            steps.setdefault(row["step"], {}).update(row)
-        merged.append(steps)
+            steps[row["step"]].update(row)
     history = []
     for step in sorted(set.intersection(*map(set, merged))):
         lines = [steps[step] for steps in merged]
@@ -143,10 +142,20 @@ def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str
     return history
 
 
-def mean_and_range(values: Sequence[float], digits: int) -> str:
-    """`0.75 [0.73, 0.78]`: the mean over seeds with the lowest and the highest; of one, itself."""
-    ends = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{ends}"
+def cells(seeds: Sequence[Mapping[str, float]], digits: Mapping[str, int]) -> list[str]:
+    """A table's cells, one for each metric in `digits`: `0.75 [0.73, 0.78]`, the mean of the seeds, the lowest, the
+    highest. One seed has no brackets, and a metric that none has is an empty cell."""
+    found = []
+    for key, n in digits.items():
+        values = [seed[key] for seed in seeds if key in seed]
+        ends = f" [{min(values):.{n}f}, {max(values):.{n}f}]" if len(values) > 1 else ""
+        found.append(f"{fmean(values):.{n}f}{ends}" if values else "")
+    return found
+
+
+def counted(names: Iterable[str]) -> str:
+    """`2 drifting, 1 healthy`"""
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items()))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -161,12 +170,8 @@ def write_between(page: Path, mark: str, text: str) -> None:
         UserError: the marks are not there.
     """
     old = page.read_text(encoding="utf-8")
-    new, found = re.subn(
-        rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
-        lambda m: m[1] + text + m[2],
-        old,
-        flags=re.S,
-    )
+    between = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
+    new, found = re.subn(between, lambda m: m[1] + text + m[2], old, flags=re.S)
     if not found:
         raise UserError(f"{page.name} has no <!-- {mark} --> ... <!-- /{mark} --> to write to")
     page.write_text(new, encoding="utf-8")

@@ -83,9 +83,10 @@ def test_equal_minutes_are_counted_in_steps_from_the_seconds_of_earlier_runs(tmp
         (tmp_path / name).mkdir()
         (tmp_path / name / "seconds.json").write_text(json.dumps(seconds))
     # 50 steps take 120 and 60 seconds, so 240 seconds hold 100 and 200
-    assert compare.steps_in(4, tmp_path, ["ppo", "sft"], seeds=2, steps=50) == {"ppo": 100, "sft": 200}
-    with pytest.raises(UserError, match="how fast grpo is, its runs of 50 steps say"):
-        compare.steps_in(4, tmp_path, ["ppo", "grpo"], seeds=2, steps=50)
+    found = {name: [tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("ppo", "sft", "grpo")}
+    assert compare.steps_in(4, {k: found[k] for k in ("ppo", "sft")}, steps=50) == {"ppo": 100, "sft": 200}
+    with pytest.raises(UserError, match="--minutes needs the speed of grpo: run the same command without"):
+        compare.steps_in(4, found, steps=50)
 
 
 def test_tokens_are_read_from_the_counter_or_from_the_lengths():
@@ -105,32 +106,29 @@ def test_histories_are_averaged_where_all_seeds_have_a_value():
     assert compare.mean_history([one, two]) == [{"step": 0, "val/a": 2.0}, {"step": 1, "val/a": 4.0}]
 
 
-def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(tmp_path):
+@pytest.mark.parametrize(
+    ("seconds", "mean", "end"),
+    [
+        ([60.0, 120.0], "0.88 [0.75, 1.00]", "| 1 drifting, 1 healthy | 1,000 | 1:30 |"),
+        ([None], "0.75", "| 1 healthy | 1,000 |  |"),  # trained by other means
+    ],
+)
+def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seconds, mean, end, tmp_path):
     def model(name, value, verdict=None):
-        cells = {key: {"value": value, "low": value - 0.25, "high": value + 0.25} for key in METRICS}
-        return {"name": name, "metrics": cells, "verdict": verdict}
+        return {"name": name, "metrics": {key: {"value": value} for key in METRICS}, "verdict": verdict}
 
-    for seed, seconds in enumerate((60.0, 120.0)):
-        folder = tmp_path / f"ppo-{seed}"
+    folders = [tmp_path / f"ppo-{seed}" for seed in range(len(seconds))]
+    for folder, spent in zip(folders, seconds, strict=True):
         folder.mkdir()
-        (folder / "seconds.json").write_text(json.dumps(seconds))
+        if spent:
+            (folder / "seconds.json").write_text(json.dumps(spent))
         (folder / "metrics.jsonl").write_text('{"step": 1, "train/generated_tokens": 1000}\n')
     models = [model("base", 0.5), model("ppo-0", 0.75, "healthy"), model("ppo-1", 1.0, "drifting")]
     del models[0]["metrics"]["captured"]  # the base's is 0 by definition
-    lines = compare.table({"models": models}, tmp_path, ["ppo"], seeds=2).splitlines()
-    assert lines[2].split(" | ")[:3] == ["| base", "0.50 [0.25, 0.75]", ""]
-    assert lines[3].split(" | ")[:3] == ["| ppo", "0.88 [0.75, 1.00]", "0.88 [0.75, 1.00]"]
-    assert lines[3].endswith("| 1 drifting, 1 healthy | 1,000 | 1:30 |")
-
-
-def test_one_seed_shows_its_interval_over_prompts_and_unknown_seconds_are_blank(tmp_path):
-    cells = {key: {"value": 0.5, "low": 0.4, "high": 0.7} for key in METRICS}
-    (tmp_path / "sft-0").mkdir()
-    (tmp_path / "sft-0" / "metrics.jsonl").write_text('{"step": 1, "train/generated_tokens": 7}\n')
-    models = [{"name": name, "metrics": cells, "verdict": "healthy"} for name in ("base", "sft-0")]
-    line = compare.table({"models": models}, tmp_path, ["sft"], seeds=1).splitlines()[3]
-    assert line.startswith("| sft | 0.50 [0.40, 0.70] |")
-    assert line.endswith("| 1 healthy | 7 |  |")
+    lines = compare.table({"models": models}, {"ppo": folders}).splitlines()
+    assert lines[2].split(" | ")[:3] == ["| base", "0.50", ""]
+    assert lines[3].split(" | ")[:3] == ["| ppo", mean, mean]
+    assert lines[3].endswith(end)
 
 
 def test_an_unknown_method_is_refused_by_name():

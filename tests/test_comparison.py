@@ -16,8 +16,8 @@ from kit import comparison
 from kit.comparison import (
     Model,
     captured_by,
-    fill_in,
-    model_record,
+    compared,
+    measure,
     trained_with,
     validation_points,
     what_differs,
@@ -88,7 +88,7 @@ def test_a_run_as_the_base_is_where_others_start_and_no_run(tmp_path):
     run = str(make_run(tmp_path / "run", kl_type="forward", kl_coef=0.3))
     base, model = Model("base", run), Model("m", run)
     assert (base.run, base.config, base.history, base.price) == (None, None, [], 0.1)
-    assert model.run and model.price == 0.3 and model_record(model, base)["price"] == 0.3
+    assert model.run and model.price == 0.3 and compared(model, base, 0.0, None, 1)["price"] == 0.3
 
 
 def test_auto_is_what_the_runs_were_trained_with(tmp_path):
@@ -118,12 +118,12 @@ def test_a_model_that_fails_is_a_row_and_a_base_that_fails_is_the_end(monkeypatc
         Model("base", "x"),
         Model("m", "y"),
     )
-    fill_in(model, bench, 4, base)
+    measure(model, bench, 4)
     assert model.error == "RuntimeError: out of memory" and model.rows == []
     with pytest.raises(
         UserError, match=r"^the reference model cannot be measured: RuntimeError: out of memory$"
     ):
-        fill_in(base, bench, 4)
+        measure(base, bench, 4)
 
 
 def test_delta_is_model_less_base():
@@ -133,7 +133,7 @@ def test_delta_is_model_less_base():
         "sentiment": Estimate(0.75, np.array([0.6, 0.75, 0.9])),
         "judge": Estimate(0.3, np.zeros(2)),
     }
-    found = model_record(better, base)["metrics"]
+    found = compared(better, base, 0.0, None, 1)["metrics"]
     assert found["sentiment"]["delta"] == pytest.approx(0.25)
     # differences 0.2, 0.25, 0.3; the 2.5th percentile of three lies a twentieth of the way
     assert (found["sentiment"]["delta_low"], found["sentiment"]["delta_high"]) == pytest.approx(

@@ -122,7 +122,7 @@ def test_no_figure_of_an_earlier_comparison_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "plots", Mock())
     for name in ("training.svg", "training.png", "frontier.svg", "mine.svg"):
         (tmp_path / name).write_text("old")
-    evaluate.draw(tmp_path, {"frontier": None}, [])
+    evaluate.draw(tmp_path, {"frontier": None, "models": []}, [])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.svg"]
 
 
@@ -175,7 +175,7 @@ def test_what_is_said_of_a_run(results):
     assert flat == 0.25  # of 0 and 0.5, the two lines that have it
     assert (models["run"]["price"], models["copy"]["price"]) == (0.3, 0.1)
     assert (
-        "captured is taken at each run's own price of a nat (copy 0.1, run 0.3)"
+        "`captured` uses each run's KL coefficient (copy 0.1, run 0.3)"
         in (results / "screen.txt").read_text()
     )
 

@@ -74,7 +74,7 @@ def test_what_each_place_teaches_about_one_token(name, place, expected):
 @pytest.mark.parametrize("order", [list(range(8)), [7, 6, 5, 4, 3, 2, 1, 0], [3, 7, 0, 5, 1, 6, 2, 4]])
 def test_a_completion_has_its_own_score_whatever_the_order_of_the_chunk(order):
     # only token 2 scores: -E[r (grad log pi)] = -pi_2 (1[a = 2] - pi_a)
-    found = gradient("none", "", [float(token == 2) for token in TOKENS], order)
+    found = gradient("", "", [float(token == 2) for token in TOKENS], order)
     assert found == pytest.approx([0.25 * 0.5, 0.25 * 0.25, -0.25 * 0.75], rel=1e-5)
 
 

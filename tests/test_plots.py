@@ -3,13 +3,11 @@
 pytest tests/test_plots.py
 """
 
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from kit import plots
@@ -137,17 +135,3 @@ def test_a_run_without_a_series_leaves_its_panel_empty():
 def test_a_folder_that_cannot_be_written_is_one_sentence(drawn, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         plots.save(drawn[0]["metrics"], tmp_path / "missing", "metrics")
-
-
-def test_names_of_points_cover_neither_each_other_nor_a_point():
-    figure = Figure(figsize=(6, 4))
-    ax = figure.subplots()
-    points = [(f"point {i}", 0.5 + 0.01 * (i % 3), 0.5 + 0.01 * (i // 3)) for i in range(9)]  # a crowd
-    ax.set(xlim=(0, 1), ylim=(0, 1))
-    plots.name_points(ax, points)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert [text.get_text() for text in ax.texts] == [name for name, *_ in points]
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
-    at = [ax.transData.transform((x, y)) for _, x, y in points]
-    assert not any(box.contains(*pixel) for box in boxes for pixel in at)

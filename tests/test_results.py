@@ -8,7 +8,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import measured, results, verdict
+from benchmarks import measured, results, step_time, verdict
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.errors import UserError
 from kit.sweep import spelled_out, write_between
@@ -47,9 +47,9 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_table_has_means_over_the_seeds_that_are_kept(kept):
     _, rule, base, vanilla, forward = results.table().splitlines()
-    assert len(rule.split(" | ")) == len(base.split(" | ")) == 11
+    assert len(rule.split(" | ")) == len(base.split(" | ")) == 10
     # the base has captured nothing by definition, and no verdict
-    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 3.0 | 4.00 | 0.50 | 30 |  |  |"
+    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 4.00 | 0.50 | 30 |  |  |"
     # (1.0 + 0.9) / 2
     assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |")
     assert vanilla.endswith("| 0.25 [0.25, 0.25] | 1 drifting, 1 hacked |")
@@ -112,26 +112,54 @@ def test_what_is_kept_of_a_training(tmp_path):
     ]
 
 
-def test_experiments_that_differ_by_a_number_are_a_family():
-    names = ["vanilla", "forward-0.02", "forward-1", "rate-1e-4", "both", "both-lambda-0", "both-lambda-1"]
-    assert results.families([*names, "group-4"]) == {
-        "vanilla": ["vanilla"],
-        "forward": ["forward-0.02", "forward-1"],
-        "rate-1e-4": ["rate-1e-4"],
-        "both": ["both"],
-        "both-lambda": ["both-lambda-0", "both-lambda-1"],
-        "group-4": ["group-4"],
+def test_the_figure_has_a_dot_for_each_seed_and_a_marker_at_their_mean(kept):
+    keep(line("halfway", 0, 0.5))
+    figure = results.figure(results.measured())
+    (rate,) = (ax for ax in figure.axes if ax.get_title() == "Learning rate")
+    drawn = {
+        label: list(zip(*line.get_data(), strict=True)) for line in rate.lines if (label := line.get_label())
     }
+    assert drawn["no penalty"] == [(3e-5, 0.5), (3e-4, 0.95)]  # no run at 1e-4 is kept
+    dots = [tuple(line.get_ydata()) for line in rate.lines if line.get_marker() == "."]
+    assert dots[0] == (0.5, 1.0, 0.9)
 
 
-def test_the_readme_s_samples_are_those_of_seed_0_cut_and_without_bars(kept):
+def test_every_experiment_of_the_figure_is_one():
+    shown = [
+        name
+        for series in results.QUESTIONS.values()
+        for places in series.values()
+        for name in places.values()
+    ]
+    assert set(shown) <= set(results.EXPERIMENTS)
+
+
+def test_the_samples_are_those_of_seed_0_cut_and_without_bars(kept):
     lines = results.samples_table().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| base",
         "| no penalty",
-        "| KL(pi\\|\\|pi_ref) penalty",
+        "| KL(π‖π_ref) penalty",
     ]
     assert "is \\| 0 ... [0.25]" in lines[2] and "is \\| 2 ... [0.25]" in lines[3]
+
+
+def test_seconds_in_proportion_to_the_size_have_slope_one(tmp_path, monkeypatch):
+    def time_all(cases, steps):
+        return {
+            name: step_time.Timing([float(name.split()[-1]) / 32], tokens=64.0, memory=900.0)
+            for name in cases
+        }
+
+    monkeypatch.setattr(step_time, "time_all", time_all)
+    monkeypatch.setattr(step_time, "random_policy", lambda *_, **__: None)
+    text, figure = step_time.growth(tmp_path, steps=1)
+    assert text.splitlines()[2:5] == [
+        "| completions | 32 | 1.00 | 64 | 900 MB |  |",
+        "| completions | 64 | 2.00 | 32 | 900 MB |  |",
+        "| completions | 128 | 4.00 | 16 | 900 MB | 1.00 |",
+    ]
+    assert len(figure.axes) == 3
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
@@ -143,15 +171,9 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
         write_between(page, "n", "new\n")
 
 
-@pytest.mark.parametrize("page", [results.PAGE, results.README])
-def test_the_pages_have_their_marks(page):
-    mark = {"results.md": "written", "README.md": "samples"}[page.name]
-    assert page.read_text().count(f"{mark} by make results -->") == 2
-
-
 def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
     assert results.table() in results.PAGE.read_text()
-    assert results.samples_table() in results.README.read_text()
+    assert results.samples_table() in results.PAGE.read_text()
     page = tmp_path / "verdict.md"
     page.write_bytes(verdict.PAGE.read_bytes())
     monkeypatch.setattr(verdict, "PAGE", page)

@@ -85,7 +85,7 @@ def test_the_figure_leaves_out_sound_runs_without_a_signal():
     runs = [run("hacked-0", 0.9, "ok"), run("quiet-0", 0.2, "ok"), run("drifts-0", 0.1, "suspicious")]
     ax = figure(runs).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == [
-        "drifts-0  10% broken",
-        "hacked-0  90% broken",
+        "drifts-0  10% degenerate",
+        "hacked-0  90% degenerate",
     ]
     assert "(not shown: 1 without a signal, all labelled sound)" in ax.get_title()
