@@ -4,25 +4,24 @@ Check your work at any time, in about a second and without a GPU:
 
     python rewards.py                               all three, or one: python rewards.py kl_penalty_forward
 
-It is graded with Python's standard library and numpy; nothing else can be imported there.
+The grader has Python's standard library and numpy; nothing else can be imported there.
 
-What the three functions are for. During training the model `pi` (the policy) writes completions, and each gets
+During training the model `pi` (the policy) writes completions, and each gets
 
     reward = shape(score) - penalty
 
-The score is P(positive) of the completion; left alone, the policy finds out what the classifier likes best and
-writes only that. The penalty keeps it near the model it started from, `pi_ref` (the reference). The two KL
-divergences measure that distance:
+The score is P(positive) of the completion. The penalty keeps the policy near the model it started from, `pi_ref` (the
+reference). Two KL divergences measure that distance:
 
     KL(pi || pi_ref) = sum_x pi(x)     * log( pi(x) / pi_ref(x) )     here: "forward"
     KL(pi_ref || pi) = sum_x pi_ref(x) * log( pi_ref(x) / pi(x) )     here: "backward"
 
-Mind the names: here "forward" has the sampling model first; most papers on RLHF call that one *reverse* KL.
+The names: here "forward" has the sampling model first. Most papers on RLHF call that one *reverse* KL.
 
-Both penalties get the same two arguments: `log_probs_policy` and `log_probs_ref` hold N rows, one per completion.
+Both penalties get the same two arguments: `log_probs_policy` and `log_probs_ref` have N rows, one per completion.
 Row i has T_i floats: the natural-log probability that the policy, or the reference, gives to each *sampled*
-token of completion i, the end-of-text token included. The rows differ in length from one completion to the next,
-never from one model to the other. All completions were sampled from pi.
+token of completion i, the end-of-text token included. Row i has the same length for both models; different rows may
+have different lengths. All completions were sampled from pi.
 """
 
 from __future__ import annotations  # lets a Python that is too old say so
@@ -33,9 +32,9 @@ def kl_penalty_forward(
 ) -> list[float]:
     """Exercise 1a: charge each completion for its part in KL(pi || pi_ref).
 
-    With x ~ pi, KL(pi || pi_ref) = E[ log pi(x) - log pi_ref(x) ], and a completion's log-probability is made of
-    those of its tokens. Your penalty must average to kl_coef * KL(pi || pi_ref) over the policy's own samples,
-    in nats per *completion*: tokens add up, they are not averaged.
+    With x ~ pi, KL(pi || pi_ref) = E[ log pi(x) - log pi_ref(x) ], and a completion's log-probability is the sum of
+    its tokens'. Your penalty must average to kl_coef * KL(pi || pi_ref) over the policy's own samples, in nats per
+    *completion*: tokens add up, they are not averaged.
 
     Args:
         log_probs_policy: N rows of T_i natural-log probabilities under pi.
@@ -43,15 +42,15 @@ def kl_penalty_forward(
         kl_coef: strength of the penalty; 0 turns it off.
 
     Returns:
-        N floats, in nats times kl_coef; row i depends on completion i alone. They will be *subtracted* from the
-        reward. Single values may be negative; only their mean over many samples may not.
+        N floats, in nats times kl_coef; float i depends on completion i alone. They are *subtracted* from the reward.
+        Single values may be negative; their mean over many samples may not.
 
     By hand: pi gives two tokens the probabilities 0.5 and 0.5, pi_ref gave them 0.25 and 0.5, kl_coef = 2:
 
         kl_penalty_forward([[-0.6931, -0.6931]], [[-1.3863, -0.6931]], 2.0)  ->  [1.3863]
 
-    Edge cases: an empty row costs 0.0, an empty batch returns []; a row may have one token or thousands; leave
-    the arguments as you found them.
+    Edge cases: an empty row costs 0.0, an empty batch returns []; a row may have one token or thousands; do not
+    change the arguments.
 
     Check: `python rewards.py kl_penalty_forward`.
     """
@@ -67,8 +66,8 @@ def kl_penalty_backward(
 
         KL(pi_ref || pi) = E[ w * log w ]     for a single token drawn from pi.
 
-    Tempting, and a true *value*. But a reward is a constant to the optimiser: no gradient flows through it. What
-    a penalty f teaches is its policy gradient, E[ f * grad log pi ]. Before you write any code:
+    That is the right *value*. But a reward is a constant to the optimiser: no gradient flows through it. What a
+    penalty f teaches is its policy gradient, E[ f * grad log pi ]. Before you write any code:
 
     1. One token; pi = (1/2, 1/2), pi_ref = (1/4, 3/4). Work out w * log w for either token. Which of the two does
        the policy use too often? Which one would that penalty charge, and which would it reward?
@@ -78,18 +77,18 @@ def kl_penalty_backward(
        one makes the penalty 0 wherever both models agree?
 
     Args, shapes and units are those of exercise 1a, and again the tokens' terms add up. (Weighting the whole
-    completion at once, by the product of its tokens' weights, is as right, and noisier.)
+    completion at once, by the product of its tokens' weights, is also right, and noisier.)
 
     Returns:
-        N floats times kl_coef, to be *subtracted* from the reward. Some are negative, and here even the mean over
-        samples says nothing; it is the gradient that counts.
+        N floats times kl_coef, to be *subtracted* from the reward. Some are negative. Here even the mean over samples
+        says nothing; the gradient counts.
 
     By hand, the two tokens of question 1 as two completions:
 
         kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]
 
-    Edge cases: those of exercise 1a; and exp() overflows above 709, so cap the weight (not below 10, where it
-    would change what is taught): the result stays finite when the models are 800 nats apart on a token, and when
+    Edge cases: those of exercise 1a. And exp() overflows above 709, so cap the weight, but not below 10, which
+    would change what is taught. The result must be finite when the models are 800 nats apart on a token, and when
     pi_ref gives a token log-probability -inf.
 
     Check: `python rewards.py kl_penalty_backward`.
@@ -102,17 +101,17 @@ def shaped_reward(
 ) -> list[float]:
     """Exercise 2: turn the scores into a reward that is harder to cheat.
 
-    Watch what the unpenalised policy writes, decide what you would rather not see (one word forty times? three
-    words and stop?), and make it cost. There is no one right answer. Three things are wrong for certain:
+    Read what the unpenalised policy writes, decide what you do not want to see, and make it expensive. There is no
+    one right answer. Three things are certainly wrong:
 
     - a reward that is the same for all completions, or in which the score no longer counts;
     - an affine reward, a * score + b with a > 0 and the same a and b for the whole batch: GRPO subtracts the mean
       of each group of completions and divides by its standard deviation, so without a penalty a and b cancel and
       nothing has changed;
-    - a reward of the score alone, however bent: what fools the classifier best still earns most.
+    - a function of the score alone: what fools the classifier best still earns most.
 
-    The check measures yours on such texts and shows what they earn. One word over and over, a phrase over and
-    over, and three words must earn clearly less than honest praise; word salad is left to the KL penalty.
+    The check measures yours on fixed texts and shows what they earn. One word over and over, a phrase over and
+    over, and three words must earn clearly less than honest praise. Word salad is left to the KL penalty.
 
     Args:
         scores: N probabilities in [0, 1] that the completion is positive (higher is wanted).
@@ -120,7 +119,7 @@ def shaped_reward(
         prompts: N texts the completions continue, or None.
 
     Returns:
-        N finite floats, higher is better; the same inputs always earn the same reward, whatever their order.
+        N finite floats, higher is better. The same text always earns the same reward, whatever its place in the batch.
 
     By hand, for the (affine, so wrong!) reward 2 * score - 1:
 

@@ -2,8 +2,8 @@
 
 import math
 
-# w = pi_ref / pi is capped at exp(10), about 22,000. Under pi a weight above c comes up with probability at most
-# 1/c (Markov, as E[w] = 1), so the cap guards against overflow and does not bend what is learned.
+# w = pi_ref / pi is capped at exp(10), about 22,000, against overflow. Under pi a weight above c has probability at
+# most 1/c (Markov, as E[w] = 1), so the cap hardly changes what is learned.
 MAX_LOG_WEIGHT = 10.0
 
 SENTIMENT_WEIGHT = 1.0
@@ -32,9 +32,9 @@ def kl_penalty_backward(
     """kl_coef * sum_t (1 - w_t) with w_t = pi_ref / pi: N floats, for N rows of T_i log-probs (nats).
 
     grad KL(pi_ref || pi) = -E_ref[grad log pi] = -E_pi[w grad log pi] = E_pi[(1 - w) grad log pi]: exact for one
-    token, and near pi_ref for a completion (weights of single tokens leave out how often pi_ref would have
-    come upon the prefix). The mean of 1 - w is 0: it steers, and measures nothing. The value estimate w * log w
-    does the opposite: next to pi_ref it is about -log(pi / pi_ref), so as a penalty it pushes pi *away*
+    token, approximate for a completion near pi_ref (the weight of one token leaves out how likely pi_ref is to
+    reach the prefix). The mean of 1 - w is 0, so it is no estimate of the KL. The estimate w * log w is the wrong
+    penalty: near pi_ref it is about -log(pi / pi_ref), so it pushes pi *away*
     (Tang & Munos 2025, arXiv 2506.09477; Shah et al. 2025, arXiv 2512.21852).
     """
     return [

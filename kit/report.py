@@ -89,7 +89,7 @@ def side_by_side(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     At most `MAX_SAMPLES` of a prompt and `MAX_TOKENS` in all: every prompt's first sample comes before any second.
     """
     together = list(enumerate(zip(*rows.values(), strict=True)))
-    kept = {}
+    kept: dict[int, dict[str, Any]] = {}
     room = MAX_TOKENS
     for i, made in sorted(together, key=lambda pair: pair[1][0]["sample"]):
         room -= sum(r["tokens"] for r in made)
