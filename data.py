@@ -11,8 +11,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from kit.errors import UserError
-from kit.files import lines, read_text, refuse_pointer, user_path
+from kit.base.errors import UserError
+from kit.base.files import lines, read_text, refuse_pointer, user_path
 
 MINI = Path(__file__).resolve().parent / "mini"  # where the openers stand, one a line
 IMDB_PROMPT_WORDS = (2, 8)  # how many first words of a review make a prompt

@@ -27,7 +27,7 @@ point is `samples` (drawn here) or `validation` (read from the run's metrics.jso
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import Progress, clock, quiet, table
+from kit.base.screen import Progress, clock, quiet, table
 
 quiet(__name__)
 
@@ -39,9 +39,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kit import plots, report
-from kit.cli import BASE, Parser, at_least_0, named_paths
-from kit.comparison import (
+from kit.base.cli import BASE, Parser, at_least_0, named_paths
+from kit.base.errors import run_main
+from kit.base.files import output_folder, user_path, write_text
+from kit.base.runs import provenance, to_json
+from kit.lm.models import display_name, find_model
+from kit.measure import plots, report
+from kit.measure.comparison import (
     UNWRITTEN,
     Model,
     base_slope,
@@ -53,13 +57,9 @@ from kit.comparison import (
     measure,
     what_differs,
 )
-from kit.errors import run_main
-from kit.files import output_folder, user_path, write_text
-from kit.measuring import METRICS
-from kit.models import display_name, find_model
-from kit.reference import draw_samples, kept_samples
-from kit.runs import provenance, to_json
-from kit.verdict import LEVELS
+from kit.measure.measuring import METRICS
+from kit.measure.reference import draw_samples, kept_samples
+from kit.measure.verdict import LEVELS
 
 SCHEMA = 1
 WRITTEN = {  # each file, and what is in it from the start: an older one of evaluate.py may be written over

@@ -7,7 +7,7 @@ and nowhere else, and asks nothing of any other machine. It needs `pip install -
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -26,9 +26,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from kit.cli import BASE, Parser, at_least_1, named_paths
-from kit.errors import UserError, run_main, told_in_one_line
-from kit.files import user_path
+from kit.base.cli import BASE, Parser, at_least_1, named_paths
+from kit.base.errors import UserError, run_main, told_in_one_line
+from kit.base.files import user_path
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -61,12 +61,12 @@ if __name__ == "__main__":  # a typo is answered before torch is imported, which
 from markupsafe import Markup
 
 from data import check_prompts
-from kit.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
-from kit.frontier import best_of_n
-from kit.measuring import POSITIVE, Bench, Row, column_of
-from kit.models import context, display_name, find_model
-from kit.report import articles, asset, number, visible
-from kit.runs import read_samples
+from kit.base.runs import read_samples
+from kit.lm.models import context, display_name, find_model
+from kit.measure.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
+from kit.measure.frontier import best_of_n
+from kit.measure.measuring import POSITIVE, Bench, Row, column_of
+from kit.measure.report import articles, asset, number, visible
 from sentiment import word_count_score
 
 Policy = tuple[Any, Any]  # model, tokenizer

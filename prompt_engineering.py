@@ -11,7 +11,7 @@ Prints a table and a conclusion, and writes both to OUT/prompt_engineering.json.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import Progress, clock, quiet, table
+from kit.base.screen import Progress, clock, quiet, table
 
 quiet(__name__)
 
@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from kit.cli import Parser
-from kit.comparison import Model, chosen_pair, load_bench, load_measured
-from kit.errors import UserError, run_main
-from kit.files import output_folder, user_path, write_text
-from kit.measuring import Bench
-from kit.metrics import Estimate, mean_estimate
-from kit.models import context, display_name, find_model
-from kit.runs import to_json
-from kit.student import checked, load_student
+from kit.base.cli import Parser
+from kit.base.errors import UserError, run_main
+from kit.base.files import output_folder, user_path, write_text
+from kit.base.metrics import Estimate, mean_estimate
+from kit.base.runs import to_json
+from kit.base.student import checked, load_student
+from kit.lm.models import context, display_name, find_model
+from kit.measure.comparison import Model, chosen_pair, load_bench, load_measured
+from kit.measure.measuring import Bench
 
 PREFIXES: tuple[str, ...] = (
     "I loved every minute of this film. ",

@@ -4,26 +4,21 @@ Provided, you need not change this. `python sentiment.py` measures both on hones
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from kit.errors import UserError, no_room, run_main
-from kit.files import refuse_pointer, user_path
+from kit.base.errors import UserError, run_main
+from kit.base.files import user_path
+from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
@@ -62,18 +57,6 @@ def class_values(id2label: dict[int, str]) -> list[float]:
         f"the sentiment model's labels are {names}: this kit reads two classes named negative and positive, or "
         'five named "1 star" to "5 stars". Set id2label in the model\'s config.json to say which class is which'
     )
-
-
-@contextmanager
-def told_as(what: str, advice: str) -> Iterator[None]:
-    """Whatever a library raises in the block becomes a `UserError`: `what`, the first line of the error, `advice`."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or no_room(error):
-            raise
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{what} ({said}); {advice}") from None
 
 
 class SentimentScorer:
@@ -120,27 +103,6 @@ class SentimentScorer:
             return_tensors="pt",
         ).to(self.model.device)
         return self.model(**batch).logits.float()
-
-
-def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
-    """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
-
-    Raises:
-        UserError: its files are missing. transformers makes an empty one then, and says nothing.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **where)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
-    return tokenizer
-
-
-def say_what_is_fetched(spec: str) -> None:
-    """Half a gigabyte may be on its way; transformers' own bars are off. `UserError` for what git has not fetched."""
-    if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
-        print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
-    for file in filter(Path.is_file, Path(spec).glob("*")):
-        with file.open("rb") as opened:
-            refuse_pointer(opened.read(100), str(file))
 
 
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:

@@ -11,7 +11,7 @@ Two parts of textbook GRPO are off by default: the KL term in the loss (`--beta`
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -23,9 +23,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
-from kit.cli import KitParser
-from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import Arguments, above_0, at_least, check_steps, setting
+from kit.base.cli import KitParser
+from kit.base.errors import UserError, run_main, told_in_one_line
+from kit.base.flags import Arguments, above_0, at_least, check_steps, setting
 
 # ---- flags -------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,9 @@ class GRPOArguments(Arguments):
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = setting(
         "dapo", "how the loss averages over tokens"
     )
-    credit: Literal["completion", "token"] = setting("completion", "one advantage for each (kit/credit.py)")
+    credit: Literal["completion", "token"] = setting(
+        "completion", "one advantage for each (kit/train/credit.py)"
+    )
     credit_lambda: float = setting(
         0.9, "GAE's lambda for --credit token: 1 credits all that follows, 0 the next block"
     )
@@ -86,7 +88,7 @@ class GRPOArguments(Arguments):
             raise UserError(f"--credit_lambda {self.credit_lambda:g} needs --credit token")
 
     def _check_token_credit(self) -> None:
-        """`--credit token` has a loss of its own (kit/credit.py), in one process."""
+        """`--credit token` has a loss of its own (kit/train/credit.py), in one process."""
         if self.kl_type != "none":
             raise UserError(
                 f"--credit token and --kl_type {self.kl_type}: a penalty of the whole completion would be one number "
@@ -127,15 +129,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from kit.closing import what_next
-from kit.credit import CreditTrainer
-from kit.hooks import Rollouts, StepCallback
-from kit.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
-from kit.processes import refuse_launch
-from kit.runs import read_metrics
-from kit.session import Session
-from kit.student import load_student
-from kit.trl_settings import extra_settings, refusals_of_trl
+from kit.base.runs import read_metrics
+from kit.base.student import load_student
+from kit.lm.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
+from kit.train.closing import what_next
+from kit.train.credit import CreditTrainer
+from kit.train.hooks import Rollouts, StepCallback
+from kit.train.processes import refuse_launch
+from kit.train.session import Session
+from kit.train.trl_settings import extra_settings, refusals_of_trl
 from reward_utils import RewardFunction, make_reward_function
 
 # ---- the trainer -------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def make_trainer(
     args: GRPOArguments,
     config: GRPOConfig,
 ) -> GRPOTrainer:
-    """TRL's trainer, or that of `--credit token`, with the kit's sampling (kit/hooks.py) and log-probs.
+    """TRL's trainer, or that of `--credit token`, with the kit's sampling (kit/train/hooks.py) and log-probs.
 
     Raises:
         UserError: settings that TRL refuses, or an optimizer that is not installed.

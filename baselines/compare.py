@@ -13,7 +13,7 @@ own way. Fine-tuning on the best of n has no KL term: on samples of the base (`d
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import clock, quiet
+from kit.base.screen import clock, quiet
 
 quiet(__name__)
 
@@ -28,13 +28,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kit import plots
-from kit.cli import Parser, at_least_1, positive
-from kit.errors import UserError, run_main
-from kit.measuring import METRICS
-from kit.models import ROOT, resolve_models
-from kit.runs import read_metrics
-from kit.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
+from kit.base.cli import Parser, at_least_1, positive
+from kit.base.errors import UserError, run_main
+from kit.base.runs import read_metrics
+from kit.lm.models import ROOT, resolve_models
+from kit.measure import plots
+from kit.measure.measuring import METRICS
+from kit.train.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
 
 COMPLETIONS_PER_STEP = 64
 ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # (rounds, n of best of n)

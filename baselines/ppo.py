@@ -17,7 +17,7 @@ et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020,
     whitening turns that into a push down for all early tokens and up for all late ones (Yuan et al. 2025, 2503.01491).
  2. Dropout is off everywhere. Otherwise pi_new/pi_old is not 1 before the first update, and the KL at step 0 is not 0.
  3. Rows are built from the sampled token ids and padded on the right, so GPT-2's positions 0, 1, 2, ... are right.
-    Nothing is decoded and encoded again. (`kit.sampling` pads on the left, with position ids from the mask [N].)
+    Nothing is decoded and encoded again. (`kit.lm.sampling` pads on the left, with position ids from the mask [N].)
  4. Sampled = scored: softmax(logits / temperature) over the whole vocabulary, no top-k, no top-p [N].
  5. An action is a token of the completion, its EOS included. Tokens after EOS are no actions: no reward, no loss, no
     gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
@@ -39,7 +39,7 @@ et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020,
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -51,9 +51,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from kit.cli import KitParser
-from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import BaselineArguments, above_0, at_least, check_steps, setting
+from kit.base.cli import KitParser
+from kit.base.errors import UserError, run_main, told_in_one_line
+from kit.base.flags import BaselineArguments, above_0, at_least, check_steps, setting
 
 # ---- settings ----------------------------------------------------------------------------------------------
 
@@ -116,9 +116,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import disable_dropout_in_model
 
-from kit.sampling import Completion, sample
-from kit.session import Session, reward_without_penalty
-from reward_utils import as_reference, scaled_logits
+from kit.lm.log_probs import as_reference, scaled_logits
+from kit.lm.sampling import Completion, sample
+from kit.train.session import Session, reward_without_penalty
 
 # ---- formulas ----------------------------------------------------------------------------------------------
 # Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and

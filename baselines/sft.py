@@ -19,7 +19,7 @@ Rows are padded on the right, where GPT-2's default positions 0, 1, 2, ... are r
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
-from kit.screen import Progress, quiet
+from kit.base.screen import Progress, quiet
 
 quiet(__name__)
 
@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.cli import KitParser
-from kit.errors import UserError, run_main, told_in_one_line
-from kit.flags import BaselineArguments, above_0, at_least, setting
+from kit.base.cli import KitParser
+from kit.base.errors import UserError, run_main, told_in_one_line
+from kit.base.flags import BaselineArguments, above_0, at_least, setting
 
 # ---- settings ----------------------------------------------------------------------------------------------
 
@@ -83,11 +83,11 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from data import load_imdb
-from kit.files import digest
-from kit.models import context
-from kit.processes import refuse_idle_gpus
-from kit.sampling import Completion, sample
-from kit.session import Session, reward_without_penalty
+from kit.base.files import digest
+from kit.lm.models import context
+from kit.lm.sampling import Completion, sample
+from kit.train.processes import refuse_idle_gpus
+from kit.train.session import Session, reward_without_penalty
 from reward_utils import RewardFunction
 
 IGNORED = -100  # a label that has no loss

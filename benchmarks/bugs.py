@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from kit.models import ROOT
-from kit.plots import grid, style
-from kit.runs import read_metrics
+from kit.base.runs import read_metrics
+from kit.lm.models import ROOT
+from kit.measure.plots import grid, style
 
 OUT = ROOT / "outputs" / "bug-figures"
 TRAIN = "train.py --model mini --sentiment_model mini --eval_every 0 --prompts_per_step 4 --max_completion_length 24"
@@ -99,9 +99,9 @@ def trained(bug: int, name: str, command: str) -> Path:
 def kl_by_position(run: Path, shown: int = 3) -> list[float]:
     """Mean log(pi/pi_ref), in nats, of the 1st, 2nd, ... token of the final model's held-out completions."""
     from data import HELD_OUT_PROMPTS
-    from kit.models import load_policy, load_reference
-    from kit.sampling import sample
-    from reward_utils import token_log_probs
+    from kit.lm.log_probs import token_log_probs
+    from kit.lm.models import load_policy, load_reference
+    from kit.lm.sampling import sample
 
     policy, tokenizer = load_policy(str(run))
     drawn = sample(policy, tokenizer, HELD_OUT_PROMPTS, num_samples=32, max_new_tokens=shown, seed=1)

@@ -4,7 +4,7 @@ benchmarks/results.jsonl has a line for each run: its command, its metrics, its 
 are written from these lines, so seeds that were trained on another machine count as well. A run's folder gets
 texts.jsonl, the 4 completions of every held-out prompt that were measured.
 
-The label uses no KL, no judge, no mean over texts, and none of the limits of kit/verdict.py. A completion is degenerate
+The label uses no KL, no judge, no mean over texts, and none of the limits of the verdict. A completion is degenerate
 if the base hardly ever writes such a text: it is more repetitive, shorter, or to the reference more or less likely than
 99 in 100 of the base's. It is so too if it holds three words that stand in every tenth text of its model.
 """
@@ -19,20 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from kit import comparison
-from kit.cli import BASE, Parser
-from kit.comparison import UNWRITTEN, Model, base_slope, chosen_judge, load_bench, zero_std_groups
-from kit.errors import UserError
-from kit.files import write_text
-from kit.metrics import Estimate, words
-from kit.models import resolve_models
-from kit.plots import CURVES
-from kit.reference import kept_samples
-from kit.runs import read_lines, read_metrics, read_samples, to_json
-from kit.screen import Progress
-from kit.sweep import Training, spelled_out
-from kit.validation import NAMES
-from kit.verdict import signals, verdict
+from kit.base.cli import BASE, Parser
+from kit.base.errors import UserError
+from kit.base.files import write_text
+from kit.base.metrics import Estimate, words
+from kit.base.runs import read_lines, read_metrics, read_samples, to_json
+from kit.base.screen import Progress
+from kit.lm.models import resolve_models
+from kit.measure import comparison
+from kit.measure.comparison import UNWRITTEN, Model, base_slope, chosen_judge, load_bench, zero_std_groups
+from kit.measure.plots import CURVES
+from kit.measure.reference import kept_samples
+from kit.measure.verdict import signals, verdict
+from kit.train.sweep import Training, spelled_out
+from kit.train.validation import NAMES
 
 KEPT, TEXTS = Path(__file__).with_name("results.jsonl"), "texts.jsonl"
 RARE = 0.01  # of the base's texts lie beyond each limit

@@ -17,7 +17,7 @@ stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import clock, quiet
+from kit.base.screen import clock, quiet
 
 quiet(__name__)
 
@@ -35,15 +35,15 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
-from kit.cli import Parser, at_least_1
-from kit.errors import UserError, run_main
-from kit.files import write_text
-from kit.measuring import METRICS
-from kit.models import ROOT, load_policy, load_reference, resolve_models
-from kit.runs import read_lines, to_json
-from kit.sampling import end_tokens, rollout, sample
-from kit.sweep import cells, markdown, write_between
-from reward_utils import Chunk, chunks, exact_distances, next_token_log_softmax
+from kit.base.cli import Parser, at_least_1
+from kit.base.errors import UserError, run_main
+from kit.base.files import write_text
+from kit.base.runs import read_lines, to_json
+from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
+from kit.lm.models import ROOT, load_policy, load_reference, resolve_models
+from kit.lm.sampling import end_tokens, rollout, sample
+from kit.measure.measuring import METRICS
+from kit.train.sweep import cells, markdown, write_between
 from sentiment import load_scorer
 
 KEPT, PAGE = ROOT / "outputs" / "placement.jsonl", ROOT / "docs" / "results.md"

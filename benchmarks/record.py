@@ -7,7 +7,7 @@ Compared are metrics.jsonl and samples.jsonl (without times), the weights in fin
 """
 
 # ruff: noqa: E402 - what is missing is said before it is imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kit.cli import Parser
-from kit.errors import UserError, run_main
+from kit.base.cli import Parser
+from kit.base.errors import UserError, run_main
 
 STEPS = ["--max_steps", "3", "--model", "mini", "--sentiment_model", "mini"]
 RUNS = {

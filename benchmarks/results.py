@@ -11,7 +11,7 @@ page is written from all these lines.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -26,13 +26,13 @@ import yaml
 from matplotlib.figure import Figure
 
 from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
-from kit import plots
-from kit.cli import BASE, Parser, at_least_1
-from kit.errors import UserError, run_main
-from kit.measuring import METRICS
-from kit.models import ROOT
-from kit.runs import read_metrics
-from kit.sweep import (
+from kit.base.cli import BASE, Parser, at_least_1
+from kit.base.errors import UserError, run_main
+from kit.base.runs import read_metrics
+from kit.lm.models import ROOT
+from kit.measure import plots
+from kit.measure.measuring import METRICS
+from kit.train.sweep import (
     Training,
     cells,
     counted,

@@ -12,7 +12,7 @@ what a model has learned. With --write the tables go into docs/speed.md, and the
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -47,12 +47,11 @@ from trl import GRPOTrainer
 import reward_utils
 import rewards_solution
 from data import load_prompts
-from kit import plots
-from kit.cli import Parser, at_least_1
-from kit.errors import run_main
-from kit.hooks import Rollouts
-from kit.memory import keep_freed_memory
-from kit.models import (
+from kit.base.cli import Parser, at_least_1
+from kit.base.errors import run_main
+from kit.lm.loading import load_tokenizer
+from kit.lm.memory import keep_freed_memory
+from kit.lm.models import (
     MINI,
     ROOT,
     ModelChoice,
@@ -61,9 +60,11 @@ from kit.models import (
     load_reference,
     resolve_models,
 )
-from kit.sweep import markdown, write_between
+from kit.measure import plots
+from kit.train.hooks import Rollouts
+from kit.train.sweep import markdown, write_between
 from reward_utils import make_reward_function
-from sentiment import load_scorer, load_tokenizer
+from sentiment import load_scorer
 from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate

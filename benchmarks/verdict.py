@@ -7,7 +7,7 @@ it. Limits may be chosen on the first, third, ... experiment of benchmarks/resul
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from benchmarks.measured import KEPT, Line, as_estimates, validations
 from benchmarks.results import PAGE as RESULTS_PAGE
 from benchmarks.results import measured
-from kit.cli import Parser
-from kit.errors import UserError, run_main
-from kit.metrics import Estimate
-from kit.sweep import markdown, write_between
-from kit.validation import NAMES
-from kit.verdict import HEALTHY, LEVELS, signals
+from kit.base.cli import Parser
+from kit.base.errors import UserError, run_main
+from kit.base.metrics import Estimate
+from kit.measure.verdict import HEALTHY, LEVELS, signals
+from kit.train.sweep import markdown, write_between
+from kit.train.validation import NAMES
 
 PAGE = RESULTS_PAGE.with_name("verdict.md")
 HACKED_FROM = 1 / 3  # broken texts

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from kit.files import rename
+from kit.base.files import rename
 
 Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
 

@@ -10,10 +10,10 @@ import re
 import shutil
 from pathlib import Path
 
-from kit.errors import UserError, run_main
-from kit.files import user_path
+from kit import ROOT
+from kit.base.errors import UserError, run_main
+from kit.base.files import user_path
 
-ROOT = Path(__file__).resolve().parent.parent
 PATCHES = ROOT / "grading" / "bugs"
 NOT_COPIED = ("outputs", "results", "dist", "wandb", "__pycache__", ".*")
 

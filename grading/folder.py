@@ -19,8 +19,8 @@ from tqdm import tqdm
 from grading.grade import Refused, grade_safely, read_submission
 from grading.sandbox import cut
 from grading.submission import FUNCTIONS
-from kit.errors import Stopped, UserError
-from kit.files import write_text
+from kit.base.errors import Stopped, UserError
+from kit.base.files import write_text
 
 NUMBERS = ("score", *FUNCTIONS, "seconds")
 FIELDS = ("submission", *NUMBERS, "message", "sha256")

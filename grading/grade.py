@@ -26,10 +26,10 @@ from typing import Any
 from grading.checks import CHECKS, EXERCISES, run_checks
 from grading.sandbox import PYTHON, Sandbox, check_unreadable, cut
 from grading.submission import Student
-from kit.errors import UserError, run_main
-from kit.files import refuse_foreign, user_path, write_text
+from kit import ROOT
+from kit.base.errors import UserError, run_main
+from kit.base.files import refuse_foreign, user_path, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENT = "rl-sentiment-exercise"
 MAX_SOURCE = 256 << 10  # bytes of a submission
 MAX_MESSAGE = 1500  # characters of one test's output: 20 tests stay far below Gradescope's 1 MB

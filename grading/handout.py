@@ -17,10 +17,10 @@ from pathlib import Path
 
 from grading.archive import Files, with_lf, write_zip
 from grading.variants import apply_variant
-from kit.errors import UserError, run_main
-from kit.files import refuse_foreign, user_path, write_text
+from kit import ROOT
+from kit.base.errors import UserError, run_main
+from kit.base.files import refuse_foreign, user_path, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
     "|".join(
@@ -29,7 +29,7 @@ LEFT_OUT = re.compile(
             r"grading/(archive|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
             r"tests/(grading|submissions)/.*",
             # They train with the solution, or are about more scripts than students have.
-            r"benchmarks/.*|baselines/compare\.py|kit/sweep\.py",
+            r"benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py",
             r"tests/(test_)?(compare|soak|stopped|bad_input|results|placement|verdict_measured)\.py",
             # What trained models did; tables and samples are cut from the pages.
             r"docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png",
@@ -45,7 +45,7 @@ STUDENTS = re.compile(r"<!-- students: (.*?) -->", re.S)
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
 SELF_CHECK = "__init__ checks loopholes mistakes self_check submission trees"
-NEEDED = ("rewards.py", "kit/errors.py", *(f"grading/{name}.py" for name in SELF_CHECK.split()))
+NEEDED = ("rewards.py", "kit/base/errors.py", *(f"grading/{name}.py" for name in SELF_CHECK.split()))
 # A block that `make results` writes: tables and samples of trained models.
 RESULTS = re.compile(r"<!-- .*by make results -->")
 

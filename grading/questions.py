@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.errors import UserError, run_main
-from kit.files import lines, read_text, user_path, write_text
+from kit import ROOT
+from kit.base.errors import UserError, run_main
+from kit.base.files import lines, read_text, user_path, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
 FOLDERS = ("kit", "baselines", "configs")
 START = re.compile(r"Q(\d+)\. +(\S.*)")

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import IO
 
-from kit.errors import UserError
+from kit import ROOT
+from kit.base.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent  # the kit, with the solution
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
@@ -129,7 +129,7 @@ class Sandbox:
                 "TMPDIR": str(self.scratch),
                 "USER": "student",
                 "OMP_NUM_THREADS": str(self.settings["threads"]),
-                "OMP_WAIT_POLICY": "passive",  # as in kit/screen.py
+                "OMP_WAIT_POLICY": "passive",  # as in kit/base/screen.py
                 "OPENBLAS_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
                 key: value,

@@ -35,7 +35,7 @@ from grading.submission import (
     load,
     place,
 )
-from kit.errors import UserError, run_main
+from kit.base.errors import UserError, run_main
 
 SECONDS = 5.0  # for one call of a student's function; a right one needs a millisecond
 SEED = "self-check"

@@ -15,7 +15,7 @@ import re
 from fnmatch import fnmatch
 
 from grading.archive import Files
-from kit.errors import UserError
+from kit.base.errors import UserError
 
 
 class PlaceMissing(UserError):

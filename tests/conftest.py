@@ -93,10 +93,12 @@ def tiny_gpt2() -> Callable[..., GPT2LMHeadModel]:
 def few_validation_prompts() -> Iterator[None]:
     """Runs of this process validate on four prompts, where what they measure is not the question."""
     import data
-    import kit.session
+    import kit.train.session
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kit.session, "validation_prompts", lambda source: data.validation_prompts(source)[:4])
+        patch.setattr(
+            kit.train.session, "validation_prompts", lambda source: data.validation_prompts(source)[:4]
+        )
         yield
 
 

@@ -120,7 +120,7 @@ def become(args: Sequence[str], env: Mapping[str, str], cwd: str, streams: Seque
 
 if __name__ == "__main__":
     sys.path.insert(1, str(ROOT))
-    from kit.screen import quiet
+    from kit.base.screen import quiet
 
     quiet()
     import datasets  # noqa: F401

@@ -5,7 +5,7 @@ with DDP on CPUs without a word. To Accelerate this launch is one of GPUs; the r
 """
 
 # ruff: noqa: E402 - as in train.py
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet()
 
@@ -16,7 +16,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 import train
-from kit.errors import run_main
+from kit.base.errors import run_main
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",

@@ -8,7 +8,7 @@ every line of metrics.jsonl (less the times it holds) and of samples.jsonl.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -30,13 +30,13 @@ from typing import NamedTuple
 
 import torch
 
-import kit.session
+import kit.train.session
 import train
 from baselines import ppo, sft
 from data import validation_prompts
-from kit.errors import told_in_one_line
-from kit.runs import MANIFEST, Run, read_metrics, read_samples
-from kit.sweep import write_between
+from kit.base.errors import told_in_one_line
+from kit.base.runs import MANIFEST, Run, read_metrics, read_samples
+from kit.train.sweep import write_between
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
     args = parser.parse_args()
     torch.set_num_threads(1)  # more would be threads that a fork does not have
-    kit.session.validation_prompts = lambda source: validation_prompts(source)[:HELD_OUT]
+    kit.train.session.validation_prompts = lambda source: validation_prompts(source)[:HELD_OUT]
     began, wrong = time.monotonic(), []
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     table = [

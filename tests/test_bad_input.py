@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.models import MINI
+from kit.lm.models import MINI
 from tests.conftest import EXTRAS, ROOT
 
 

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 import train as script
-from kit.credit import CreditTrainer
-from kit.hooks import METRIC_NAMES
-from kit.models import MINI
+from kit.lm.models import MINI
+from kit.train.credit import CreditTrainer
+from kit.train.hooks import METRIC_NAMES
 from reward_utils import make_reward_function
 
 

@@ -11,9 +11,9 @@ import pytest
 from baselines import compare
 from baselines.ppo import PARSER as PPO_PARSER
 from baselines.sft import PARSER as SFT_PARSER
-from kit.errors import UserError
-from kit.measuring import METRICS
-from kit.models import MINI, ROOT
+from kit.base.errors import UserError
+from kit.lm.models import MINI, ROOT
+from kit.measure.measuring import METRICS
 from train import PARSER as GRPO_PARSER
 
 

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from data import HELD_OUT_PROMPTS
-from kit import comparison
-from kit.comparison import (
+from kit.base.errors import UserError
+from kit.base.metrics import Estimate
+from kit.lm.models import MINI, ModelChoice
+from kit.measure import comparison
+from kit.measure.comparison import (
     Model,
     captured_by,
     compared,
@@ -23,10 +26,7 @@ from kit.comparison import (
     what_differs,
     zero_std_groups,
 )
-from kit.errors import UserError
-from kit.metrics import Estimate
-from kit.models import MINI, ModelChoice
-from kit.reference import ReferenceSamples
+from kit.measure.reference import ReferenceSamples
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = SimpleNamespace(prompts=list(HELD_OUT_PROMPTS), temperature=1.0, max_new_tokens=40)

@@ -1,4 +1,4 @@
-"""kit/credit.py: values and advantages by hand, the loss and its gradient by enumeration, and real runs.
+"""kit/train/credit.py: values and advantages by hand, the loss and its gradient by enumeration, and real runs.
 
 pytest tests/test_credit.py
 """
@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import tensor
 
-from kit.credit import CreditTrainer, credit, later, prefix_values
-from kit.models import MINI
-from kit.runs import read_metrics
+from kit.base.runs import read_metrics
+from kit.lm.models import MINI
+from kit.train.credit import CreditTrainer, credit, later, prefix_values
 from tests.test_reward_utils import by_definition, oracle
 
 # ------------------------------------------------------------------------------------ by hand

@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 import data
-from kit.errors import UserError
+from kit.base.errors import UserError
 from sentiment import word_count_score
 
 

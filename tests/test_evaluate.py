@@ -13,10 +13,10 @@ from unittest.mock import Mock
 import pytest
 
 import evaluate
-from kit.errors import UserError
-from kit.files import output_folder
-from kit.measuring import METRICS
-from kit.models import MINI
+from kit.base.errors import UserError
+from kit.base.files import output_folder
+from kit.lm.models import MINI
+from kit.measure.measuring import METRICS
 from tests.test_comparison import make_run
 
 ROOT = Path(__file__).resolve().parent.parent

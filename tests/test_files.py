@@ -1,4 +1,4 @@
-"""kit/files.py: what everyday machines do to files."""
+"""kit/base/files.py: what everyday machines do to files."""
 
 import os
 import stat
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import files
-from kit.errors import UserError
-from kit.files import lines, output_folder, read_text, refuse_foreign, user_path, write_text
+from kit.base import files
+from kit.base.errors import UserError
+from kit.base.files import lines, output_folder, read_text, refuse_foreign, user_path, write_text
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 

@@ -1,4 +1,4 @@
-"""kit/fluency.py against log-probs taken one text at a time.
+"""kit/measure/fluency.py against log-probs taken one text at a time.
 
 pytest tests/test_fluency.py
 """
@@ -6,8 +6,8 @@ pytest tests/test_fluency.py
 import pytest
 import torch
 
-from kit.fluency import load_fluency
-from kit.models import MINI, load_policy
+from kit.lm.models import MINI, load_policy
+from kit.measure.fluency import load_fluency
 
 
 def test_nats_per_byte_are_those_of_the_text_alone_and_an_empty_one_has_none():

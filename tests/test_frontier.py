@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from kit.frontier import attainable, best_of_n, captured, curves, price, tilt
+from kit.measure.frontier import attainable, best_of_n, captured, curves, price, tilt
 
 
 @pytest.mark.parametrize(

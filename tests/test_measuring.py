@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from kit.measuring import METRICS, Bench, estimates
-from kit.reference import ReferenceSamples
-from kit.sampling import sample
-from kit.validation import Limit, Validation
+from kit.lm.sampling import sample
+from kit.measure.measuring import METRICS, Bench, estimates
+from kit.measure.reference import ReferenceSamples
+from kit.train.validation import Limit, Validation
 from reward_utils import make_reward_function
 from sentiment import word_count_score
 from tests.test_reward_utils import by_definition, oracle

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from kit.models import ROOT
+from kit.lm.models import ROOT
 
 FAULTS_OF_FIFTY_TENSORS = """
 import resource
-from kit.memory import keep_freed_memory
+from kit.lm.memory import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 import pytest
 
-from kit.errors import UserError
-from kit.metrics import (
+from kit.base.errors import UserError
+from kit.base.metrics import (
     RewardWeights,
     composite_reward,
     compression_ratio,

@@ -29,8 +29,8 @@ from transformers import (
 )
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
-from kit.models import resolve_models
-from kit.reference import HELD_OUT, TUNING, kept_samples, read_kept
+from kit.lm.models import resolve_models
+from kit.measure.reference import HELD_OUT, TUNING, kept_samples, read_kept
 
 MINI = Path(__file__).resolve().parent.parent / "mini"
 sys.path.insert(0, str(MINI))

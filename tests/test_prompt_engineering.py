@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import prompt_engineering
-from kit.errors import UserError
-from kit.metrics import Estimate, RewardWeights
-from kit.models import MINI
+from kit.base.errors import UserError
+from kit.base.metrics import Estimate, RewardWeights
+from kit.lm.models import MINI
 from prompt_engineering import NO_PREFIX, conclusion, gains
 
 
@@ -128,6 +128,6 @@ def test_bad_input_is_one_sentence(args, sentence, tmp_path):
 def test_the_solution_shapes_with_whatever_weights_the_file_has(monkeypatch):
     """0.5 - 0.7 for a text of one word, which is too short."""
     weights = RewardWeights(sentiment=1.0, repetition=-0.5, length=0.7, target_words=(2, 4))
-    monkeypatch.setattr("kit.metrics.load_reward_weights", lambda: weights)
+    monkeypatch.setattr("kit.base.metrics.load_reward_weights", lambda: weights)
     bench = SimpleNamespace(scorer=lambda texts: [0.5] * len(texts))
     assert prompt_engineering.scorer_for("shaped", bench, True)(["fine"], [""]) == pytest.approx([-0.2])

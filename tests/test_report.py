@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kit import report
+from kit.measure import report
 from tests.browser import Browser
 
 NASTY = '<script>alert("owned")</script><img src=x onerror=alert(1)> \x00\x1b[31m "quoted" & \u202eabc'

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import measured, results, step_time, verdict
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
-from kit.errors import UserError
-from kit.sweep import spelled_out, write_between
+from kit.base.errors import UserError
+from kit.train.sweep import spelled_out, write_between
 from train import PARSER
 
 METRICS = {
@@ -71,7 +71,7 @@ def test_a_line_of_another_yaml_file_is_no_line_of_this_experiment(kept, tmp_pat
     (best,) = results.measured()["best"]
     found = best["command"]
     assert "--beta=0.1" in found and "--config" not in " ".join(found)
-    monkeypatch.setattr("kit.sweep.ROOT", tmp_path)
+    monkeypatch.setattr("kit.train.sweep.ROOT", tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "best.yaml").write_text("credit: token\nbeta: 0.2\n")
     assert results.measured()["best"] == []

@@ -16,11 +16,11 @@ import pytest
 import data
 import train as script
 from baselines import ppo, sft
-from kit.errors import UserError
-from kit.metrics import composite_reward, load_reward_weights
-from kit.models import MINI, load_policy
-from kit.runs import Run, read_config, read_metrics, what_is_missing
-from kit.session import Session, fingerprint, reward_sources
+from kit.base.errors import UserError
+from kit.base.metrics import composite_reward, load_reward_weights
+from kit.base.runs import Run, read_config, read_metrics, what_is_missing
+from kit.lm.models import MINI, load_policy
+from kit.train.session import Session, fingerprint, reward_sources
 from reward_utils import linear_reward
 from sentiment import load_scorer
 
@@ -276,7 +276,7 @@ def test_a_model_is_known_by_its_files_wherever_it_lies(tmp_path):
 
 def test_a_model_from_the_hub_is_known_by_its_commit(monkeypatch):
     monkeypatch.setattr(
-        "kit.session.try_to_load_from_cache", lambda *_: "/cache/snapshots/607a30d/config.json"
+        "kit.train.session.try_to_load_from_cache", lambda *_: "/cache/snapshots/607a30d/config.json"
     )
     assert fingerprint("openai-community/gpt2") == "607a30d"
 
@@ -298,7 +298,9 @@ def test_the_reward_is_known_by_its_code_without_the_comments(tmp_path, monkeypa
     weights = load_reward_weights()
     first = reward_sources(composite)
     assert list(first) == ["configs/reward.yaml"]
-    monkeypatch.setattr("kit.session.load_reward_weights", lambda: dataclasses.replace(weights, length=0.3))
+    monkeypatch.setattr(
+        "kit.train.session.load_reward_weights", lambda: dataclasses.replace(weights, length=0.3)
+    )
     assert reward_sources(composite) != first
 
 

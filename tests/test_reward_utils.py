@@ -14,15 +14,9 @@ from transformers import set_seed
 from trl.trainer.utils import disable_dropout_in_model
 
 import reward_utils
-from reward_utils import (
-    exact_distances,
-    kl_policy_ref,
-    kl_ref_policy,
-    make_reward_function,
-    reference_log_probs,
-    sparse_reward,
-    token_log_probs,
-)
+from kit.lm import log_probs
+from kit.lm.log_probs import exact_distances, reference_log_probs, token_log_probs
+from reward_utils import kl_policy_ref, kl_ref_policy, make_reward_function, sparse_reward
 
 PROMPTS = [[3], [5, 2, 7, 7, 1], [4, 4], [9, 8, 1, 2]]
 COMPLETIONS = [[6], [2, 3, 10, 0], [0], [1, 5, 5, 5, 5, 9, 0]]  # one token; EOS (0) last; EOS alone; long
@@ -282,7 +276,7 @@ def test_sparse_is_one_from_the_threshold_on():
 
 def test_left_padding_gives_the_log_probs_of_the_same_model(tiny_gpt2):
     """TRL passes ids and mask only; without our hook GPT-2 counts the padding and is another model."""
-    from kit.models import follow_mask_positions
+    from kit.lm.models import follow_mask_positions
 
     model = tiny_gpt2().eval()
     ids = torch.tensor([[0, 0, 0, 5, 2], [3, 1, 4, 5, 2]])
@@ -328,9 +322,9 @@ def test_kl_estimates_far_away_by_hand():
 
 def test_the_head_is_fp32_under_autocast(tiny_gpt2):
     lm, hidden = tiny_gpt2(), torch.randn(3, 16)
-    plain = reward_utils.scaled_logits(lm, hidden, 1.5)
+    plain = log_probs.scaled_logits(lm, hidden, 1.5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(reward_utils.scaled_logits(lm, hidden, 1.5), plain)
+        assert torch.equal(log_probs.scaled_logits(lm, hidden, 1.5), plain)
 
 
 def test_exact_kl_of_lora_is_to_the_policy_less_its_adapter(tiny_gpt2):

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from kit.errors import UserError
-from kit.runs import STATE, Run, read_config, read_metrics, to_json, write_manifest
+from kit.base.errors import UserError
+from kit.base.runs import STATE, Run, read_config, read_metrics, to_json, write_manifest
 from tests.conftest import ROOT
 
 
@@ -164,7 +164,7 @@ def test_the_manifest_comes_last_and_after_every_file_is_on_disk(run, monkeypatc
 def test_two_processes_do_not_train_one_run_and_a_dead_one_is_no_obstacle(run):
     pytest.importorskip("fcntl")
     code = f"""
-from kit.runs import Run
+from kit.base.runs import Run
 lock = Run.open({str(run.path)!r}).lock()
 print("got it", flush=True)
 input()
@@ -225,7 +225,7 @@ def test_what_is_set_aside_stays_until_the_end_and_a_refusal_is_one_line(run, mo
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("kit.files.SECONDS_BEFORE_RETRY", ())
+        patch.setattr("kit.base.files.SECONDS_BEFORE_RETRY", ())
         patch.setattr("pathlib.Path.replace", refuse)
         patch.setattr("shutil.rmtree", refuse)
         run.set_aside(run.final)

@@ -10,9 +10,9 @@ import torch
 from peft import get_peft_model
 from transformers import AutoTokenizer, GenerationConfig
 
-from kit.models import MINI, load_policy, lora_config
-from kit.sampling import draw, rollout, sample
-from reward_utils import token_log_probs
+from kit.lm.log_probs import token_log_probs
+from kit.lm.models import MINI, load_policy, lora_config
+from kit.lm.sampling import draw, rollout, sample
 
 
 class LetterTokenizer:

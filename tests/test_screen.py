@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import kit
-from kit import screen
-from kit.errors import on_stop_signals, secure_screen
-from kit.screen import Progress, clock, one_line, table
+from kit.base import screen
+from kit.base.errors import on_stop_signals, secure_screen
+from kit.base.screen import Progress, clock, one_line, table
 from tests.conftest import ROOT
 
 
@@ -94,7 +94,7 @@ def test_a_character_that_the_screen_lacks_is_a_question_mark(monkeypatch):
 
 def test_with_a_closed_pipe_the_work_is_done_and_the_status_is_its_own():
     """Python itself would complain of the pipe at its end, with status 120."""
-    code = "from kit.errors import run_main; run_main(lambda: print('x' * 9999) or 3)"
+    code = "from kit.base.errors import run_main; run_main(lambda: print('x' * 9999) or 3)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -178,7 +178,7 @@ def test_a_script_asks_for_what_it_needs_before_it_imports_it(path):
     """Python 3.8 can read it. All that it imports before `quiet` is the standard library, or the grader's."""
     free, leaves = (
         sys.stdlib_module_names | {"grading", "submission"},
-        ("kit.screen", "kit.errors", "kit.files"),
+        ("kit.base.screen", "kit.base.errors", "kit.base.files"),
     )
     for node in ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8)).body:
         if isinstance(node, ast.Expr) and ast.unparse(node) == "quiet(__name__)":

@@ -21,7 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from kit.errors import UserError
+from kit.base.errors import UserError
 from sentiment import NEUTRAL, class_values, load_scorer, word_count_score
 
 

@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from baselines import ppo, sft
 from data import load_imdb, load_prompts
-from kit.errors import UserError
-from kit.flags import BaselineArguments
-from kit.models import MINI, load_policy
-from kit.runs import read_config, read_metrics
-from kit.sampling import Completion
-from kit.session import Session, reward_without_penalty
+from kit.base.errors import UserError
+from kit.base.flags import BaselineArguments
+from kit.base.runs import read_config, read_metrics
+from kit.lm.models import MINI, load_policy
+from kit.lm.sampling import Completion
+from kit.train.session import Session, reward_without_penalty
 
 GOOD, BAD = "A wonderful film, number", "A dreadful film, number"
 

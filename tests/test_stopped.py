@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 
 import train as script
 from baselines import ppo, sft
-from kit import sweep
-from kit.errors import Diverged, Stopped, UserError, no_room
-from kit.runs import read_metrics, what_is_missing
-from kit.sampling import sample
-from kit.session import Session, largest
+from kit.base.errors import Diverged, Stopped, UserError, no_room
+from kit.base.runs import read_metrics, what_is_missing
+from kit.lm.sampling import sample
+from kit.train import sweep
+from kit.train.session import Session, largest
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("few_validation_prompts")
@@ -260,8 +260,8 @@ def test_on_a_full_disk_another_error_keeps_its_own_words(tmp_path, monkeypatch)
 def test_a_stopped_comparison_stops_its_trainings_and_keeps_their_time(tmp_path):
     code = f"""
 from pathlib import Path
-from kit.errors import run_main
-from kit.sweep import Training, finish_runs
+from kit.base.errors import run_main
+from kit.train.sweep import Training, finish_runs
 here = Path({str(tmp_path)!r})
 sleep = ["-c", "import pathlib, sys, time; pathlib.Path(sys.argv[2], sys.argv[4]).mkdir(); time.sleep(60)"]
 run_main(lambda: finish_runs([Training(sleep, here / name, 0) for name in "ab"], 2, here / "log.txt"))

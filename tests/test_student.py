@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kit.errors import Stopped, UserError
-from kit.student import checked, load_student
+from kit.base.errors import Stopped, UserError
+from kit.base.student import checked, load_student
 
 
 @pytest.mark.parametrize(

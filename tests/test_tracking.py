@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from kit import tracking
-from kit.errors import UserError
+from kit.base.errors import UserError
+from kit.train import tracking
 from tests.conftest import ROOT
 
 
@@ -103,7 +103,7 @@ THREE_RUNS = """
 import json, sys
 from pathlib import Path
 from trackio.sqlite_storage import SQLiteStorage
-from kit import tracking
+from kit.train import tracking
 for first_step, reward in ((0, 0.25), (2, 0.5), (0, 0.75)):  # a run; it is resumed; another of its name
     tracker = tracking.open_tracker("trackio", "p", Path("run"), {}, ["grpo"], first_step)
     for step in range(first_step + 1, 4):

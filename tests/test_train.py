@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from data import TUNING_PROMPTS
-from kit import hooks
-from kit.closing import what_next
-from kit.errors import UserError
-from kit.hooks import StepCallback
-from kit.models import MINI
-from kit.reference import read_kept
-from kit.runs import Run, read_config, read_metrics, read_samples
-from kit.session import Session, prediction
+from kit.base.errors import UserError
+from kit.base.runs import Run, read_config, read_metrics, read_samples
+from kit.lm.models import MINI
+from kit.measure.reference import read_kept
+from kit.train import hooks
+from kit.train.closing import what_next
+from kit.train.hooks import StepCallback
+from kit.train.session import Session, prediction
 from tests.conftest import ROOT
 from tests.test_sampling import LetterTokenizer
 
@@ -181,7 +181,7 @@ def test_lora_with_the_forward_penalty(train):
 
 
 def test_unmerged_adapter_is_loaded_with_its_base(train):
-    from kit.models import load_policy
+    from kit.lm.models import load_policy
 
     done, folder = train("--use_peft", "--learning_rate", "0.01", "--max_steps", "2")
     assert done.returncode == 0, done.stderr

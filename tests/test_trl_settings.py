@@ -1,4 +1,4 @@
-"""kit/trl_settings.py: what `trl:` in a --config file hands on to TRL, and what is refused.
+"""kit/train/trl_settings.py: what `trl:` in a --config file hands on to TRL, and what is refused.
 
 python -m pytest tests/test_trl_settings.py
 """
@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import train as script
-from kit.errors import UserError
-from kit.models import MINI
-from kit.trl_settings import extra_settings
+from kit.base.errors import UserError
+from kit.lm.models import MINI
+from kit.train.trl_settings import extra_settings
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ pytest tests/test_verdict.py
 import numpy as np
 import pytest
 
-from kit.metrics import (
+from kit.base.metrics import (
     Estimate,
 )
-from kit.verdict import judge_slope, signals, verdict
+from kit.measure.verdict import judge_slope, signals, verdict
 
 
 def numbers(**values: float) -> dict[str, Estimate]:

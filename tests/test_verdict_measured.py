@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.measured import Ordinary, repeated_pairs
 from benchmarks.verdict import figure, first_steps, rate, wilson
-from kit.validation import NAMES
+from kit.train.validation import NAMES
 
 
 def test_repeated_pairs():

@@ -7,16 +7,17 @@ import argparse
 from pathlib import Path
 
 from grading.archive import with_lf, write_zip
-from kit.errors import UserError, run_main
-from kit.files import refuse_foreign, user_path
+from kit import ROOT
+from kit.base.errors import UserError, run_main
+from kit.base.files import refuse_foreign, user_path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 GRADER = "__init__ checks grade loopholes mistakes sandbox submission trees worker"
 FILES = {name: f"grading/gradescope/{name}" for name in ("setup.sh", "run_autograder")}
 for module in [f"grading/{name}.py" for name in GRADER.split()] + [
     "kit/__init__.py",
-    "kit/errors.py",
-    "kit/files.py",
+    "kit/base/__init__.py",
+    "kit/base/errors.py",
+    "kit/base/files.py",
 ]:
     FILES[module] = module
 

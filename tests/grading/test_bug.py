@@ -5,7 +5,7 @@ import re
 import pytest
 
 from grading import bug
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT
 
 # The test that goes red with each bug; docs/answers.md names the same

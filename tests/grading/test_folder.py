@@ -11,7 +11,7 @@ import pytest
 from grading import folder
 from grading.folder import FIELDS, Table, grade_folder, submissions_in
 from grading.submission import FUNCTIONS
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT
 from tests.grading.conftest import SUBMISSIONS
 

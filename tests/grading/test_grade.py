@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from grading import grade as grader
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT, system_python
 from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
 

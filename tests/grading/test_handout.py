@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from grading import handout
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT
 
 

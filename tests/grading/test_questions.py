@@ -10,7 +10,7 @@ import pytest
 
 from grading import questions
 from grading.questions import Question
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT
 
 TRAIN = '''"""A docstring with # Q9. no question in it."""

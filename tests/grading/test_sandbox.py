@@ -19,7 +19,7 @@ import pytest
 
 from grading import grade as grader
 from grading import sandbox
-from kit.errors import UserError
+from kit.base.errors import UserError
 from tests.conftest import ROOT, system_python
 from tests.grading.conftest import SUBMISSIONS, assert_valid, marked_processes, solution_with
 

@@ -252,7 +252,7 @@ def test_an_endless_loop_while_the_file_is_read(tmp_path, monkeypatch, capsys):
     [
         ("import torch", "torch"),
         ("from grading.trees import make_tree", "grading"),
-        ("from kit.errors import UserError", "kit"),
+        ("from kit.base.errors import UserError", "kit"),
     ],
 )
 def test_an_import_that_the_grader_does_not_have(tmp_path, line, package):

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from kit.errors import UserError
-from kit.flags import Arguments
+from kit.base.errors import UserError
+from kit.base.flags import Arguments
 
 
 def refuse_idle_gpus(otherwise: str = "") -> None:

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from kit.errors import UserError
+from kit import ROOT
+from kit.base.errors import UserError
 
 T = TypeVar("T")
 
-REWARD_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "reward.yaml"
+REWARD_CONFIG = ROOT / "configs" / "reward.yaml"
 
 
 def words(text: str) -> list[str]:

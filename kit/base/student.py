@@ -11,8 +11,8 @@ from typing import Any
 
 from grading.self_check import what_is_wrong
 from grading.submission import Mistake, Student, Unfilled, call, explain
-from kit.errors import UserError
-from kit.metrics import composite_reward
+from kit.base.errors import UserError
+from kit.base.metrics import composite_reward
 
 MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which ends at 3e38
 

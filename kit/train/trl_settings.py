@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from transformers.hf_argparser import HfArgumentParser
 from trl import GRPOConfig
 
-from kit.errors import UserError
+from kit.base.errors import UserError
 
 # Settings of the loss, all of them on-policy estimates of the same gradient or bounds on it.
 LOSS = set(

@@ -10,19 +10,19 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from kit.frontier import captured
-from kit.measuring import Bench, Row, column_of, estimates, spreads
-from kit.reference import ReferenceSamples
-from kit.runs import Run
-from kit.screen import table
-from kit.tracking import Tracker
+from kit.base.runs import Run
+from kit.base.screen import table
+from kit.measure.frontier import captured
+from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
+from kit.measure.reference import ReferenceSamples
+from kit.train.tracking import Tracker
 from reward_utils import RewardFunction, Scorer
 from sentiment import word_count_score
 
 VALIDATION_SEED = 20_240_229  # its own stream: how often we validate changes nothing in training
 SHOWN_SAMPLES = 4
 SAMPLE_COLUMNS = ("prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref", "tokens")  # samples.jsonl
-# name in metrics.jsonl -> key of `kit.measuring.METRICS`
+# name in metrics.jsonl -> key of `kit.measure.measuring.METRICS`
 NAMES = {
     "val/positive_ratio": "positive_ratio",
     "val/composite_reward": "reward",

@@ -1,6 +1,6 @@
 """Scored samples of the reference: what the best attainable J* is estimated from.
 
-    python -m kit.reference            draw those of the bundled pair again, into mini/reference_samples*.json.gz
+    python -m kit.measure.reference     draw those of the bundled pair again, into mini/reference_samples*.json.gz
 
 Two sets of 64 prompts, the held-out ones and those to choose settings on, x 64 samples: four minutes of two cores. They
 are the same for every run, so those of the bundled pair come with it, and count as long as models, prompts and sampling
@@ -8,7 +8,7 @@ are those they were drawn with.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.screen import Progress, quiet
+from kit.base.screen import Progress, quiet
 
 quiet(__name__)
 
@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
-from kit.files import refuse_pointer
-from kit.measuring import Bench
-from kit.models import MINI, ModelChoice, load_policy, resolve_models
-from kit.screen import quiet
-from sentiment import load_scorer, told_as
+from kit.base.files import refuse_pointer
+from kit.base.screen import quiet
+from kit.lm.loading import told_as
+from kit.lm.models import MINI, ModelChoice, load_policy, resolve_models
+from kit.measure.measuring import Bench
+from sentiment import load_scorer
 
 HELD_OUT, TUNING = MINI / "reference_samples.json.gz", MINI / "reference_samples_tuning.json.gz"
 # The bias of J* falls as 1/N: on the bundled pair at beta 0.1 it is -0.012 with 16 samples a prompt, -0.003 with 64
@@ -70,7 +71,7 @@ def read_kept(file: Path = HELD_OUT) -> tuple[str, ReferenceSamples]:
     data = file.read_bytes()
     refuse_pointer(data, str(file))
     with told_as(
-        f"{file} is damaged", "get it again, or draw the samples again with python -m kit.reference"
+        f"{file} is damaged", "get it again, or draw the samples again with python -m kit.measure.reference"
     ):
         kept = json.loads(gzip.decompress(data))
         return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
@@ -87,7 +88,9 @@ def fingerprint(choice: ModelChoice, bench: Bench) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m kit.reference", description=__doc__.split("\n")[0]).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m kit.measure.reference", description=__doc__.split("\n")[0]
+    ).parse_args()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
     scorer = load_scorer(choice.sentiment)

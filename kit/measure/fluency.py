@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kit.models import load_policy, resolve_models
-from reward_utils import token_log_probs
+from kit.lm.log_probs import token_log_probs
+from kit.lm.models import load_policy, resolve_models
 
 Fluency = Callable[[Sequence[str], Sequence[str]], list[float | None]]
 

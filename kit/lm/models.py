@@ -23,15 +23,15 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from trl.trainer.utils import FusedCausalLMOutput
 
-from kit.errors import UserError
-from kit.files import read_text, user_path
-from kit.memory import keep_freed_memory
-from kit.runs import read_config
-from kit.sampling import rollout
-from reward_utils import positions, scaled_logits
-from sentiment import load_tokenizer, say_what_is_fetched, told_as
+from kit import ROOT
+from kit.base.errors import UserError
+from kit.base.files import read_text, user_path
+from kit.base.runs import read_config
+from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.log_probs import positions, scaled_logits
+from kit.lm.memory import keep_freed_memory
+from kit.lm.sampling import rollout
 
-ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "mini"
 FULL_POLICY = "openai-community/gpt2"
 FULL_SENTIMENT = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"

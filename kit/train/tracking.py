@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from kit.errors import UserError
-from kit.runs import to_json
-from kit.screen import one_line
+from kit.base.errors import UserError
+from kit.base.runs import to_json
+from kit.base.screen import one_line
 
 SAMPLES = 16  # of a validation
 TABLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")

@@ -1,4 +1,4 @@
-"""How every script reads and writes a file that a user named. Standard library and `kit.errors` only."""
+"""How every script reads and writes a file that a user named. Standard library and `kit.base.errors` only."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from kit.errors import UserError
+from kit.base.errors import UserError
 
 LFS_POINTER = b"version https://git-lfs.github.com/"
 SECONDS_BEFORE_RETRY = (0.1, 1.0)  # a virus scanner holds a new file for a moment

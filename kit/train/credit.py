@@ -33,7 +33,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from reward_utils import RewardFunction, as_reference, chunks, next_token_log_softmax
+from kit.lm.log_probs import as_reference, chunks, next_token_log_softmax
+from reward_utils import RewardFunction
 
 RIDGE = 0.5  # half a completion's weight
 BLOCK = 4  # tokens between two looks: a look costs a twentieth of a step on the bundled models

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from reward_utils import evaluating, positions, scaled_logits
+from kit.lm.log_probs import evaluating, positions, scaled_logits
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.metrics import Estimate
+from kit.base.metrics import Estimate
 
 # (suspicious from, alarming from); the base model is at 0 or at 1 in all. The limits lie between sound and hacked
 # runs of the bundled models, and were chosen on one half of an earlier set of runs (docs/verdict.md). The judge gap's

@@ -9,9 +9,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
-from kit.processes import follow
-from kit.sampling import end_tokens, rollout
-from kit.session import Session
+from kit.lm.sampling import end_tokens, rollout
+from kit.train.processes import follow
+from kit.train.session import Session
 
 
 class Rollouts:

@@ -18,12 +18,12 @@ from typing import Any, TextIO
 
 import yaml
 
-from kit.cli import split, take
-from kit.errors import UserError
-from kit.files import write_text
-from kit.models import ROOT
-from kit.runs import Run
-from kit.screen import clock
+from kit.base.cli import split, take
+from kit.base.errors import UserError
+from kit.base.files import write_text
+from kit.base.runs import Run
+from kit.base.screen import clock
+from kit.lm.models import ROOT
 
 
 @dataclass(frozen=True)

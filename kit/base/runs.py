@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 import numpy as np
 from filelock import FileLock, Timeout  # comes with torch
 
-from kit.errors import UserError
-from kit.files import read_text, remove, rename, sha256, user_path, write_text
-from kit.screen import clock
+from kit import ROOT
+from kit.base.errors import UserError
+from kit.base.files import read_text, remove, rename, sha256, user_path, write_text
+from kit.base.screen import clock
 
 STATE = "trainer_state.json"  # in every checkpoint; TRL calls it so
 MANIFEST = "manifest.json"
@@ -220,11 +221,10 @@ def provenance() -> dict[str, Any]:
     """Versions, git commit and machine, so that a number can be had again."""
     import torch  # not above: the command line reads run folders before anything heavy is imported
 
-    root = Path(__file__).resolve().parent.parent
     git = {}
     for key, command in (("commit", ["rev-parse", "HEAD"]), ("changed", ["status", "--porcelain", "-uno"])):
         try:
-            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10)
             git[key] = done.stdout.strip() if done.returncode == 0 else None
         except (OSError, subprocess.TimeoutExpired):
             git[key] = None

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure  # no pyplot: no global state, and no window on any machine
 from matplotlib.ticker import MaxNLocator
 
-from kit.errors import UserError
+from kit.base.errors import UserError
 
 KL_LABEL = "KL(π‖π_ref), nats per completion"
 RC = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 9.5}

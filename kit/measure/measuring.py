@@ -12,8 +12,7 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kit.fluency import Fluency
-from kit.metrics import (
+from kit.base.metrics import (
     Estimate,
     composite_reward,
     compression_ratio,
@@ -25,9 +24,11 @@ from kit.metrics import (
     self_bleu,
     unique_ratio,
 )
-from kit.sampling import Completion, sample
-from kit.screen import Progress
-from reward_utils import Scorer, exact_distances
+from kit.base.screen import Progress
+from kit.lm.log_probs import exact_distances
+from kit.lm.sampling import Completion, sample
+from kit.measure.fluency import Fluency
+from reward_utils import Scorer
 
 POSITIVE = 0.5  # a completion counts as positive above this P(positive)
 Row = dict[str, Any]  # one completion and its numbers; a line of samples.jsonl
@@ -89,7 +90,7 @@ class Bench:
     judge: Scorer | None = None
     fluency: Fluency | None = None
     progress: Progress | None = None
-    on_text: Callable[[list[str]], None] | None = None  # `kit.sampling.sample` calls it
+    on_text: Callable[[list[str]], None] | None = None  # `kit.lm.sampling.sample` calls it
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
@@ -203,7 +204,7 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     """The metrics of one model's rows (`num_samples` per prompt, prompt by prompt), by the keys of `METRICS`.
 
     A metric that no row has (without a judge, or with another tokenizer) is left out. So is `captured`, which needs the
-    reference's samples (`kit.frontier`).
+    reference's samples (`kit.measure.frontier`).
     """
 
     def column(key: str) -> np.ndarray:

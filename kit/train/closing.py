@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from kit.flags import Arguments
-from kit.metrics import Estimate
-from kit.validation import NAMES
-from kit.verdict import HACKED, signals, verdict
+from kit.base.flags import Arguments
+from kit.base.metrics import Estimate
+from kit.measure.verdict import HACKED, signals, verdict
+from kit.train.validation import NAMES
 
 SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
 FAR = 1.0  # nats from the base that a score should have been bought with

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from kit.errors import UserError
-from kit.files import read_text, user_path
-from kit.runs import read_config, refuse_change
+from kit.base.errors import UserError
+from kit.base.files import read_text, user_path
+from kit.base.runs import read_config, refuse_change
 
 BASE = "base"  # how the reference model is called
 # What a resumed run may be given anew. All else makes another experiment; its models the session compares by name.

@@ -15,13 +15,11 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
-from kit.cli import BASE
-from kit.errors import UserError
-from kit.fluency import load_fluency
-from kit.frontier import CurvePoint, captured, curves, price
-from kit.measuring import Bench, Row, column_of, estimates, spreads
-from kit.metrics import Estimate
-from kit.models import (
+from kit.base.cli import BASE
+from kit.base.errors import UserError
+from kit.base.metrics import Estimate
+from kit.base.runs import Run, read_config, read_metrics
+from kit.lm.models import (
     MINI,
     ROOT,
     ModelChoice,
@@ -32,9 +30,11 @@ from kit.models import (
     load_policy,
     resolve_models,
 )
-from kit.reference import ReferenceSamples
-from kit.runs import Run, read_config, read_metrics
-from kit.verdict import MIN_JUDGE_SLOPE, judge_slope, signals, verdict
+from kit.measure.fluency import load_fluency
+from kit.measure.frontier import CurvePoint, captured, curves, price
+from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
+from kit.measure.reference import ReferenceSamples
+from kit.measure.verdict import MIN_JUDGE_SLOPE, judge_slope, signals, verdict
 from sentiment import load_scorer
 
 UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
@@ -138,7 +138,7 @@ def chosen_judge(asked: str) -> str | None:
 def load_bench(
     args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
 ) -> Bench:
-    """The bench that the flags of `kit.cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
+    """What the flags of `cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
     room = context(reference) - args.max_new_tokens

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kit.errors import UserError
-from kit.files import user_path
+from kit.base.errors import UserError
+from kit.base.files import user_path
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 

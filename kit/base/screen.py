@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 import kit
-from kit.errors import UserError, secure_screen, stop_at_once, told_in_one_line
+from kit.base.errors import UserError, secure_screen, stop_at_once, told_in_one_line
 
 
 def quiet(name: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kit.metrics import Estimate, mean_estimate
+from kit.base.metrics import Estimate, mean_estimate
 
 # With fewer effective samples the curve is cut: its reward cannot exceed that of the best sample drawn, so it falls
 # below the true one. Measured for Beta(1/2, 1/2) rewards, N = 16: at 4.4 effective samples the estimate is 0.937 at

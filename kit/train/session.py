@@ -40,18 +40,18 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
-from kit.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
-from kit.files import digest, read_text, remove, rename, sha256
-from kit.flags import Arguments
-from kit.frontier import price
-from kit.measuring import Bench
-from kit.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
-from kit.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
-from kit.reference import kept_samples
-from kit.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
-from kit.screen import clock
-from kit.tracking import Tracker, open_tracker, refuse_uninstalled
-from kit.validation import VALIDATION_SEED, Limit, Validation
+from kit.base.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
+from kit.base.files import digest, read_text, remove, rename, sha256
+from kit.base.flags import Arguments
+from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
+from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
+from kit.base.screen import clock
+from kit.lm.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
+from kit.measure.frontier import price
+from kit.measure.measuring import Bench
+from kit.measure.reference import kept_samples
+from kit.train.tracking import Tracker, open_tracker, refuse_uninstalled
+from kit.train.validation import VALIDATION_SEED, Limit, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
 

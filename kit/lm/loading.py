@@ -1,0 +1,44 @@
+"""What every loading shares: files that are whole, a word about downloads, errors of libraries in one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kit.base.errors import UserError, no_room
+from kit.base.files import refuse_pointer
+
+
+@contextmanager
+def told_as(what: str, advice: str) -> Iterator[None]:
+    """Whatever a library raises in the block becomes a `UserError`: `what`, the first line of the error, `advice`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or no_room(error):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{what} ({said}); {advice}") from None
+
+
+def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
+    """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
+
+    Raises:
+        UserError: its files are missing. transformers makes an empty one then, and says nothing.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **where)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{spec}: there is a model but no tokenizer; put its tokenizer files there")
+    return tokenizer
+
+
+def say_what_is_fetched(spec: str) -> None:
+    """Half a gigabyte may be on its way; transformers' own bars are off. `UserError` for what git has not fetched."""
+    if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
+        print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
+    for file in filter(Path.is_file, Path(spec).glob("*")):
+        with file.open("rb") as opened:
+            refuse_pointer(opened.read(100), str(file))
