@@ -87,6 +87,8 @@ def serve() -> dict:
 def become(args: Sequence[str], env: Mapping[str, str], cwd: str, streams: Sequence[str]) -> None:
     """Run `python ARGS` in this process, and end it."""
     os.setsid()
+    # After a fork torch makes its pool of threads anew: here, before two threads at once would find half of it
+    torch.set_num_threads(1)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -126,7 +128,7 @@ if __name__ == "__main__":
     import datasets  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import peft  # noqa: F401
-    import torch  # noqa: F401
+    import torch
     import trl.trainer.grpo_trainer
     import trl.trainer.sft_trainer  # noqa: F401
 

@@ -80,6 +80,7 @@ def start(method: Method, *flags: str | Path, log: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
+    torch.set_num_threads(1)  # as in tests/forks.py
     status = 70  # neither success nor a refusal: an exception of ours
     try:
         for target, path, mode in (
@@ -255,7 +256,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--write", action="store_true", help="the table into docs/reliability.md")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # more would be threads that a fork does not have
     kit.train.session.validation_prompts = lambda source: validation_prompts(source)[:HELD_OUT]
     began, wrong = time.monotonic(), []
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
