@@ -1,5 +1,5 @@
-"""What the three training scripts of this folder share: reading the data, cleaning it, the schedule, the
-classifiers' training loop, and saving a model with its card.
+"""What the training scripts of this folder share: the data, the training loop, the classifiers' tokenizer, word vectors
+and teacher, and saving a model with its card.
 
 The data come either from the Hub (`stanfordnlp/imdb`, `stanfordnlp/sst2`) or from local parquet files:
 IMDB with the columns `split` (train, test, unsupervised), `label` (0 negative, 1 positive, -1 none) and `text`;
@@ -16,16 +16,22 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, processors
+from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 BUCKETS = 1 << 21  # of the teacher's n-grams
+IMDB = """Large Movie Review Dataset (Maas et al., *Learning Word Vectors for Sentiment Analysis*,
+ACL 2011; on the Hub as `stanfordnlp/imdb`)"""
+RELEASED = """released by its authors for research,
+without a standard licence text. None of its text is in this repository."""
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
@@ -37,59 +43,58 @@ def clean(text: str) -> str:
 # Data ------------------------------------------------------------------------------------------------------
 
 
-def read_imdb(path: str | None) -> pd.DataFrame:
-    """`split`, `label`, `text` (cleaned). Sorted by label as published: shuffle before taking a slice."""
+def read(path: str | None, name: str, column: str) -> pd.DataFrame:
+    """`split`, `label` and `text` (cleaned) of a parquet file, or of a data set of the Hub."""
     if path:
-        frame = pd.read_parquet(path, columns=["split", "label", "text"])
+        frame = pd.read_parquet(path, columns=["split", "label", column])
     else:
         from datasets import load_dataset
 
-        splits = load_dataset("stanfordnlp/imdb")
-        parts = [splits[name].to_pandas().assign(split=name) for name in ("train", "test", "unsupervised")]
+        parts = [part.to_pandas().assign(split=split) for split, part in load_dataset(name).items()]
         frame = pd.concat(parts, ignore_index=True)
-    frame["text"] = [clean(t) for t in frame["text"]]
     frame["split"] = frame["split"].astype(object)
+    frame["text"] = [clean(text) for text in frame[column]]
     return frame[["split", "label", "text"]]
+
+
+def read_imdb(path: str | None) -> pd.DataFrame:
+    """Sorted by label as published: shuffle before taking a slice."""
+    return read(path, "stanfordnlp/imdb", "text")
 
 
 def read_sst2(path: str | None) -> pd.DataFrame:
-    """`split`, `label`, `text`."""
-    if path:
-        frame = pd.read_parquet(path, columns=["split", "label", "sentence"])
-    else:
-        from datasets import load_dataset
-
-        splits = load_dataset("stanfordnlp/sst2")
-        parts = [splits[name].to_pandas().assign(split=name) for name in ("train", "validation")]
-        frame = pd.concat(parts, ignore_index=True)
-    frame = frame.rename(columns={"sentence": "text"})
-    frame["text"] = [clean(t) for t in frame["text"]]
-    frame["split"] = frame["split"].astype(object)
-    return frame[["split", "label", "text"]]
+    return read(path, "stanfordnlp/sst2", "sentence")
 
 
 def held_out_reviews(imdb: pd.DataFrame, n: int) -> np.ndarray:
-    """Row numbers of the `n` test reviews the language model never sees (always the same ones)."""
-    return imdb[imdb["split"] == "test"].sample(n=n, random_state=0).index.to_numpy()
+    """Row numbers of the texts the language model never sees (always the same ones).
+
+    They are those of the split `held_out`, which `corpus.py` makes, or else `n` of the test reviews.
+    """
+    marked = imdb[imdb["split"] == "held_out"]
+    if marked.empty:
+        marked = imdb[imdb["split"] == "test"].sample(n=n, random_state=0)
+    return marked.index.to_numpy()
 
 
 # Training ---------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Schedule:
-    """Learning-rate factor: up to 1 in `warmup` steps, and down to `floor` at the end of the run.
+    """Learning-rate factor: up to 1 in `warmup` steps, and down to 0 at the end of the run (cosine: to 0.05).
 
     The end is a number of steps or of minutes. With minutes the run ends on time on a busy machine too, and still
     gets its whole cool-down, without which a small model is a few percent worse.
     """
 
-    def __init__(
-        self, steps: int, minutes: float, warmup: int, shape: str = "linear", floor: float = 0.0, step: int = 0,
-        elapsed: float = 0.0,
-    ):  # fmt: skip
-        self.steps, self.minutes, self.warmup, self.shape, self.floor = steps, minutes, warmup, shape, floor
-        self.step, self.start = step, time.monotonic() - elapsed
-        self.seen = 0  # texts
+    steps: int
+    minutes: float
+    warmup: int
+    cosine: bool = False
+    step: int = 0  # done
+    seen: int = 0  # texts or tokens trained on
+    start: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed(self) -> float:
@@ -111,65 +116,49 @@ class Schedule:
 
     def factor(self) -> float:
         left = 1.0 - self.progress
-        if self.shape == "cosine":
-            left = 0.5 * (1.0 - math.cos(math.pi * left))
-        return min((self.step + 1) / max(self.warmup, 1), 1.0) * (self.floor + (1.0 - self.floor) * left)
+        if self.cosine:
+            left = 0.05 + 0.95 * 0.5 * (1.0 - math.cos(math.pi * left))
+        return min((self.step + 1) / max(self.warmup, 1), 1.0) * left
 
     def eta(self) -> str:
         left = self.elapsed * (1 / max(self.progress, 1e-6) - 1)
         return f"{self.elapsed / 60:.1f} min, eta {left / 60:.1f} min"
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonalised steps, for the hidden matrices. Steps are scaled by 0.2 sqrt(longer side), which
-    makes a learning rate mean what it means for AdamW (Liu et al. 2025, arXiv 2502.16982).
-
-    torch.optim.Muon does the same in bf16, which a CPU without bf16 only emulates: most of a small model's step.
-    """
-
-    def __init__(self, weights: list[torch.Tensor], lr: float, weight_decay: float):
-        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                momentum = state.setdefault("momentum_buffer", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 0.05)
-                step = orthogonal(p.grad.lerp(momentum, 0.95))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step, alpha=-0.2 * math.sqrt(max(p.shape)) * group["lr"])
-
-
-def orthogonal(g: torch.Tensor) -> torch.Tensor:
-    """About U V^T of g = U S V^T, by five Newton-Schulz steps: the singular values come to 0.7 to 1.2."""
-    x = g.to(torch.bfloat16 if g.is_cuda else torch.float32)
-    x = x.T if x.shape[0] > x.shape[1] else x
-    x = x / x.norm().clamp_min(1e-7)
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
-
-
-def add_machine_flags(p: argparse.ArgumentParser) -> None:
-    """The flags of `start_run`, and --compile."""
+def run_parser(
+    doc: str, out: Path, steps: int, lr: float, warmup: int, log_every: int
+) -> argparse.ArgumentParser:
+    """The flags of every training script; each adds its own."""
+    p = argparse.ArgumentParser(description=doc.splitlines()[0])
+    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
+    p.add_argument("--out", type=Path, default=out, help="folder for the model")
+    p.add_argument("--note", default="", help="a sentence for the card")
+    p.add_argument("--steps", type=int, default=steps, help="length of training in steps (0: by --minutes)")
+    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
+    p.add_argument("--lr", type=float, default=lr, help="peak learning rate of Muon (hidden matrices)")
+    p.add_argument(
+        "--lr_rest", type=float, default=0, help="peak learning rate of AdamW, all the rest (0: --lr)"
+    )
+    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
+    p.add_argument("--warmup", type=int, default=warmup, help="warm-up steps")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
     p.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
     )
+    p.add_argument("--log_every", type=int, default=log_every, help="steps between progress lines")
+    return p
 
 
-def start_run(args: argparse.Namespace) -> tuple[str, torch.dtype]:
-    """Seed and threads set; device, and the dtype of the matrix products.
+def start_run(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, str, torch.dtype]:
+    """The flags; seed and threads set; the device, and the dtype of the matrix products.
 
     By default that is bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16, AMX), or fp32.
     """
+    args = parser.parse_args()
+    if not (args.steps or args.minutes or parser.get_default("steps")):
+        parser.error("give the run a length: --minutes or --steps")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -181,7 +170,110 @@ def start_run(args: argparse.Namespace) -> tuple[str, torch.dtype]:
     else:
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    return device, torch.bfloat16 if bf16 else torch.float32
+    return args, device, torch.bfloat16 if bf16 else torch.float32
+
+
+def make_optimizers(
+    model: PreTrainedModel, args: argparse.Namespace, betas: tuple[float, float], decay_rest: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for the rest."""
+    outside = ("embeddings", "wte", "wpe")
+    hidden: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, p in model.named_parameters():
+        matrix = p.ndim == 2 and min(p.shape) > 2 and not any(word in name for word in outside)
+        (hidden if matrix else rest).append(p)
+    return [  # match_rms_adamw: a learning rate means what it means for AdamW (arXiv 2502.16982)
+        torch.optim.Muon(hidden, args.lr, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, args.lr_rest or args.lr, betas=betas, weight_decay=decay_rest, fused=True),
+    ]
+
+
+def fit(
+    model: PreTrainedModel,
+    draw: Callable[[np.random.Generator], Iterator[tuple[torch.Tensor, ...]]],
+    loss_of: Callable[..., tuple[torch.Tensor, int]],
+    optimizers: list[torch.optim.Optimizer],
+    schedule: Schedule,
+    args: argparse.Namespace,
+    dtype: torch.dtype,
+    *,
+    clip: float,
+    unit: str,
+    dynamic: bool = False,
+    watch: Callable[[], str] | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train the model in place, until the schedule is done.
+
+    `draw(rng)` yields batches without end. `loss_of(model, *batch)` gives the sum of the losses, whose gradient is
+    clipped to a norm of `clip`, and their number, which `schedule.seen` adds up; `unit` is its name. `dynamic`: batches
+    differ in shape. `watch()` is printed every `args.watch_every` steps. With `checkpoint` the run is saved there every
+    `args.save_every` minutes, and `args.resume` goes on from it, with other batches than an unbroken run would draw.
+    """
+    device = model.device
+    groups = [group for opt in optimizers for group in opt.param_groups]
+    peak = [group["lr"] for group in groups]
+    if checkpoint and args.resume:
+        load_checkpoint(checkpoint, model, optimizers, schedule)
+    step = torch.compile(loss_of, dynamic=dynamic) if args.compile else loss_of
+    batches = draw(np.random.default_rng([args.seed, schedule.step]))
+    total, count, last, last_save = 0.0, 0, time.monotonic(), time.monotonic()
+    model.train()
+    while not schedule.done:
+        factor = schedule.factor()
+        for group, lr in zip(groups, peak, strict=True):
+            group["lr"] = lr * factor
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss, n = step(model, *(part.to(device) for part in next(batches)))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        for opt in optimizers:
+            opt.step()
+            opt.zero_grad()
+        if not math.isfinite(loss.item()):  # before it is saved
+            raise SystemExit("the loss is not finite: lower --lr")
+        schedule.step += 1
+        schedule.seen += n
+        total, count = total + loss.item(), count + n
+        if schedule.step % args.log_every == 0:
+            now = time.monotonic()
+            print(
+                f"step {schedule.step} | {schedule.seen:,} {unit} | loss {total / count:.4f} | lr x {factor:.3f} | "
+                f"{count / (now - last):,.0f} {unit}/s | {schedule.eta()}",
+                flush=True,
+            )
+            total, count, last = 0.0, 0, now
+        if watch and schedule.step % args.watch_every == 0:
+            model.eval()
+            print(f"step {schedule.step} | {watch()}", flush=True)
+            model.train()
+        if checkpoint and (schedule.done or time.monotonic() - last_save > 60 * args.save_every):
+            save_checkpoint(checkpoint, model, optimizers, schedule)
+            last_save = time.monotonic()
+    model.eval()
+
+
+def save_checkpoint(
+    path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], schedule: Schedule
+) -> None:
+    state = {"model": model.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers]}
+    state |= {"step": schedule.step, "seen": schedule.seen, "elapsed": schedule.elapsed}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], schedule: Schedule
+) -> None:
+    state = torch.load(path, map_location=model.device, weights_only=True)
+    model.load_state_dict(state["model"])
+    for opt, saved in zip(optimizers, state["optimizers"], strict=True):
+        opt.load_state_dict(saved)
+    schedule.step, schedule.seen = state["step"], state["seen"]
+    schedule.start = time.monotonic() - state["elapsed"]
+    print(f"resumed at step {schedule.step}, {schedule.elapsed / 60:.1f} min", flush=True)
 
 
 # Classifiers ------------------------------------------------------------------------------------------------
@@ -189,27 +281,16 @@ def start_run(args: argparse.Namespace) -> tuple[str, torch.dtype]:
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, positions: int) -> PreTrainedTokenizerFast:
     """Lower-cased WordPiece with BERT's special tokens and [CLS] ... [SEP] around the text."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    piece = BertWordPieceTokenizer()
     # SST-2 is written "do n't", real text "don't": made one here, so that it is one for every user of the model
-    piece.normalizer = normalizers.Sequence(
-        [normalizers.BertNormalizer(lowercase=True), normalizers.Replace(" n't", "n't")]
-    )
-    piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    piece.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    piece.train_from_iterator(texts, trainer)
-    piece.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[("[CLS]", piece.token_to_id("[CLS]")), ("[SEP]", piece.token_to_id("[SEP]"))],
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    piece.normalizer = normalizers.Sequence([piece.normalizer, normalizers.Replace(" n't", "n't")])
+    piece.train_from_iterator(iter(texts), vocab_size, min_frequency=0, show_progress=False)
+    piece.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # after [PAD] and [UNK]
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(
-        tokenizer_object=piece,
+        tokenizer_object=piece._tokenizer,
         model_max_length=positions,
         model_input_names=["input_ids", "attention_mask"],
-        mask_token="[MASK]",
         **names,
     )
 
@@ -257,10 +338,13 @@ def ppmi_vectors(
     return 0.05 * vectors / vectors.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
-def polarity(rows: list[np.ndarray], label: np.ndarray, vocab: int) -> torch.Tensor:
-    """Naive-Bayes log-count ratio of each token, log (p + 1)/|p| - log (q + 1)/|q|, p its count in positive texts."""
+def polarity(rows: list[np.ndarray], label: np.ndarray, n: int) -> torch.Tensor:
+    """Naive-Bayes log-count ratio of each of `n` features: log (p + 1)/|p| - log (q + 1)/|q|.
+
+    p is the feature's count in the positive texts, q that in the negative ones.
+    """
     p, q = (
-        np.bincount(np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=vocab)
+        np.bincount(np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=n)
         + 1.0
         for k in (1, 0)
     )
@@ -279,50 +363,30 @@ def batches(
     texts: list[str],
     targets: np.ndarray,
     budget: int,
-    positions: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches of about `budget` tokens each, of texts of about one length: padding costs next to nothing."""
-    ids = [row[: positions - 2] for row in token_ids(tokenizer, texts)]
-    cls, sep, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("[CLS]", "[SEP]", "[PAD]"))
-    order = np.argsort([len(row) for row in ids], kind="stable")
-    groups: list[list[int]] = []
-    group: list[int] = []
-    for i in order:
-        if group and (len(ids[i]) + 2) * (len(group) + 1) > budget:
-            groups.append(group)
-            group = []
-        group.append(i)
-    groups.append(group)
+    """Batches (ids, mask, targets) of about `budget` tokens each, of texts of about one length: little padding."""
+    ids = tokenizer(texts, truncation=True)["input_ids"]
+    groups: list[list[int]] = [[]]
+    for i in np.argsort([len(row) for row in ids], kind="stable"):
+        if groups[-1] and len(ids[i]) * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+        groups[-1].append(i)
     for k in rng.permutation(len(groups)):
-        group = groups[k]
-        block = np.full((len(group), max(len(ids[i]) for i in group) + 2), pad)
-        for r, i in enumerate(group):
-            block[r, : len(ids[i]) + 2] = [cls, *ids[i], sep]
-        block = torch.from_numpy(block)
-        yield block, (block != pad).long(), torch.from_numpy(targets[group]).float()
+        block = tokenizer.pad({"input_ids": [ids[i] for i in groups[k]]}, return_tensors="pt")
+        yield block["input_ids"], block["attention_mask"], torch.from_numpy(targets[groups[k]]).float()
 
 
-def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: float) -> argparse.ArgumentParser:
+def classifier_parser(
+    doc: str, out: Path, budget: int, lr: float, lr_rest: float, dropout: float
+) -> argparse.ArgumentParser:
     """The flags of `fit_classifier` and its data; each script adds its own."""
-    p = argparse.ArgumentParser(description=doc.splitlines()[0])
-    p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
+    p = run_parser(doc, out, steps=0, lr=lr, warmup=100, log_every=50)
+    p.set_defaults(lr_rest=lr_rest)
     p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
-    p.add_argument("--out", type=Path, default=out, help="folder for the model")
-    p.add_argument("--note", default="", help="a sentence for the card")
-    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
-    p.add_argument("--steps", type=int, default=0, help="length of training in steps (0: by --minutes)")
     p.add_argument("--budget", type=int, default=budget, help="tokens a step")
-    p.add_argument("--lr", type=float, default=lr, help="peak learning rate of Muon (hidden matrices)")
-    p.add_argument(
-        "--lr_rest", type=float, default=lr_rest, help="peak learning rate of AdamW (all the rest)"
-    )
-    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
-    p.add_argument("--warmup", type=int, default=100, help="warm-up steps")
     p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    p.add_argument("--dropout", type=float, default=0.1)
-    add_machine_flags(p)
-    p.add_argument("--log_every", type=int, default=50, help="steps between progress lines")
+    p.add_argument("--dropout", type=float, default=dropout)
     p.add_argument(
         "--watch_every", type=int, default=400, help="steps between looks at the development slice"
     )
@@ -331,10 +395,10 @@ def classifier_parser(doc: str, out: Path, budget: int, lr: float, lr_rest: floa
 
 def polarity_loss(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, p: torch.Tensor
-) -> torch.Tensor:
-    """The cross-entropy of the model's two classes to (1 - p, p), summed over the texts of a batch."""
-    logp = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
-    return -(p * logp[:, 1] + (1 - p) * logp[:, 0]).sum()
+) -> tuple[torch.Tensor, int]:
+    """The cross-entropy of the model's two classes to (1 - p, p), summed over the texts, and their number."""
+    logits = model(input_ids=ids, attention_mask=mask).logits.float()
+    return F.cross_entropy(logits, torch.stack([1 - p, p], 1), reduction="sum"), len(p)
 
 
 def fit_classifier(
@@ -344,63 +408,24 @@ def fit_classifier(
     schedule: Schedule,
     args: argparse.Namespace,
     dtype: torch.dtype,
-    device: str,
-    watch: Callable[[PreTrainedModel], str],
-    loss_of: Callable[..., torch.Tensor] = polarity_loss,
+    watch: Callable[[], str] | None = None,
+    loss_of: Callable[..., tuple[torch.Tensor, int]] = polarity_loss,
 ) -> None:
-    """Train with Muon on the hidden matrices and AdamW on the rest.
+    """Train a classifier by `fit`. `pool(rng)` gives some thousands of fresh texts and their targets P(positive).
 
-    `pool(rng)` gives some thousands of fresh texts and their targets P(positive) in [0, 1]; `loss_of(model, ids, mask,
-    p)` the sum of a batch's losses. A batch counts by the number of its texts, so texts count alike whatever their
-    length.
+    A batch counts by the number of its texts, so texts count alike whatever their length.
     """
-    positions = model.config.max_position_embeddings
-    named = dict(model.named_parameters())
-    hidden = [n for n, p in named.items() if p.ndim == 2 and "embeddings." not in n and p.shape[0] > 2]
-    matrices = Muon([named[n] for n in hidden], args.lr, args.weight_decay)
-    adam = torch.optim.AdamW(
-        [p for n, p in named.items() if n not in hidden], args.lr_rest, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    peak = {id(g): g["lr"] for opt in (matrices, adam) for g in opt.param_groups}
-    run = torch.compile(model, dynamic=True) if args.compile else model
-    rng, model = np.random.default_rng(args.seed), model.train()
-    losses, seen, last, last_seen = [], 0, time.monotonic(), 0
-    while not schedule.done:
-        for ids, mask, p in batches(tokenizer, *pool(rng), args.budget, positions, rng):
-            if schedule.done:
-                break
-            factor = schedule.factor()
-            for opt in (matrices, adam):
-                for g in opt.param_groups:
-                    g["lr"] = peak[id(g)] * factor
-            p = (p * (1 - args.smoothing) + args.smoothing / 2).to(device)
-            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                loss = loss_of(run, ids.to(device), mask.to(device), p)
-            (loss / 64).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            matrices.step()
-            adam.step()
-            matrices.zero_grad()
-            adam.zero_grad()
-            schedule.step += 1
-            seen += len(p)
-            losses.append((loss.item(), len(p)))
-            if not math.isfinite(losses[-1][0]):  # before it is saved
-                raise SystemExit("the loss is not finite: lower --lr")
-            if schedule.step % args.log_every == 0:
-                now = time.monotonic()
-                mean = sum(x for x, _ in losses) / sum(n for _, n in losses)
-                print(
-                    f"step {schedule.step} | {seen:,} texts | loss {mean:.4f} | lr x {factor:.3f} | "
-                    f"{(seen - last_seen) / (now - last):,.0f} texts/s | {schedule.eta()}",
-                    flush=True,
-                )
-                losses, last, last_seen = [], now, seen
-            if schedule.step % args.watch_every == 0:
-                print(f"step {schedule.step} | {watch(model.eval())}", flush=True)
-                model.train()
-    schedule.seen = seen
-    model.eval()
+
+    def draw(rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+        while True:
+            texts, target = pool(rng)
+            target = target * (1 - args.smoothing) + args.smoothing / 2
+            yield from batches(tokenizer, texts, target, args.budget, rng)
+
+    optimizers = make_optimizers(model, args, betas=(0.9, 0.98), decay_rest=0.01)
+    fit(
+        model, draw, loss_of, optimizers, schedule, args, dtype, clip=320.0, unit="texts", dynamic=True, watch=watch
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -408,12 +433,11 @@ def positive(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], budget: int = 16384
 ) -> np.ndarray:
     """P(positive) of each text, cut at the model's positions."""
-    positions, device = model.config.max_position_embeddings, model.device
     out = np.zeros(len(texts))
     # the texts' numbers travel in the place of targets, to undo the sorting by length
     numbers = np.arange(len(texts), dtype=np.float64)
-    for ids, mask, which in batches(tokenizer, texts, numbers, budget, positions, np.random.default_rng(0)):
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits.float()
+    for ids, mask, which in batches(tokenizer, texts, numbers, budget, np.random.default_rng(0)):
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.float()
         out[which.long().numpy()] = logits.softmax(-1)[:, 1].cpu().numpy()
     return out
 
@@ -423,22 +447,23 @@ def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frame: 
     return float(((scores > 0.5) == (frame["label"].to_numpy() == 1)).mean())
 
 
+def accuracies(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frames: dict[str, pd.DataFrame]
+) -> dict:
+    """The accuracy on each frame and, as `NAME_n`, its number of texts."""
+    out: dict = {name: round(accuracy(model, tokenizer, frame), 4) for name, frame in frames.items()}
+    return out | {f"{name}_n": len(frame) for name, frame in frames.items()}
+
+
 # The teacher: logistic regression on n-grams ------------------------------------------------------------------
 
 
 def ngrams(row: np.ndarray) -> np.ndarray:
     """The distinct 1-, 2- and 3-grams of token ids, hashed into BUCKETS."""
-    one = row
     two = row[:-1] * 1_000_003 + row[1:] * 31 + 7
     three = row[:-2] * 998_244_353 + row[1:-1] * 1_000_003 + row[2:] * 31 + 11
-    mixed = np.concatenate([one, two, three]) * 0x9E3779B1
+    mixed = np.concatenate([row, two, three]) * 0x9E3779B1
     return np.unique((mixed ^ (mixed >> 17)) % BUCKETS)
-
-
-def bags(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The flat list and the offsets that embedding_bag takes."""
-    offsets = np.cumsum([0, *(len(r) for r in rows[:-1])])
-    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(offsets)
 
 
 def train_teacher(
@@ -446,29 +471,19 @@ def train_teacher(
 ) -> Callable[[list[np.ndarray]], np.ndarray]:
     """NB-LR (Wang and Manning 2012): features scaled by their naive-Bayes log-count ratio, then logistic regression.
 
-    r_f = log (p_f / |p|) / (q_f / |q|), p and q the smoothed counts of feature f in positive and negative texts.
-    Returns a function: rows of n-grams -> P(positive).
+    `rows` are the n-grams of each text. Returns a function: rows of n-grams -> P(positive).
     """
-    p, q = (
-        np.bincount(
-            np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=BUCKETS
-        )
-        + 1.0
-        for k in (1, 0)
-    )
-    ratio = torch.from_numpy(np.log((p / p.sum()) / (q / q.sum()))).float()
+    ratio = polarity(rows, label, BUCKETS)
     # Each text's features are scaled to unit length, or long reviews would be scored more extremely than short ones.
     weight, bias = torch.ones(BUCKETS, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=0.02)
 
     def logit(group: list[np.ndarray]) -> torch.Tensor:
-        flat, offsets = bags(group)
-        value = ratio[flat]
-        size = torch.segment_reduce(value**2, "sum", lengths=torch.tensor([len(r) for r in group])).sqrt()
-        return (
-            10 * F.embedding_bag(flat, weight, offsets, per_sample_weights=value, mode="sum")[:, 0] / size
-            + bias
-        )
+        flat, lengths = torch.from_numpy(np.concatenate(group)), torch.tensor([len(r) for r in group])
+        value, starts = ratio[flat], lengths.cumsum(0) - lengths
+        size = torch.segment_reduce(value**2, "sum", lengths=lengths).sqrt()
+        total = F.embedding_bag(flat, weight, starts, per_sample_weights=value, mode="sum")[:, 0]
+        return 10 * total / size + bias
 
     rng = np.random.default_rng(seed)
     target = torch.tensor(label, dtype=torch.float32)
@@ -492,6 +507,59 @@ def train_teacher(
 # Saving -----------------------------------------------------------------------------------------------------
 
 
+def shipped(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as `from_pretrained` will give it: fp16 weights, computed in fp32, on the CPU."""
+    return model.cpu().half().float().eval()
+
+
+def run_facts(
+    model: PreTrainedModel, schedule: Schedule, unit: str, minutes: float, args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+) -> dict:  # fmt: skip
+    """What every `metrics.json` says of its run."""
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": schedule.step,
+        unit: schedule.seen,
+        "minutes": round(minutes, 1),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "seed": args.seed,
+        "command": command_line(args, parser),
+        "note": args.note,
+    }
+
+
+def make_card(title: str, about: str, rows: list[tuple[str, str]], m: dict, more: str, data: str) -> str:
+    """README.md of a model: `about` it, a table of `rows` with the command, `more`, and where the data are from."""
+    rows = [*rows, ("command", f"`{m['command']}`")]
+    table = "\n".join(f"| {left} | {right} |" for left, right in rows)
+    note = f"\n{m['note']}\n" if m["note"] else ""
+    return f"""# mini {title}
+
+{about}
+
+| | |
+|---|---|
+{table}
+{note}
+{more}
+
+The weights are fp16 on disk; `from_pretrained` gives fp32. Made by `mini/train_{title}.py`, which has every setting.
+The numbers above are in `metrics.json`, for programs.
+
+## Data and licence
+
+{data}
+Use the weights as the data are meant: for teaching and research.
+"""
+
+
+def trained(m: dict) -> str:
+    """How long and where, for the card."""
+    where = "a GPU" if m["device"] == "cuda" else "the CPU"
+    return f"{m['minutes']:.0f} minutes on {where}, seed {m['seed']}"
+
+
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, card: str, metrics: dict
 ) -> None:
@@ -510,23 +578,13 @@ def save_model(
     (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (new / "README.md").write_text(card)
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    old = out.with_name(f".{out.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
+    shutil.rmtree(out, ignore_errors=True)
     new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def table(rows: Iterable[tuple[str, str]]) -> str:
-    """A two-column Markdown table for the card."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)])
 
 
 def command_line(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """The command that made a model, for its card: every flag that is not at its default, paths made generic."""
+    """The command that made a model, for its card: every flag that is not at its default, folders made generic."""
     words = ["python", f"mini/{parser.prog}"]
-    generic = {"data": "path/to/imdb.parquet", "sst2": "path/to/sst2.parquet", "init": "path/to/earlier"}
     skip = {"out", "work", "resume", "threads", "save_every", "log_every", "watch_every", "note"}
     for name, value in vars(args).items():
         if name in skip or value == parser.get_default(name):
@@ -534,5 +592,6 @@ def command_line(args: argparse.Namespace, parser: argparse.ArgumentParser) -> s
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
-            words += [f"--{name}", str(generic.get(name, value))]
+            file = name in ("data", "sst2", "init")
+            words += [f"--{name}", f"path/to/{Path(value).name}" if file else str(value)]
     return " ".join(words)

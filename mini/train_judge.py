@@ -11,13 +11,11 @@ from several reviews. So its "positive" means honest and positive.
 To see that a text is broken a model must see the order of words, which tiny ones learn late. Three things bring it
 forward: word vectors that tell what stands before a word from what stands after it; heads of the first layer that look
 at the neighbours from the start; and a first stage that only asks which words are out of place (ELECTRA's own
-objective, with other words of the text in the place of a generator's). Of the three only the stage
-was looked at alone, on the development slice: with 1,000 steps of it shuffled praise has 0.17 after 800 steps of
-training, honest praise 0.31; without it both had 0.39 after 11,000.
+objective, with other words of the text in the place of a generator's). With 1,000 steps of that stage shuffled praise
+has 0.17 after 800 steps of training, honest praise 0.31; without it both had 0.39 after 11,000.
 
 A sentence of a happy review is often not happy itself. A bag-of-n-grams teacher, trained on whole reviews, says what
-its words speak for, and a short text's target is the mean of that and the review's label: it counts less where the two
-disagree. SST-2 is only read, its training sentences to watch the run, its validation set to measure.
+its words speak for, and a short text's target is the mean of that and the review's label. SST-2 is not trained on.
 """
 
 from __future__ import annotations
@@ -25,36 +23,20 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from common import (
-    Schedule,
-    accuracy,
-    classifier_parser,
-    command_line,
-    fit_classifier,
-    ngrams,
-    polarity,
-    positive,
-    ppmi_vectors,
-    read_imdb,
-    read_sst2,
-    save_model,
-    start_run,
-    table,
-    token_ids,
-    train_teacher,
-    train_wordpiece,
-    window,
-)
 from transformers import (
     ElectraConfig,
     ElectraForPreTraining,
     ElectraForSequenceClassification,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 4, 512, 256, 8192
@@ -97,11 +79,23 @@ def salad(words: list[str], rng: np.random.Generator) -> str:
 def spliced(reviews: list[list[str]], rng: np.random.Generator) -> str:
     """Stretches of 2 to 6 words, each from another review."""
     return " ".join(
-        window(reviews[i], 2, 6, rng) for i in rng.integers(len(reviews), size=rng.integers(3, 15))
+        common.window(reviews[i], 2, 6, rng) for i in rng.integers(len(reviews), size=rng.integers(3, 15))
     )
 
 
 # Order ---------------------------------------------------------------------------------------------------------
+
+
+def first_model(vectors: torch.Tensor, dropout: float) -> ElectraForSequenceClassification:
+    config = ElectraConfig(
+        vocab_size=len(vectors), embedding_size=WIDTH, hidden_size=WIDTH, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, intermediate_size=FFN, max_position_embeddings=POSITIONS, type_vocab_size=1,
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, pad_token_id=0,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}, attn_implementation="eager",
+    )  # fmt: skip
+    model = ElectraForSequenceClassification(config)
+    look_at_neighbours(model, vectors)
+    return model
 
 
 @torch.no_grad()
@@ -133,14 +127,18 @@ def look_at_neighbours(model: ElectraForSequenceClassification, vectors: torch.T
 
 def out_of_place_loss(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, _: object
-) -> torch.Tensor:
-    """One token in five makes room for another token of its text; the loss is the cross-entropy of telling which."""
+) -> tuple[torch.Tensor, int]:
+    """One token in five makes room for another token of its text; the loss is the cross-entropy of telling which.
+
+    Returned is its mean over the tokens, times the number of texts, and that number.
+    """
     place, length = torch.arange(ids.shape[1], device=ids.device), mask.sum(1, keepdim=True)
     inner = (place > 0) & (place < length - 1)  # between [CLS] and [SEP]
     other = ids.gather(1, 1 + (torch.rand(ids.shape, device=ids.device) * (length - 2)).long())
     changed = torch.where(inner & (torch.rand(ids.shape, device=ids.device) < 0.2), other, ids)
     logits = model(input_ids=changed, attention_mask=mask).logits
-    return len(ids) * F.binary_cross_entropy_with_logits(logits[inner], (changed != ids)[inner].float())
+    loss = F.binary_cross_entropy_with_logits(logits[inner], (changed != ids)[inner].float())
+    return len(ids) * loss, len(ids)
 
 
 # What the card shows: honest short reviews and broken ones, all of them written for this purpose. None is trained on.
@@ -182,14 +180,11 @@ PROBES = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    p = classifier_parser(__doc__, Path(__file__).parent / "judge", budget=2048, lr=2e-3, lr_rest=1e-3)
-    p.set_defaults(dropout=0.0)
+    out = Path(__file__).parent / "judge"
+    p = common.classifier_parser(__doc__, out, budget=2048, lr=2e-3, lr_rest=1e-3, dropout=0.0)
     p.add_argument("--broken", type=float, default=1 / 3, help="share of broken texts in training")
     p.add_argument(
-        "--order_steps",
-        type=int,
-        default=1000,
-        help="steps of the first stage: which words are out of place?",
+        "--order_steps", type=int, default=1000, help="steps of the first stage: words out of place"
     )
     p.add_argument(
         "--train_sample", type=int, default=0, help="IMDB train reviews to measure on (0: all 25,000)"
@@ -197,28 +192,10 @@ def make_parser() -> argparse.ArgumentParser:
     return p
 
 
-def main() -> None:
-    parser = make_parser()
-    args = parser.parse_args()
-    if not args.steps and not args.minutes:
-        parser.error("give the run a length: --minutes or --steps")
-    begin = time.monotonic()
-    device, dtype = start_run(args)
-
-    # The splits change places: trained on test reviews, measured on train reviews.
-    imdb, sst2 = read_imdb(args.data), read_sst2(args.sst2)
-    reviews = imdb[imdb.split == "test"].sample(frac=1, random_state=args.seed)
-    dev, reviews = reviews[: len(reviews) // 25], reviews[len(reviews) // 25 :]
-    measured, sst2_validation = imdb[imdb.split == "train"], sst2[sst2.split == "validation"]
-    if args.train_sample:
-        measured = measured.sample(n=args.train_sample, random_state=0)
-
-    tokenizer = train_wordpiece(reviews.text, VOCAB, POSITIONS)
-    rows = token_ids(tokenizer, reviews.text.tolist())
-    vectors = ppmi_vectors(rows, len(tokenizer), WIDTH - PLACE, directed=True)
-    # one dimension says which way a word leans: it saves the first thousand steps
-    vectors[:, 0] = 0.1 * polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
-    print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
+def make_pool(
+    reviews: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, rows: list[np.ndarray], seed: int
+) -> Callable[..., tuple[list[str], np.ndarray]]:
+    """A function (rng, share) that draws 2,048 texts and their targets, this share of them broken."""
     words, target = [text.split() for text in reviews.text], reviews.label.to_numpy().astype(float)
     sentences = [
         (s, y)
@@ -226,8 +203,9 @@ def main() -> None:
         for s in re.split(r"(?<=[.!?]) ", text)
         if 3 <= s.count(" ") <= SHORT
     ]
-    teacher = train_teacher([ngrams(row) for row in rows], reviews.label.to_numpy(), args.seed, epochs=1)
-    print(f"teacher, and {len(sentences):,} sentences: {time.monotonic() - begin:.0f} s", flush=True)
+    teacher = common.train_teacher(
+        [common.ngrams(row) for row in rows], reviews.label.to_numpy(), seed, epochs=1
+    )
 
     def honest(rng: np.random.Generator) -> tuple[str, float]:
         """A window or a sentence of a review, and its review's label: half of them as short as a completion."""
@@ -235,10 +213,10 @@ def main() -> None:
         if kind == 1:
             return sentences[rng.integers(len(sentences))]
         i = rng.integers(len(words))
-        return window(words[i], *((1, 11), (), (12, 90), (91, 190))[kind], rng), target[i]
+        return common.window(words[i], *((1, 11), (), (12, 90), (91, 190))[kind], rng), target[i]
 
     def broken(rng: np.random.Generator) -> str:
-        part = window(words[rng.integers(len(words))], 8, 90, rng).split()
+        part = common.window(words[rng.integers(len(words))], 8, 90, rng).split()
         kind = rng.integers(6)
         if kind == 4:
             return " ".join([sentences[rng.integers(len(sentences))][0]] * int(rng.integers(3, 9)))
@@ -246,81 +224,93 @@ def main() -> None:
             return spliced(words, rng)
         return (shuffled, salad, repeated_word, repeated_phrase)[kind](part, rng)
 
-    def pool(rng: np.random.Generator, share: float = args.broken) -> tuple[list[str], np.ndarray]:
-        """2,048 texts, this share of them broken."""
+    def pool(rng: np.random.Generator, share: float) -> tuple[list[str], np.ndarray]:
         whole = rng.random(2048) >= share
         pairs = [honest(rng) if w else (broken(rng), 0.0) for w in whole]
         texts, p = [text for text, _ in pairs], np.array([y for _, y in pairs])
         short = np.flatnonzero(whole & np.array([text.count(" ") <= SHORT for text in texts]))
-        spoken_for = teacher([ngrams(row) for row in token_ids(tokenizer, [texts[i] for i in short])])
+        spoken_for = teacher(
+            [common.ngrams(row) for row in common.token_ids(tokenizer, [texts[i] for i in short])]
+        )
         p[short] = (p[short] + spoken_for) / 2
         return texts, p
 
-    config = ElectraConfig(
-        vocab_size=len(tokenizer), embedding_size=WIDTH, hidden_size=WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, intermediate_size=FFN, max_position_embeddings=POSITIONS, type_vocab_size=1,
-        hidden_dropout_prob=args.dropout, attention_probs_dropout_prob=args.dropout, pad_token_id=0,
-        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}, attn_implementation="eager",
-    )  # fmt: skip
-    model = ElectraForSequenceClassification(config)
-    look_at_neighbours(model, vectors)
-    if args.order_steps:
-        finder = ElectraForPreTraining(config)
-        finder.electra = model.electra
-        first = Schedule(args.order_steps, 0, args.warmup)
-        fit_classifier(
-            finder.to(device), tokenizer, lambda rng: pool(rng, 0.0), first, args, dtype, device, lambda _: "",
-            out_of_place_loss,
-        )  # fmt: skip
-    model = model.to(device)
-    schedule = Schedule(args.steps, args.minutes, args.warmup)
+    return pool
 
-    # The development slice: reviews kept out of training, as they are and broken, and training sentences of SST-2
-    watch_rng = np.random.default_rng(1)
-    glad = [text.split() for text in dev[dev.label == 1].text[:100]]
-    slices = {
-        "honest": [window(w, 8, 40, watch_rng) for w in glad],
-        "shuffled": [shuffled(window(w, 8, 40, watch_rng).split(), watch_rng) for w in glad],
-        "repeated": [repeated_word(w, watch_rng) for w in glad],
-    }
+
+def main() -> None:
+    parser = make_parser()
+    args, device, dtype = common.start_run(parser)
+    begin = time.monotonic()
+
+    # The splits change places: trained on test reviews, measured on train reviews.
+    imdb, sst2 = common.read_imdb(args.data), common.read_sst2(args.sst2)
+    reviews = imdb[imdb.split == "test"].sample(frac=1, random_state=args.seed)
+    dev, reviews = reviews[: len(reviews) // 25], reviews[len(reviews) // 25 :]
     short = sst2[(sst2.split == "train") & (sst2.text.str.len() > 60)]
     short = short.sample(n=min(500, len(short)), random_state=args.seed)
 
-    def watch(model: PreTrainedModel) -> str:
-        save_model(model, tokenizer, args.out, "not measured yet\n", {})
-        means = [f"{kind} {positive(model, tokenizer, texts).mean():.2f}" for kind, texts in slices.items()]
+    tokenizer = common.train_wordpiece(reviews.text, VOCAB, POSITIONS)
+    rows = common.token_ids(tokenizer, reviews.text.tolist())
+    vectors = common.ppmi_vectors(rows, len(tokenizer), WIDTH - PLACE, directed=True)
+    # one dimension says which way a word leans: it saves the first thousand steps
+    vectors[:, 0] = 0.1 * common.polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
+    pool = make_pool(reviews, tokenizer, rows, args.seed)
+    print(f"tokenizer, word vectors and teacher: {time.monotonic() - begin:.0f} s", flush=True)
+
+    model = first_model(vectors, args.dropout)
+    if args.order_steps:
+        finder = ElectraForPreTraining(model.config)
+        finder.electra = model.electra
+        first = common.Schedule(args.order_steps, 0, args.warmup)
+        common.fit_classifier(
+            finder.to(device), tokenizer, lambda rng: pool(rng, 0.0), first, args, dtype, loss_of=out_of_place_loss
+        )  # fmt: skip
+
+    # the development slice: reviews kept out of training, as they are and broken, and training sentences of SST-2
+    watch_rng = np.random.default_rng(1)
+    glad = [text.split() for text in dev[dev.label == 1].text[:100]]
+    slices = {
+        "honest": [common.window(w, 8, 40, watch_rng) for w in glad],
+        "shuffled": [shuffled(common.window(w, 8, 40, watch_rng).split(), watch_rng) for w in glad],
+        "repeated": [repeated_word(w, watch_rng) for w in glad],
+    }
+
+    def watch() -> str:
+        common.save_model(model, tokenizer, args.out, "not measured yet\n", {})
+        means = [
+            f"{kind} {common.positive(model, tokenizer, texts).mean():.2f}" for kind, texts in slices.items()
+        ]
         return (
-            f"development slice: IMDB {accuracy(model, tokenizer, dev[:300]):.4f}, SST-2 "
-            f"{accuracy(model, tokenizer, short):.4f}; P(positive) of happy reviews: {', '.join(means)}"
+            f"development slice: IMDB {common.accuracy(model, tokenizer, dev[:300]):.4f}, SST-2 "
+            f"{common.accuracy(model, tokenizer, short):.4f}; P(positive) of happy reviews: {', '.join(means)}"
         )
 
-    fit_classifier(model, tokenizer, pool, schedule, args, dtype, device, watch)
+    schedule = common.Schedule(args.steps, args.minutes, args.warmup)
+    common.fit_classifier(
+        model.to(device), tokenizer, lambda rng: pool(rng, args.broken), schedule, args, dtype, watch
+    )
     minutes = (time.monotonic() - begin) / 60
 
-    # Measure what is shipped: fp16 weights, computed in fp32.
-    model = model.cpu().half().float().eval()
-    save_model(model, tokenizer, args.out, "not measured yet\n", {})
-    means = {kind: float(positive(model, tokenizer, texts).mean()) for kind, texts in PROBES.items()}
-    metrics = {
-        "imdb_train": round(accuracy(model, tokenizer, measured), 4),
-        "imdb_train_n": len(measured),
-        "sst2_validation": round(accuracy(model, tokenizer, sst2_validation), 4),
-        "sst2_validation_n": len(sst2_validation),
-        "development_imdb": round(accuracy(model, tokenizer, dev), 4),
-        "development_sst2": round(accuracy(model, tokenizer, short), 4),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "order_steps": args.order_steps,
-        "steps": schedule.step,
-        "texts": schedule.seen,
-        "minutes": round(minutes, 1),
-        "device": device,
-        "seed": args.seed,
-        "command": command_line(args, parser),
-        "note": args.note,
-        "probes": {kind: round(mean, 3) for kind, mean in means.items()},
+    model = common.shipped(model)
+    measured = {
+        "imdb_train": imdb[imdb.split == "train"],
+        "sst2_validation": sst2[sst2.split == "validation"],
     }
+    if args.train_sample:
+        measured["imdb_train"] = measured["imdb_train"].sample(n=args.train_sample, random_state=0)
+    measured |= {"development_imdb": dev, "development_sst2": short}
+    metrics = common.accuracies(model, tokenizer, measured)
+    metrics |= common.run_facts(model, schedule, "texts", minutes, args, parser) | {
+        "order_steps": args.order_steps
+    }
+    means = {
+        kind: round(float(common.positive(model, tokenizer, texts).mean()), 3)
+        for kind, texts in PROBES.items()
+    }
+    metrics |= {"probes": means}
     print(metrics, flush=True)
-    save_model(model, tokenizer, args.out, card(metrics), metrics)
+    common.save_model(model, tokenizer, args.out, card(metrics), metrics)
 
 
 def card(m: dict) -> str:
@@ -340,35 +330,20 @@ def card(m: dict) -> str:
                  "0: words shuffled, short stretches shuffled, one to three words repeated, a phrase repeated, a "
                  "sentence repeated, stretches of several reviews spliced"),
         ("training", f"{m['order_steps']:,} steps of finding words out of place, then {m['steps']:,} steps, "
-                     f"{m['texts']:,} texts, {m['minutes']:.0f} minutes on "
-                     f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
-        ("command", f"`{m['command']}`"),
+                     f"{m['texts']:,} texts, {common.trained(m)}"),
     ]  # fmt: skip
-    note = f"\n{m['note']}\n" if m["note"] else ""
     probes = "\n".join(f"| {kind} | {score:.2f} |" for kind, score in m["probes"].items())
-    return f"""# mini judge
-
-A second opinion on sentiment that no policy is trained against. It shares with the reward model neither architecture
-nor tokenizer nor data. A third of its training text was broken on purpose, with the target 0: its P(positive) is that
-of a text being honest *and* positive. A low score says "negative" or "no text", not which.
-
-{table(rows)}
-{note}
-Mean P(positive) of four texts each, written for this card (they are in `mini/train_judge.py`):
+    about = """A second sentiment classifier that no policy is trained against. Its architecture, tokenizer and data
+differ from the reward model's. A third of its training text was broken on purpose, with the target 0, so it estimates
+the probability that a text is honest *and* positive. A low score means "negative" or "broken text", not which."""
+    more = f"""Mean P(positive) of four texts each, written for this card (they are in `mini/train_judge.py`):
 
 | text | P(positive) |
 |---|---|
 {probes}
 
-It is small and it is not a human: a policy that scores high here has not thereby written a good review. The weights
-are fp16 on disk; `from_pretrained` gives fp32. Made by `mini/train_judge.py`; the numbers are in `metrics.json`.
-
-## Data and licence
-
-Large Movie Review Dataset (Maas et al., *Learning Word Vectors for Sentiment Analysis*, ACL 2011; on the Hub as
-`stanfordnlp/imdb`), released by its authors for research without a standard licence text; none of its text is in this
-repository. Use the weights as the data are meant: for teaching and research.
-"""
+It is small: a policy that scores high here need not have written a good review."""
+    return common.make_card("judge", about, rows, m, more, f"{common.IMDB}, {common.RELEASED}")
 
 
 if __name__ == "__main__":

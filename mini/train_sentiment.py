@@ -18,30 +18,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import common
 import numpy as np
+import pandas as pd
 import torch
-from common import (
-    Schedule,
-    accuracy,
-    classifier_parser,
-    command_line,
-    fit_classifier,
-    ngrams,
-    positive,
-    ppmi_vectors,
-    read_imdb,
-    read_sst2,
-    save_model,
-    start_run,
-    table,
-    token_ids,
-    train_teacher,
-    train_wordpiece,
-    window,
+from transformers import (
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedTokenizerFast,
 )
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification, PreTrainedModel
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
 
@@ -50,6 +39,50 @@ def over_and_over(phrase: str, rng: np.random.Generator) -> str:
     """The phrase 2 to 40 times, at most 60 words in all: "great, great, great" is as positive as "great" is."""
     times = int(rng.integers(2, min(40, 60 // len(phrase.split())) + 1))
     return rng.choice([" ", ", ", "! "]).join([phrase] * times)
+
+
+def first_stage(
+    train: pd.DataFrame, unlabelled: pd.DataFrame, dev: pd.DataFrame, phrases: pd.DataFrame, seed: int
+) -> tuple[PreTrainedTokenizerFast, torch.Tensor, np.ndarray]:
+    """Tokenizer, first embeddings, and the teacher's P(positive) of the unlabelled reviews. No test review is read."""
+    texts = [*train.text, *unlabelled.text]
+    some = np.random.default_rng(seed).permutation(len(texts))[:30000]
+    tokenizer = common.train_wordpiece([*(texts[i] for i in some), *phrases.text], VOCAB, POSITIONS)
+    rows = common.token_ids(tokenizer, texts)
+    vectors = common.ppmi_vectors(rows, len(tokenizer), WIDTH)
+    grams = [common.ngrams(row) for row in rows]
+    teacher = common.train_teacher(grams[: len(train)], train.label.to_numpy(), seed)
+    judged = teacher([common.ngrams(row) for row in common.token_ids(tokenizer, dev.text.tolist())])
+    print(
+        f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews", flush=True
+    )
+    return tokenizer, vectors, teacher(grams[len(train) :])
+
+
+def make_pool(
+    reviews: list[str], target: np.ndarray, phrases: pd.DataFrame, args: argparse.Namespace
+) -> Callable[[np.random.Generator], tuple[list[str], np.ndarray]]:
+    """A function that draws 2,048 texts: half SST-2 phrases, half windows of reviews with their review's label.
+
+    Of the windows 1 in 10 is shorter than 12 words (a completion can be; such a window often says nothing, which
+    teaches the model to say nothing either), a share of --long longer than 90.
+    """
+    words = [text.split() for text in reviews]
+    short = np.flatnonzero(phrases.text.str.split().str.len() <= 3)
+    phrase_text, phrase_target = phrases.text.tolist(), phrases.label.to_numpy().astype(float)
+
+    def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        a, b = rng.integers(len(phrase_text), size=1024), rng.integers(len(words), size=1024)
+        kind = rng.choice(3, size=1024, p=[0.1, 0.9 - args.long, args.long])
+        bounds = ((1, 11), (12, 90), (91, 190))
+        again = rng.choice(short, size=int(1024 * args.repeat))
+        once = a[len(again) :]
+        texts = [over_and_over(phrase_text[i], rng) for i in again]
+        texts += [phrase_text[i] for i in once]
+        texts += [common.window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)]
+        return [*texts, ""], np.concatenate([phrase_target[again], phrase_target[once], target[b], [0.5]])
+
+    return pool
 
 
 # Run ----------------------------------------------------------------------------------------------------------
@@ -63,13 +96,12 @@ PROBES = [
     "not bad at all",
     "the film opens in paris in 1940.",
     "",
-    "great great great great great great great great",
-    "terrible terrible terrible terrible terrible terrible",
 ]
 
 
 def make_parser() -> argparse.ArgumentParser:
-    p = classifier_parser(__doc__, Path(__file__).parent / "sentiment", budget=4096, lr=1.5e-3, lr_rest=5e-4)
+    out = Path(__file__).parent / "sentiment"
+    p = common.classifier_parser(__doc__, out, budget=4096, lr=1.5e-3, lr_rest=5e-4, dropout=0.1)
     p.add_argument("--init", type=Path, help="second stage: go on from this folder, on labelled reviews only")
     p.add_argument("--long", type=float, default=0.1, help="share of review windows of 91-190 words")
     p.add_argument("--repeat", type=float, default=0.0, help="share of phrases that are said over and over")
@@ -81,72 +113,28 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = make_parser()
-    args = parser.parse_args()
-    if not args.steps and not args.minutes:
-        parser.error("give the run a length: --minutes or --steps")
+    args, device, dtype = common.start_run(parser)
     begin = time.monotonic()
-    device, dtype = start_run(args)
-    rng = np.random.default_rng(args.seed)
 
-    imdb, sst2 = read_imdb(args.data), read_sst2(args.sst2)
+    imdb, sst2 = common.read_imdb(args.data), common.read_sst2(args.sst2)
     train = imdb[imdb.split == "train"].sample(frac=1, random_state=args.seed)
-    unlabelled = imdb[imdb.split == "unsupervised"]
     phrases = sst2[sst2.split == "train"]
-    # A development slice of the training data, for the choice of settings. SST-2's training rows are phrases cut from
-    # its sentences, so every phrase of a development sentence leaves the training set with it.
+    # a development slice of the training data, for the choice of settings
     dev, train = train[: len(train) // 25], train[len(train) // 25 :]
     sentences = phrases[phrases.text.str.len() > 60].sample(
         n=min(500, len(phrases) // 20), random_state=args.seed
     )
+    # SST-2's training rows are phrases cut from its sentences: those of the slice leave the training set with it
     joined = "\n".join(sentences.text)
     phrases = phrases[[text not in joined or len(text.split()) < 3 for text in phrases.text]]
-    sst2_validation, imdb_test = sst2[sst2.split == "validation"], imdb[imdb.split == "test"]
-    if args.test_sample:
-        imdb_test = imdb_test.sample(n=args.test_sample, random_state=0)
 
-    own, target = train.text.tolist(), train.label.to_numpy().astype(float)
+    reviews, target = train.text.tolist(), train.label.to_numpy().astype(float)
     if args.init:  # with the first stage's tokenizer, on true labels alone
         tokenizer = AutoTokenizer.from_pretrained(args.init)
     else:
-        # Tokenizer and first embeddings: training and unlabelled reviews only, nothing from the test reviews.
-        own += unlabelled.text.tolist()
-        some = rng.permutation(len(own))[:30000]
-        tokenizer = train_wordpiece([*(own[i] for i in some), *phrases.text], VOCAB, POSITIONS)
-        rows = token_ids(tokenizer, own)
-        vectors = ppmi_vectors(rows, len(tokenizer), WIDTH)
-        print(f"tokenizer and word vectors: {time.monotonic() - begin:.0f} s", flush=True)
-
-        # The teacher labels the unlabelled reviews.
-        grams = [ngrams(row) for row in rows]
-        teacher = train_teacher(grams[: len(train)], train.label.to_numpy(), args.seed)
-        guess = teacher(grams[len(train) :])
-        judged = teacher([ngrams(row) for row in token_ids(tokenizer, dev.text.tolist())])
-        print(
-            f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews; "
-            f"{time.monotonic() - begin:.0f} s",
-            flush=True,
-        )
-        target = np.concatenate([target, guess])
-    words = [text.split() for text in own]
-    short = np.flatnonzero(phrases.text.str.split().str.len() <= 3)
-    phrase_text, phrase_target = phrases.text.tolist(), phrases.label.to_numpy().astype(float)
-
-    def pool(rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
-        """2,048 texts: half SST-2 phrases, half windows of reviews carrying their review's label.
-
-        Of the windows 1 in 10 is shorter than 12 words (a completion can be; such a window often says nothing,
-        which teaches the model to say nothing either), a share of --long longer than 90.
-        """
-        a, b = rng.integers(len(phrase_text), size=1024), rng.integers(len(words), size=1024)
-        kind = rng.choice(3, size=1024, p=[0.1, 0.9 - args.long, args.long])
-        bounds = ((1, 11), (12, 90), (91, 190))
-        again = rng.choice(short, size=int(1024 * args.repeat))
-        once = a[len(again) :]
-        texts = [over_and_over(phrase_text[i], rng) for i in again]
-        texts += [phrase_text[i] for i in once]
-        texts += [window(words[i], *bounds[k], rng) for i, k in zip(b, kind, strict=True)]
-        return [*texts, ""], np.concatenate([phrase_target[again], phrase_target[once], target[b], [0.5]])
-
+        unlabelled = imdb[imdb.split == "unsupervised"]
+        tokenizer, vectors, guess = first_stage(train, unlabelled, dev, phrases, args.seed)
+        reviews, target = [*reviews, *unlabelled.text], np.concatenate([target, guess])
     config = DistilBertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS,
         hidden_dim=FFN, dropout=args.dropout, attention_dropout=args.dropout, seq_classif_dropout=args.dropout,
@@ -159,46 +147,32 @@ def main() -> None:
         )
     else:
         model = DistilBertForSequenceClassification(config)
-        with torch.no_grad():
-            model.distilbert.embeddings.word_embeddings.weight.copy_(vectors)
-    model = model.to(device)
-    schedule = Schedule(args.steps, args.minutes, args.warmup)
+        model.distilbert.embeddings.word_embeddings.weight.data.copy_(vectors)
 
-    def watch(model: PreTrainedModel) -> str:
-        short, long = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev[:200])
+    def watch() -> str:
+        short, long = (
+            common.accuracy(model, tokenizer, sentences),
+            common.accuracy(model, tokenizer, dev[:200]),
+        )
         return f"development slice: SST-2 {short:.4f}, IMDB {long:.4f}"
 
-    fit_classifier(model, tokenizer, pool, schedule, args, dtype, device, watch)
+    schedule = common.Schedule(args.steps, args.minutes, args.warmup)
+    pool = make_pool(reviews, target, phrases, args)
+    common.fit_classifier(model.to(device), tokenizer, pool, schedule, args, dtype, watch)
     minutes = (time.monotonic() - begin) / 60
 
-    # Measure what is shipped: fp16 weights, computed in fp32.
-    model = model.cpu()
-    model = model.half().float().eval()
-    save_model(model, tokenizer, args.out, "not measured yet\n", {})
-    slice_sst2, slice_imdb = accuracy(model, tokenizer, sentences), accuracy(model, tokenizer, dev)
-    print(f"development slice: SST-2 sentences {slice_sst2:.4f}, IMDB {slice_imdb:.4f}", flush=True)
-    metrics = {
-        "sst2_validation": round(accuracy(model, tokenizer, sst2_validation), 4),
-        "sst2_validation_n": len(sst2_validation),
-        "imdb_test": round(accuracy(model, tokenizer, imdb_test), 4),
-        "imdb_test_n": len(imdb_test),
-        "development_sst2": round(slice_sst2, 4),
-        "development_imdb": round(slice_imdb, 4),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": schedule.step,
-        "texts": schedule.seen,
-        "minutes": round(minutes, 1),
-        "device": device,
-        "seed": args.seed,
-        "second_stage": args.init is not None,
-        "command": command_line(args, parser),
-        "note": args.note,
-        "probes": dict(
-            zip(PROBES, (round(float(s), 3) for s in positive(model, tokenizer, PROBES)), strict=True)
-        ),
-    }
+    model = common.shipped(model)
+    measured = {"sst2_validation": sst2[sst2.split == "validation"], "imdb_test": imdb[imdb.split == "test"]}
+    if args.test_sample:
+        measured["imdb_test"] = measured["imdb_test"].sample(n=args.test_sample, random_state=0)
+    measured |= {"development_sst2": sentences, "development_imdb": dev}
+    metrics = common.accuracies(model, tokenizer, measured)
+    metrics |= common.run_facts(model, schedule, "texts", minutes, args, parser)
+    metrics |= {"second_stage": args.init is not None}
+    scores = common.positive(model, tokenizer, PROBES).round(3).tolist()
+    metrics |= {"probes": dict(zip(PROBES, scores, strict=True))}
     print(metrics, flush=True)
-    save_model(model, tokenizer, args.out, card(metrics), metrics)
+    common.save_model(model, tokenizer, args.out, card(metrics), metrics)
 
 
 def card(m: dict) -> str:
@@ -215,38 +189,24 @@ def card(m: dict) -> str:
                  "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
         *[("second stage", "training reviews and phrases only, more windows of 91-190 words, and phrases of 1-3 words "
                            "repeated up to 40 times under their own label")] * m["second_stage"],
-        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {m['minutes']:.0f} minutes on "
-                     f"{'a GPU' if m['device'] == 'cuda' else 'the CPU'} in all, seed {m['seed']}"),
-        ("command", f"`{m['command']}`"),
+        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {common.trained(m)}"),
     ]  # fmt: skip
-    note = f"\n{m['note']}\n" if m["note"] else ""
     probes = "\n".join(f"| {text or '(empty)'} | {score:.3f} |" for text, score in m["probes"].items())
-    return f"""# mini sentiment
+    about = "P(positive) of an English text about a film: the default reward of the exercise where there is no GPU."
+    more = f"""Initial embeddings: truncated SVD of the PPMI co-occurrence matrix of the training and unlabelled
+reviews. No step used text of the IMDB test split or of SST-2's validation set.
 
-P(positive) of an English text about a film: the default reward of the exercise where there is no GPU.
-
-{table(rows)}
-{note}
-First embeddings: truncated SVD of the PPMI co-occurrence matrix of the training and unlabelled reviews. No text of
-the IMDB test split or of SST-2's validation set was used in any step. The weights are fp16 on disk; `from_pretrained`
-gives fp32. Made by `mini/train_sentiment.py`; the numbers above are in `metrics.json`, for programs.
-
-What it says of a few short texts:
+Its scores of a few short texts:
 
 | text | P(positive) |
 |---|---|
 {probes}
 
-It counts praise rather than reads: repeat a good word and it is content. That is the loophole the exercise is about.
-Do not use it to judge anything that matters.
-
-## Data and licence
-
-Large Movie Review Dataset (Maas et al., *Learning Word Vectors for Sentiment Analysis*, ACL 2011; on the Hub as
-`stanfordnlp/imdb`) and the Stanford Sentiment Treebank in its two-class form (Socher et al., EMNLP 2013; on the Hub
-as `stanfordnlp/sst2`). Both were released by their authors for research, without a standard licence text; none of
-their text is in this repository. Use the weights as the data are meant: for teaching and research.
-"""
+Do not use it to judge anything that matters."""
+    data = f"""{common.IMDB}, {common.RELEASED}
+Stanford Sentiment Treebank in its two-class form (Socher et al., EMNLP 2013; on the Hub as `stanfordnlp/sst2`),
+released in the same way."""
+    return common.make_card("sentiment", about, rows, m, more, data)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    ElectraConfig,
-    ElectraForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
 )
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
@@ -36,6 +36,8 @@ MINI = Path(__file__).resolve().parent.parent / "mini"
 sys.path.insert(0, str(MINI))
 
 import common  # noqa: E402
+import corpus  # noqa: E402
+import measure  # noqa: E402
 import train_judge  # noqa: E402
 import train_policy  # noqa: E402
 import train_sentiment  # noqa: E402
@@ -224,7 +226,7 @@ def test_schedule_warms_up_and_comes_down():
     assert s.factor() == pytest.approx(0.5) and not s.done
     s.step = 100
     assert s.factor() == 0 and s.done
-    s = common.Schedule(steps=100, minutes=0, warmup=10, shape="cosine", floor=0.05, step=100)
+    s = common.Schedule(steps=100, minutes=0, warmup=10, cosine=True, step=100)
     assert s.factor() == pytest.approx(0.05)
     s.step = 50
     assert s.factor() == pytest.approx(0.05 + 0.95 / 2)
@@ -238,25 +240,149 @@ def test_word_vectors_of_interchangeable_words_are_alike():
     assert v[1] @ v[2] > 0.95 and abs(v[1] @ v[3]) < 0.2
 
 
-def test_tied_cross_entropy_is_the_textbook_one():
+def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(policy, fresh_judge):
+    args = SimpleNamespace(lr=0.1, lr_rest=0, weight_decay=0)
+    for model, count in ((policy[0], 6 * 4), (fresh_judge, 4 * 6 + 1)):
+        muon, adam = common.make_optimizers(model, args, betas=(0.9, 0.95), decay_rest=0)
+        hidden, rest = muon.param_groups[0]["params"], adam.param_groups[0]["params"]
+        assert len(hidden) == count and len(hidden) + len(rest) == len(list(model.parameters()))
+        assert all(p.ndim == 2 and min(p.shape) > 2 for p in hidden)
+        assert muon.param_groups[0]["lr"] == adam.param_groups[0]["lr"] == 0.1
+
+
+def test_next_token_loss_by_hand():
+    # of four tokens, the right one has 1/2 and the others 1/6 each: 3 to 1
+    block = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
+
+    def model(ids, use_cache):
+        return SimpleNamespace(logits=math.log(3) * F.one_hot(block[:, 1:], 4))
+
+    loss, count = train_policy.next_token_loss(model, block)
+    assert count == 6 and loss.item() == pytest.approx(6 * math.log(2))
+    loss, count = train_policy.next_token_loss(model, block, first=2)
+    assert count == 2 and loss.item() == pytest.approx(2 * math.log(2))
+
+
+def tiny_policy():
     torch.manual_seed(0)
-    h, e = torch.randn(1500, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
-    target = torch.randint(20, (1500,))
-    loss = F.cross_entropy(h @ e.t(), target)
-    expected = torch.autograd.grad(loss, (h, e))
-    ours = train_policy.TiedCrossEntropy.apply(h, e, target, train_policy.loss_and_slope)
-    assert ours.item() == pytest.approx(loss.item(), abs=1e-5)
-    for a, b in zip(torch.autograd.grad(ours, (h, e)), expected, strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=256, n_embd=8, n_layer=1, n_head=1))
 
 
-def test_training_forward_pass_is_transformers_forward_pass(policy):
-    model = policy[0]
-    ids = torch.randint(8192, (2, 40), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        ours = train_policy.hidden_states(ids, dict(model.transformer.named_parameters()))
-        theirs = model.transformer(ids).last_hidden_state.view(-1, 256)
-    assert torch.allclose(ours, theirs, atol=2e-4)
+def test_the_extension_changes_nothing_but_the_second_half_of_the_positions():
+    model, stream = tiny_policy(), np.arange(600) % 20
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    args = SimpleNamespace(extend=2, batch=2, seed=0, compile=False, log_every=1)
+    train_policy.extend_positions(model, stream, args, torch.float32)
+    for name, p in model.named_parameters():
+        same = p[:128], before[name][:128]
+        if name != "transformer.wpe.weight":
+            same = p, before[name]
+        assert torch.equal(*same), name
+    stretched = before["transformer.wpe.weight"][64:128].repeat_interleave(2, dim=0)
+    # two steps of Adam of about 3e-3 and 1.5e-3 at most
+    assert 0 < (model.transformer.wpe.weight[128:] - stretched).abs().max() < 5e-3
+
+
+def test_sharpened_logits_are_the_old_ones_at_a_lower_temperature():
+    model, ids = tiny_policy().eval(), torch.arange(10)[None]
+    torch.nn.init.normal_(model.transformer.ln_f.bias)  # it begins as 0
+    before = model(ids).logits
+    train_policy.sharpen(model, 0.8)
+    torch.testing.assert_close(model(ids).logits, before / 0.8)
+
+
+def test_a_new_token_begins_as_the_mean_of_the_old_tokens_that_spell_it(tmp_path):
+    old = train_policy.train_tokenizer([], 257)  # the bytes alone
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=8, n_embd=4, n_layer=1, n_head=1))
+    old.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    new_model, new = train_policy.first_model(str(tmp_path), ["a film a film"], 262)
+    assert {"film", "Ġfilm"} & set(new.get_vocab()) and len(new) > 258
+    embedding, moved = model.transformer.wte.weight, new_model.transformer.wte.weight
+    spelt = [old.convert_tokens_to_ids(letter) for letter in "film"]
+    token = "film" if "film" in new.get_vocab() else "Ġfilm"
+    if token[0] == "Ġ":
+        spelt = [old.convert_tokens_to_ids("Ġ"), *spelt]
+    torch.testing.assert_close(moved[new.convert_tokens_to_ids(token)], embedding[spelt].mean(0))
+    assert torch.equal(moved[0], embedding[0]) and new_model.lm_head.weight is moved
+    assert new.decode(new("naïve ★ 10/10")["input_ids"]) == "naïve ★ 10/10"
+
+
+# The corpus -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "review, expected",
+    [
+        ("I liked it. It was good!", ["I liked it.", "It was good!"]),
+        ('He said "no way" (twice). Bad!!! So?!', ["He said no way.", "Bad!", "So?"]),
+        ("Good -- but long.", ["Good, but long."]),
+        ("It’s fine", ["It's fine"]),
+    ],
+)
+def test_sentences_of_a_review(review, expected):
+    assert corpus.sentences(review) == expected
+
+
+@pytest.mark.parametrize(
+    "sentence, expected",
+    [
+        ("thats VERY good and i dont mind.", "That's very good and I don't mind."),
+        ("Im sure I'm REally right.", "I'm sure I'm really right."),
+        ("It is alot, they wont say.", "It is a lot, they won't say."),
+    ],
+)
+def test_truecase(sentence, expected):
+    assert corpus.truecase(sentence) == expected
+
+
+def test_common_words_leave_out_names_and_acronyms():
+    reviews = [["The film with Anna was good.", "Anna is in the film.", "A film, FBI and all, I say."]] * 2
+    # most frequent first: film 6, the 4. "a" and "the" are common words though they begin sentences, too
+    common_words = corpus.common_words(reviews, 100)
+    assert {"film", "the", "a", "i", "good"} <= common_words and not {"anna", "fbi"} & common_words
+    assert corpus.common_words(reviews, 2) == {"film", "the"}
+
+
+@pytest.mark.parametrize(
+    "sentence, simple",
+    [
+        ("The film was good.", True),
+        ("The film was good, and I liked it!", True),
+        ("So good.", False),  # two words
+        ("The film was good", False),  # no end
+        ("The zany film was good.", False),  # a rare word
+        ("The film by Good was good.", False),  # a name
+        ("The film was 2 good.", False),
+        ("It was good, good, good, good, good.", False),  # a list
+        ("The film was good...", False),
+        ("The film was rated good.", False),  # about the site
+        (" ".join(["The", *["good"] * 40]) + ".", False),  # 41 words
+    ],
+)
+def test_simple_sentences(sentence, simple):
+    known = set("the film was good and i liked it so by rated".split())
+    assert corpus.is_simple(sentence, known) is simple
+
+
+def test_texts_have_12_to_120_words():
+    assert corpus.texts(["one two three."] * 3) == []  # 9 words
+    assert corpus.texts(["one two three."] * 4) == [" ".join(["one two three."] * 4)]
+    cut = corpus.texts(["one two three."] * 50)  # 150 words
+    assert [len(text.split()) for text in cut] == [120, 30]
+
+
+# Measuring ------------------------------------------------------------------------------------------------------
+
+
+def test_measures_of_samples_by_hand():
+    reviews = ["good film"] * 10 + ["Good odd"] * 9
+    assert measure.non_words(["a good FILM", "odd"], reviews) == 0.5  # "a" and "odd"
+    assert measure.distinct_2(["a b a b", "c"]) == pytest.approx(2 / 3)  # ab, ba, ab
+    long = " ".join("abcdefghijkl")
+    assert (
+        measure.memorised([long, "a b c", long + " z"], [f"x {long} y"]) == 0.5
+    )  # the short one does not count
 
 
 def test_broken_texts_keep_to_the_words_they_are_made_of():
@@ -281,17 +407,11 @@ def test_a_spliced_text_is_stretches_of_reviews():
 @pytest.fixture
 def fresh_judge():
     torch.manual_seed(0)
-    config = ElectraConfig(
-        vocab_size=30, embedding_size=train_judge.WIDTH, hidden_size=train_judge.WIDTH,
-        num_hidden_layers=train_judge.LAYERS, num_attention_heads=train_judge.HEADS,
-        intermediate_size=train_judge.FFN, max_position_embeddings=train_judge.POSITIONS, type_vocab_size=1,
-        attn_implementation="eager",
-    )  # fmt: skip
-    return ElectraForSequenceClassification(config).eval()
+    vectors = 0.05 * torch.randn(30, train_judge.WIDTH - train_judge.PLACE)
+    return train_judge.first_model(vectors, dropout=0.0).eval()
 
 
 def test_first_heads_of_the_judge_start_out_looking_at_the_neighbours(fresh_judge):
-    train_judge.look_at_neighbours(fresh_judge, 0.05 * torch.randn(30, train_judge.WIDTH - train_judge.PLACE))
     with torch.no_grad():
         seen = fresh_judge(torch.randint(30, (1, 200)), output_attentions=True).attentions[0][0]
     for head, offset in enumerate((-1, 1, -2)):  # most of each query's attention, ends of the text aside
@@ -309,7 +429,8 @@ def test_out_of_place_loss_is_the_cross_entropy_of_telling_the_changed_tokens():
         )  # says 3 : 1 that a token is wrong
 
     torch.manual_seed(0)
-    loss = train_judge.out_of_place_loss(model, ids, (ids != 0).long(), None)
+    loss, count = train_judge.out_of_place_loss(model, ids, (ids != 0).long(), None)
+    assert count == 2
     inner = ids > 3
     wrong = (seen["changed"] != ids)[inner]
     assert torch.equal(seen["changed"][~inner], ids[~inner]) and 1 <= wrong.sum() <= 20
@@ -320,26 +441,6 @@ def test_out_of_place_loss_is_the_cross_entropy_of_telling_the_changed_tokens():
     assert loss.item() == pytest.approx(
         -2 * (share * math.log(0.75) + (1 - share) * math.log(0.25)), rel=1e-5
     )
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (8, 3), (3, 8)])
-def test_an_orthogonal_step_has_singular_values_near_one_in_the_same_directions(shape):
-    torch.manual_seed(0)
-    g = torch.randn(shape)
-    u, _, vh = torch.linalg.svd(g, full_matrices=False)
-    turned = u.T @ common.orthogonal(g) @ vh.T
-    assert turned.diagonal().min() > 0.3 and turned.diagonal().max() < 1.3
-    assert (turned - turned.diagonal().diag()).abs().max() < 1e-4
-
-
-def test_a_step_of_muon_by_hand():
-    # 1 x 1: the direction is the sign, scaled by 0.2 sqrt(1); weight decay takes lr * 0.5 of the weight first
-    weight = torch.nn.Parameter(torch.tensor([[2.0]]))
-    weight.grad = torch.tensor([[3.0]])
-    common.Muon([weight], lr=0.1, weight_decay=0.5).step()
-    sign = common.orthogonal(torch.tensor([[3.0]])).item()
-    assert 0.65 < sign < 1.25
-    assert weight.item() == pytest.approx(2.0 * 0.95 - 0.1 * 0.2 * sign)
 
 
 def test_directed_word_vectors_tell_before_from_after():
