@@ -159,6 +159,10 @@ def start_run(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, str,
     args = parser.parse_args()
     if not (args.steps or args.minutes or parser.get_default("steps")):
         parser.error("give the run a length: --minutes or --steps")
+    if (
+        args.out.exists() and not (args.out / "metrics.json").is_file()
+    ):  # a model of these scripts is replaced
+        parser.error(f"--out {args.out}: what stands there is no model of these scripts; name another folder")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

@@ -575,3 +575,14 @@ def test_the_kept_samples_count_for_the_bundled_pair_and_how_they_were_drawn_onl
     for other in ({"prompts": prompts[:63]}, {"max_new_tokens": 39}, {"temperature": 0.9}):
         assert kept_samples(choice, SimpleNamespace(**vars(bench) | other)) is None
     assert kept_samples(replace(choice, policy=choice.sentiment), bench) is None
+
+
+def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path, monkeypatch, capsys):
+    (tmp_path / "thesis.txt").write_text("my thesis")
+    parser = common.run_parser("Doc.", tmp_path, steps=1, lr=1e-3, warmup=1, log_every=1)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit):
+        common.start_run(parser)
+    assert "is no model of these scripts; name another folder" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{}")
+    assert common.start_run(parser)[0].out == tmp_path
