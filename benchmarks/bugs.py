@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from kit.base.errors import run_main
 from kit.base.runs import read_metrics
 from kit.lm.models import ROOT
 from kit.measure.plots import grid, style
@@ -158,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -2,13 +2,16 @@
 
     python -m benchmarks.step_time --write            about six minutes on two cores: let nothing else run
     python -m benchmarks.step_time --growth --write   a quarter of an hour: sizes of a step, a completion, the model
+    python -m benchmarks.step_time --busy --write     five minutes: beside two other programs
 
 Bare TRL is `GRPOTrainer` on the model as `from_pretrained` gives it, with TRL's own sampling and loss and a reward
 that costs nothing. Prompts, sizes and optimizer are the same. Every case runs in a process of its own, in one order
 and then in the other; the figures are medians over both. The floor is the arithmetic that cannot be left out (2
 floating point operations for each weight and token, 6 with the backward pass), at the rate at which this machine
 multiplies matrices of the model's shapes. Models of --growth have random weights: speed and memory do not depend on
-what a model has learned. With --write the tables go into docs/speed.md, and the figure of --growth to docs/speed.png.
+what a model has learned. --busy compares the wait policy that the kit sets (kit/base/screen.py) with GNU OpenMP's own,
+and starts two programs that never wait; OMP_NUM_THREADS must not be set. With --write the tables go into docs/speed.md,
+and the figure of --growth to docs/speed.png.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -17,8 +20,11 @@ from kit.base.screen import quiet
 quiet(__name__)
 
 import multiprocessing
+import os
 import platform
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -215,21 +221,25 @@ def random_gpt2(folder: Path) -> ModelChoice:
 def time_all(cases: dict[str, tuple], steps: int) -> dict[str, Timing]:
     """The cases (variant, models, flags), each in a fresh process, there and back again."""
     found: dict[str, Timing] = {}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        for name in (*cases, *reversed(cases)):
-            variant, choice, flags = cases[name]
-            timing = processes.submit(time_variant, variant, choice, steps, flags).result()
-            print(f"{name:<30} {np.median(timing.steps):.2f} s", flush=True)
-            if name not in found:
-                found[name] = timing
-                continue
-            found[name].steps += timing.steps
-            for phase, seconds in timing.phases.items():
-                found[name].phases[phase] += seconds
-            found[name].memory = max(found[name].memory, timing.memory)
-            found[name].gflops = (found[name].gflops + timing.gflops) / 2
+    for name in (*cases, *reversed(cases)):
+        timing = in_new_process(name, *cases[name], steps)
+        if name not in found:
+            found[name] = timing
+            continue
+        found[name].steps += timing.steps
+        for phase, seconds in timing.phases.items():
+            found[name].phases[phase] += seconds
+        found[name].memory = max(found[name].memory, timing.memory)
+        found[name].gflops = (found[name].gflops + timing.gflops) / 2
     return found
+
+
+def in_new_process(name: str, variant: str, choice: ModelChoice, flags: dict[str, Any], steps: int) -> Timing:
+    """`time_variant`, with a line on the screen for the case called `name`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        timing = processes.submit(time_variant, variant, choice, steps, flags).result()
+    print(f"{name:<30} {np.median(timing.steps):.2f} s", flush=True)
+    return timing
 
 
 def compared(choice: ModelChoice, steps: int) -> str:
@@ -286,6 +296,41 @@ def growth(folder: Path, steps: int) -> tuple[str, Figure]:
     return markdown(["varied", "size", "seconds a step", "tokens/s", "peak memory", "slope"], rows), figure
 
 
+def beside_others(choice: ModelChoice, steps: int, others: int = 2) -> str:
+    """Markdown: a step with and without the kit's wait policy, and with it beside `others` programs."""
+    passive, spin = {"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "300000"}  # libgomp's own number
+    cases = {
+        "alone, OpenMP's own waiting": (spin, 0),
+        "alone, passive": (passive, 0),
+        "beside others, passive": (passive, others),
+    }
+    found: dict[str, list[float]] = defaultdict(list)
+    for name in (*cases, *reversed(cases)):
+        policy, count = cases[name]
+        for variable in (*passive, *spin):
+            os.environ.pop(variable, None)
+        os.environ |= policy
+        spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        try:
+            found[name] += in_new_process(name, FORWARD, choice, {}, steps).steps
+        finally:
+            for process in spinning:
+                process.kill()
+    own, alone, busy = (float(np.median(found[name])) for name in cases)
+    threads = torch.get_num_threads()
+    fair = alone * (threads + others) / threads
+    ratios = ["", f"{alone / own:.2f} x OpenMP's own (at most 1.05)"]
+    ratios.append(f"{busy / fair:.2f} x the fair share, {fair:.2f} s (at most 2)")
+    rows = [
+        [name, "{1:.2f} [{0:.2f}, {2:.2f}]".format(*np.quantile(found[name], [0.25, 0.5, 0.75])), ratio]
+        for name, ratio in zip(cases, ratios, strict=True)
+    ]
+    return (
+        f"{choice.policy_name}, {threads} threads, {others} other programs of one thread; median [quartiles] of "
+        f"{2 * steps} steps.\n\n" + markdown(["step with a forward penalty", "seconds", ""], rows)
+    )
+
+
 def main() -> None:
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
@@ -293,18 +338,19 @@ def main() -> None:
     add("--steps", type=at_least_1, default=8, metavar="N", help="measured steps a process (default: 8)")
     add("--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights")
     add("--growth", action="store_true", help="how a step grows, instead of its comparison with TRL")
+    add("--busy", action="store_true", help="a step beside two other programs, instead")
     add("--write", action="store_true", help="write to docs/speed.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
         if args.growth:
             text, figure = growth(Path(folder), args.steps)
         else:
-            choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
-            text = compared(choice, args.steps)
+            text = (beside_others if args.busy else compared)(choice, args.steps)
     print(f"\n{text}")
     if args.write:
-        mark = "benchmarks.step_time --growth" if args.growth else "benchmarks.step_time"
-        write_between(PAGE, f"written by {mark}", text)
+        flag = " --growth" if args.growth else " --busy" if args.busy else ""
+        write_between(PAGE, f"written by benchmarks.step_time{flag}", text)
         if args.growth:
             figure.savefig(ROOT / "docs" / "speed.png", dpi=130)
 

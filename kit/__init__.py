@@ -18,11 +18,8 @@ def what_to_type(otherwise: str) -> str:
 
 
 if sys.version_info < (3, 11):  # noqa: UP036 - somebody has it
-    version, how = (
-        sys.version.split()[0],
-        what_to_type("delete .venv if it is there, then: make train PYTHON=python3.12"),
-    )
-    sys.exit(f"error: this is Python {version}, and 3.11 or newer is needed; {how}")
+    how = what_to_type("delete .venv if it is there, then type: make train PYTHON=python3.12")
+    sys.exit(f"error: this is Python {sys.version.split()[0]}, and 3.11 or newer is needed; {how}")
 
 
 def wrong_packages() -> str:

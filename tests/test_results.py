@@ -4,6 +4,8 @@ pytest tests/test_results.py
 """
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -188,3 +190,21 @@ def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     _, *flags = results.command(name, steps=None)
     args = PARSER.parse(flags)
     assert args.use_solution and args.prompts_per_step * args.num_generations == 64
+
+
+def test_a_step_beside_others_is_compared_with_its_share_of_the_machine(monkeypatch):
+    policies = []
+
+    def measured_in(name, *_):
+        policies.append([os.environ.get(key) for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")])
+        return step_time.Timing([6.3 if "beside" in name else 2.1 if "passive" in name else 2.0])
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.setattr(step_time, "in_new_process", measured_in)
+    monkeypatch.setattr(step_time.torch, "get_num_threads", lambda: 2)
+    text = step_time.beside_others(SimpleNamespace(policy_name="mini"), steps=1)
+    own, passive = [None, "300000"], ["passive", None]
+    assert policies == [own, passive, passive, passive, passive, own]
+    assert "| alone, passive | 2.10 [2.10, 2.10] | 1.05 x OpenMP's own" in text
+    assert "1.50 x the fair share, 4.20 s" in text  # two threads and two others on two cores
