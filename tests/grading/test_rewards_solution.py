@@ -55,6 +55,6 @@ def test_shaped_reward_by_hand():
 
 def test_signatures_agree():
     for function in FUNCTIONS:
-        assert inspect.signature(getattr(rewards, function)) == inspect.signature(
+        assert inspect.signature(getattr(rewards, function), eval_str=True) == inspect.signature(
             getattr(rewards_solution, function)
         )

@@ -77,7 +77,7 @@ def test_four_bugs_are_left_and_they_apply(variant, number, tmp_path):
         assert examples and set(examples) == {told[0]}, name
     for patch in patches:
         for name in re.findall(r"^--- a/(.*)", text_of(files, patch), re.M):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(files[name][0])
         bug.apply(text_of(files, patch), tmp_path)
 
