@@ -218,7 +218,7 @@ def random_gpt2(folder: Path) -> ModelChoice:
     return ModelChoice(str(folder / "policy"), str(folder / "sentiment"), "random weights")
 
 
-def time_all(cases: dict[str, tuple], steps: int) -> dict[str, Timing]:
+def time_all(cases: dict[str, tuple[str, ModelChoice, dict[str, Any]]], steps: int) -> dict[str, Timing]:
     """The cases (variant, models, flags), each in a fresh process, there and back again."""
     found: dict[str, Timing] = {}
     for name in (*cases, *reversed(cases)):
