@@ -103,7 +103,7 @@ def test_checked_names_function_file_and_line():
         ([math.nan], "Value 0 of the returned list is nan"),
         ([math.inf], "Value 0 of the returned list is inf"),
         ([10**400], "an int too large for a float"),
-        ([-2e18], r"value 0 is -2e\+18; beyond 1e\+18 the rewards"),
+        ([-2e18], r"value 0 is -2e\+18; float32 needs values below 1e\+18"),
         ([True], "a bool"),
         (["0.5"], "a str"),
         ([None], "a NoneType"),

@@ -227,13 +227,10 @@ def provenance() -> dict[str, Any]:
 def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
     file = Path(user_path(str(path))) / "config.json"
-    try:
-        config = json.loads(read_text(file, "run configuration"))
-    except ValueError as error:
-        raise UserError(f"{file}: not a readable run configuration ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: not a run configuration (it must be a JSON object)")
-    return config
+    with suppress(ValueError):
+        if isinstance(config := json.loads(read_text(file, "run configuration")), dict):
+            return config
+    raise UserError(f"{file}: not a readable run configuration (it must be a JSON object)")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

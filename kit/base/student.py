@@ -76,7 +76,5 @@ def checked(function: Callable[..., list[float]], *arguments: Any) -> list[float
         raise UserError(f"{where}: {mistake}") from None
     for row, value in enumerate(values):
         if abs(value) > MAX_VALUE:
-            raise UserError(
-                f"{where}: value {row} is {value:.3g}; keep values below {MAX_VALUE:g}, for float32"
-            )
+            raise UserError(f"{where}: value {row} is {value:.3g}; float32 needs values below {MAX_VALUE:g}")
     return values

@@ -77,7 +77,7 @@ def display_name(spec: str) -> str:
     path = Path(spec)
     if path.suffix == ".gguf":
         return SMOLLM2
-    return path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else spec
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else spec
 
 
 def default_device() -> torch.device:
@@ -93,10 +93,10 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     classifier. Raises `UserError` for a folder that does not exist, or a package that is not installed.
     """
     if model != "auto":
-        small = model in ("mini", SMOLLM2) or _is_bundled(model)
+        small = model == SMOLLM2 or _is_mini(model)
         full = not (small or _began_with(model, "sentiment_model", "mini/sentiment"))
         why = SMOLLM2_REASON if model == SMOLLM2 else "as asked for"
-    elif sentiment_model == "mini" or _is_bundled(sentiment_model):
+    elif _is_mini(sentiment_model):
         full, why = False, "as asked for"
     else:
         full, why = _full_models_available()
@@ -106,8 +106,8 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
     return ModelChoice(policy, sentiment, f"{why}{hint}")
 
 
-def _is_bundled(spec: str) -> bool:
-    return Path(spec).exists() and Path(spec).resolve().is_relative_to(MINI)
+def _is_mini(spec: str) -> bool:
+    return spec == "mini" or (Path(spec).exists() and Path(spec).resolve().is_relative_to(MINI))
 
 
 def _began_with(spec: str, key: str, name: str) -> bool:
@@ -126,10 +126,7 @@ def _full_models_available() -> tuple[bool, str]:
         find_model(FULL_POLICY)
         find_model(FULL_SENTIMENT)
     except UserError:
-        return (
-            False,
-            "a GPU, but GPT-2 is not in the cache and the Hub out of reach, so the bundled mini models",
-        )
+        return False, "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the mini models"
     return True, "a GPU, and GPT-2 is in the cache or can be fetched"
 
 
@@ -149,7 +146,7 @@ def find_model(spec: str) -> None:
     path = Path(spec)
     if path.is_dir():
         return
-    # outputs/typo looks like a Hub id; asking the Hub for it would take a minute to fail
+    # outputs/typo looks like a Hub id
     local = path.exists() or (path.parent != Path() and path.parent.is_dir())
     if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
         raise UserError(f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or a folder")
@@ -198,7 +195,7 @@ def load_policy(
         spec = str(folder / "final")
     elif (folder / "metrics.jsonl").exists():
         raise UserError(
-            f"{spec}: this run has no final/: it did not finish; give one of its checkpoint-* folders"
+            f"{spec}: this run has no final/ model: it did not finish; give one of its checkpoint-* folders"
         )
     what = f"no usable language model at {display_name(spec)}"
     with told_as(what, "give mini, a Hugging Face id, a run folder or a checkpoint"):
