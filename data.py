@@ -61,8 +61,7 @@ def load_prompts(
     shuffled IMDB reviews, half of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the
     path of a text file with one prompt a line. See `check_prompts` for `tokenizer` and `max_prompt_tokens`.
 
-    Raises:
-        UserError: no such file, no prompt in it, or an empty or too long prompt (with its line number).
+    Raises `UserError` for a file that is missing or has no prompt, and (with its line) for a bad prompt.
     """
     if source in BUILT_IN:
         prompts = list(BUILT_IN[source])
@@ -117,9 +116,8 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
     alternate: every slice of even length is balanced. `source` is a parquet file with columns text, label and
     (optionally) split, of which `train` is taken; `None` means `stanfordnlp/imdb` on the Hub.
 
-    Raises:
-        UserError: the file or the Hub cannot be read, a row (counted from 0) has no text or an unknown label, or one
-            of the two classes is missing.
+    Raises `UserError` if the file or the Hub cannot be read, a row (counted from 0) has no text or an unknown label,
+    or one of the two classes is missing.
     """
     from datasets import ClassLabel, load_dataset
 

@@ -116,7 +116,11 @@ class Play:
             raise UserError(
                 f"the prompt is too long: {room} tokens leave room for a completion of this length"
             )
-        settings = {"temperature": float(temperature), "max_new_tokens": int(length), "seed": int(seed or 0)}
+        settings: dict[str, Any] = {
+            "temperature": float(temperature),
+            "max_new_tokens": int(length),
+            "seed": int(seed or 0),
+        }
         return replace(self.bench, prompts=[prompt], **settings)
 
     def answer(

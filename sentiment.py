@@ -109,9 +109,8 @@ class SentimentScorer:
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
-    Raises:
-        UserError: it cannot be loaded, its labels do not say which class is positive, or the score of a text depends
-            on the texts beside it.
+    Raises `UserError` if it cannot be loaded, its labels do not say which class is positive, or the score of a text
+    depends on the texts beside it.
     """
     spec = user_path(spec)
     advice = "give mini, a Hugging Face id, or a folder with a sequence-classification model"

@@ -181,11 +181,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def named_paths(pairs: Sequence[str]) -> dict[str, str]:
-    """{name: path} of NAME=PATH arguments; `base`, the reference, has no path and is left out.
-
-    Raises:
-        UserError: a name is malformed, given twice, or `base`.
-    """
+    """{name: path} of NAME=PATH arguments, without `base`, the reference. Raises `UserError` for a bad name."""
     paths: dict[str, str] = {}
     for pair in pairs:
         name, _, path = pair.partition("=")

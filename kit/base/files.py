@@ -24,8 +24,7 @@ def user_path(text: str) -> str:
 def read_text(path: str | Path, what: str) -> str:
     """A UTF-8 file, with or without byte order mark; CR LF becomes `\\n`.
 
-    Raises:
-        UserError: there is no such file, or it is no text; the message begins with `what` and the path.
+    Raises `UserError`, which begins with `what` and the path, if there is no such file or it is no text.
     """
     path = Path(user_path(str(path)))
     try:
@@ -110,12 +109,8 @@ def remove(folder: Path) -> None:
 def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
     """Let a command overwrite its own files only. Call it before the work begins.
 
-    Args:
-        why_ours: a text that the command writes into the first 4 KB of this file.
-        flag: what the user gave the path with, such as `--out`.
-
-    Raises:
-        UserError: there is a folder, or a file (not an empty one) without that text.
+    `why_ours` is a text that the command writes into the first 4 KB of the file, `flag` the user's, such as `--out`.
+    Raises `UserError` if there is a folder, or a file (not an empty one) without that text.
     """
     try:
         with Path(path).open("rb") as file:
@@ -132,8 +127,7 @@ def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
 def output_folder(folder: str, written: Mapping[str, str]) -> Path:
     """The folder of `--out`, made if need be. `written`: the files to come, each with its text for `refuse_foreign`.
 
-    Raises:
-        UserError: it is the folder of a run or a model, holds such a file of somebody else's, or cannot be written.
+    Raises `UserError` if it belongs to a run or a model, holds such a file of somebody else's, or cannot be written.
     """
     path = Path(user_path(folder))
     if (path / "config.json").exists() or (path / "adapter_config.json").exists():

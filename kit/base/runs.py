@@ -44,11 +44,7 @@ class Run:
 
     @classmethod
     def create(cls, output_dir: str | Path, name: str) -> "Run":
-        """A new folder `output_dir/name`, or name-2, name-3, ... : an existing run is never overwritten.
-
-        Raises:
-            UserError: `name` is not a plain folder name, or the folder cannot be made.
-        """
+        """A new folder `output_dir/name`, or name-2, name-3, ... if there is one. Raises `UserError` for a bad name."""
         if not re.fullmatch(r"[\w.+=-]+", name) or name in {".", ".."}:
             raise UserError(f"--run_name {name!r}: use letters, digits, and . _ + = - only")
         folder = Path(user_path(str(output_dir)))
@@ -118,16 +114,13 @@ class Run:
             remove(old)
 
     def lock(self) -> AbstractContextManager[Any]:
-        """Let only this process train the run, until the returned context is left or the process ends.
-
-        Raises:
-            UserError: another process is training it.
-        """
+        """Keep other processes out (`UserError`), until the returned context is left or this process ends."""
         try:
             return FileLock(self.path / "lock").acquire(blocking=False)
         except Timeout:
-            why = "another process is training this run; wait for it or stop it"
-            raise UserError(f"--resume {self.path}: {why}") from None
+            raise UserError(
+                f"--resume {self.path}: another process is training this run; stop it first"
+            ) from None
         except OSError:  # a network drive without locks
             return nullcontext()
 

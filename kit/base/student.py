@@ -25,8 +25,7 @@ def load_student(
     Ours has the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions in use are
     tried on one token each and checked, which takes a second, before any model is loaded.
 
-    Raises:
-        UserError: the import failed; or such a function is missing, not written yet, or (unless `unchecked`) wrong.
+    Raises `UserError` if the import fails, or such a function is missing, not written, or (unless `unchecked`) wrong.
     """
     trials: dict[str, tuple] = {}  # a function's name -> the arguments of its trial call
     if kl_type != "none":
@@ -60,8 +59,7 @@ def load_student(
 def checked(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
     """`function` of copies of the `arguments`: one finite number for each row of the first.
 
-    Raises:
-        UserError: it raised an error, or returned something else; the message names function, file and line.
+    Raises `UserError`, which names function, file and line, if it fails or returns something else.
     """
     name, code = function.__name__, inspect.unwrap(function).__code__
     asked: Any = SimpleNamespace(__file__=code.co_filename, **{name: function})

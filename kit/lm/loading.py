@@ -26,8 +26,7 @@ def told_as(what: str, advice: str) -> Iterator[None]:
 def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
     """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
 
-    Raises:
-        UserError: its files are missing; transformers would silently make an empty one.
+    Raises `UserError` if its files are missing, as transformers would silently make an empty one.
     """
     tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **where)
     if len(tokenizer) <= len(tokenizer.all_special_ids):

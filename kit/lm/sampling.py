@@ -179,6 +179,8 @@ class GrowingLayer(DynamicLayer):
     """Keys and values in a buffer with spare room: `DynamicLayer` copies them all at every token."""
 
     SPARE = 48  # tokens
+    keys: Tensor
+    values: Tensor
     buffers: list[Tensor] | None = None
 
     def update(
