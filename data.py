@@ -1,7 +1,7 @@
-"""Prompts: openers of film reviews, written for this kit, neutral in tone; and where other prompts come from.
+"""Prompts: neutral openers of film reviews, written for this kit; or a file's, or IMDB's.
 
-Provided, you need not change this. The policy continues an opener; only the continuation is scored, so an
-opener must not carry a verdict of its own ("The best part was" would lift the base model's score).
+Provided, you need not change this. The policy continues an opener and only the continuation is scored, so an opener
+must not judge the film ("The best part was" would lift the base model's score).
 """
 
 import random
@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
+from kit.lm.loading import told_as
 
-MINI = Path(__file__).resolve().parent / "mini"  # where the openers stand, one a line
-IMDB_PROMPT_WORDS = (2, 8)  # how many first words of a review make a prompt
+MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
+IMDB_PROMPT_WORDS = (2, 8)  # a prompt is the first 2 to 8 words of a review
 LABELS = dict.fromkeys(("1", "1.0", "pos", "positive", "true"), 1)  # how data sets spell them
 LABELS |= dict.fromkeys(("0", "0.0", "neg", "negative", "false"), 0)
 UNLABELLED = ("-1", "-1.0", "unsup", "none", "nan")
@@ -29,9 +30,8 @@ def _lines(file: str) -> tuple[str, ...]:
 # of which call does it get there?
 TRAIN_PROMPTS = _lines("train_prompts.txt")
 
-# Every ninth of them: 64 prompts on which to choose settings, `train.py --prompts fit` (which validates on them) and
-# `evaluate.py --prompts tuning`. A number from HELD_OUT_PROMPTS that settings were chosen by would say too much: those
-# are met once, by the settings chosen.
+# Every ninth of them: 64 prompts to choose settings by, with `train.py --prompts fit` (which validates on them) and
+# `evaluate.py --prompts tuning`. Tuning on HELD_OUT_PROMPTS would bias the result upwards.
 TUNING_PROMPTS = TRAIN_PROMPTS[::9]
 BUILT_IN = {
     "builtin": TRAIN_PROMPTS,
@@ -45,7 +45,7 @@ HELD_OUT_PROMPTS = _lines("held_out_prompts.txt")
 
 
 def validation_prompts(source: str) -> tuple[str, ...]:
-    """What a training on the prompts of `source` is validated on: its `val` lines show no other."""
+    """The prompts of the `val` lines of a training on `source`."""
     return TUNING_PROMPTS if source == "fit" else HELD_OUT_PROMPTS
 
 
@@ -57,13 +57,11 @@ def load_prompts(
 ) -> list[str]:
     """Training prompts.
 
-    `source` is `builtin` (the openers above; `fit` and `tuning` are its two parts), `imdb` (the first 2 to 8 words
-    of shuffled IMDB reviews, half of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the
-    path of a text file with one prompt a line. With a `tokenizer`, a prompt that is empty or longer than
-    `max_prompt_tokens` is refused.
+    `source` is `builtin` (the openers above; `fit` and `tuning` are its two parts), `imdb` (the first words of
+    shuffled IMDB reviews, half of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the
+    path of a text file with one prompt a line. See `check_prompts` for `tokenizer` and `max_prompt_tokens`.
 
-    Raises:
-        UserError: no such file, no prompt in it, or an empty or too long prompt (with its line number).
+    Raises `UserError` for a file that is missing or has no prompt, and (with its line) for a bad prompt.
     """
     if source in BUILT_IN:
         prompts = list(BUILT_IN[source])
@@ -76,17 +74,12 @@ def load_prompts(
         prompts = list(dict.fromkeys(p for p in starts if p and p not in HELD_OUT_PROMPTS))[: limit or 4096]
     else:
         if not Path(user_path(source)).exists():
-            raise UserError(
-                f"--prompts {source}: no such file; give builtin, imdb, or a file with one prompt a line"
-            )
+            raise UserError(f"--prompts {source}: no such file; give builtin, imdb, or a text file")
         prompts = lines(read_text(source, "--prompts"))
-        blank = [str(number) for number, p in enumerate(prompts, start=1) if p.strip() and p != p.strip()]
+        blank = [str(line) for line, p in enumerate(prompts, start=1) if p.strip() and p != p.strip()]
         if blank:
-            where = ", ".join(blank[:5]) + ", ..." * (len(blank) > 5)
-            print(
-                f"--prompts {source}, line {where}: begins or ends with a blank, which is kept: the model sees it",
-                file=sys.stderr,
-            )
+            where = f"--prompts {source}, line {', '.join(blank[:5])}{', ...' * (len(blank) > 5)}"
+            print(f"{where}: begins or ends with a blank, which is kept: the model sees it", file=sys.stderr)
     if not prompts:
         raise UserError(f"--prompts {source}: there is no prompt in it; write one prompt a line")
     check_prompts(prompts, source, tokenizer, max_prompt_tokens)
@@ -99,48 +92,43 @@ def check_prompts(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_prompt_tokens: int | None = None,
 ) -> None:
-    """Refuse, with its line number, a prompt that is empty or leaves no room in the context (`UserError`)."""
+    """Raises `UserError`, with the line, for a prompt that is empty or has more than `max_prompt_tokens` tokens."""
     for line, prompt in enumerate(prompts, start=1):
+        where = f"--prompts {source}, line {line}"
         if not prompt.strip():
-            raise UserError(f"--prompts {source}, line {line}: the prompt is empty; remove the line")
+            raise UserError(f"{where}: the prompt is empty; remove the line")
         if tokenizer is None:
             continue
         length = len(tokenizer(prompt)["input_ids"])
         if length == 0:
-            raise UserError(f"--prompts {source}, line {line}: the tokenizer makes no token of this prompt")
+            raise UserError(f"{where}: the tokenizer makes no token of this prompt")
         if max_prompt_tokens is not None and length > max_prompt_tokens:
             raise UserError(
-                f"--prompts {source}, line {line}: {length} tokens, but only {max(max_prompt_tokens, 0)} leave "
-                "room for a completion in the model's context; shorten the prompt, or the longest completion"
+                f"{where}: {length} tokens, but only {max(max_prompt_tokens, 0)} leave room for a completion in the "
+                "model's context; shorten the prompt, or the longest completion"
             )
 
 
 def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
     """IMDB reviews (Maas et al. 2011) as cleaned texts and labels (1 positive, 0 negative), shuffled.
 
-    The data set is sorted by label, so a naive slice is all negative. Here the two classes are shuffled
-    apart and dealt out in turn: every slice of even length is balanced. `source` is a parquet file with columns
-    text, label and (optionally) split, of which `train` is taken; `None` means `stanfordnlp/imdb` on the Hub.
+    The data set is sorted by label, so a naive slice is all negative. Here the two classes are shuffled apart and
+    alternate: every slice of even length is balanced. `source` is a parquet file with columns text, label and
+    (optionally) split, of which `train` is taken; `None` means `stanfordnlp/imdb` on the Hub.
 
-    Raises:
-        UserError: the file or the Hub cannot be read, a row (counted from 0) has no text or a label that is none of
-            `LABELS`, or one of the two classes is missing.
+    Raises `UserError` if the file or the Hub cannot be read, a row (counted from 0) has no text or an unknown label,
+    or one of the two classes is missing.
     """
     from datasets import ClassLabel, load_dataset
 
     where = source or "stanfordnlp/imdb on the Hub"
-    try:
+    with told_as(f"cannot read IMDB from {where}", "give a local parquet file"):
         if source is None:
             rows = load_dataset("stanfordnlp/imdb", split="train")
         else:
             with Path(user_path(source)).open("rb") as file:
                 refuse_pointer(file.read(100), source)
             rows = load_dataset("parquet", data_files=user_path(source), split="train")
-    except UserError:
-        raise
-    except Exception as error:  # datasets raises a dozen kinds; there is one thing that the user can do
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"cannot read IMDB from {where} ({reason}); give a local parquet file") from None
     if missing := {"text", "label"} - set(rows.column_names):
         raise UserError(f"{where}: has no column {' and no column '.join(sorted(missing))}")
 
@@ -148,18 +136,14 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
     names = dict(enumerate(kind.names)) if isinstance(kind, ClassLabel) else {}
     splits = rows["split"] if "split" in rows.column_names else ["train"] * len(rows)
     if "train" not in splits:
-        raise UserError(
-            f"{where}: its column split never says train; write train where reviews are to be used"
-        )
+        raise UserError(f"{where}: its column split never says train, so no review can be used")
     texts, labels = [], []
     for row, (text, label, split) in enumerate(zip(rows["text"], rows["label"], splits, strict=True)):
         name = str(names.get(label, label)).strip().lower()
         if split != "train" or name in UNLABELLED:
             continue
         if name not in LABELS:
-            raise UserError(
-                f"{where}, row {row}: the label is {label!r}; write 1 or pos, 0 or neg, -1 for none"
-            )
+            raise UserError(f"{where}, row {row}: the label is {label!r}; write 1 or pos, 0 or neg, or -1")
         if not isinstance(text, str):
             raise UserError(f"{where}, row {row}: the text is {text!r:.40}; it must be a string")
         texts.append(" ".join(text.replace("<br />", " ").split()))
@@ -169,10 +153,7 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
     by_label = {k: [text for text, label in zip(texts, labels, strict=True) if label == k] for k in (0, 1)}
     for label, group in by_label.items():
         if not group:
-            raise UserError(
-                f"{where} has no review of label {label}; both 1 (positive) and 0 (negative) are needed"
-            )
+            raise UserError(f"{where} has no review of label {label}; 1 and 0 are both needed")
         rng.shuffle(group)
-    pairs = zip(by_label[1], by_label[0], strict=False)  # equal numbers of both
-    shuffled = [(text, label) for good, bad in pairs for text, label in ((good, 1), (bad, 0))]
-    return [text for text, _ in shuffled], [label for _, label in shuffled]
+    pairs = list(zip(by_label[1], by_label[0], strict=False))  # equal numbers of both
+    return [text for pair in pairs for text in pair], [1, 0] * len(pairs)

@@ -1,9 +1,9 @@
-"""Taste it: type a prompt and see what the models make of it, token by token, in a page of your own browser.
+"""Type a prompt and see the completions of several models, token by token, in your browser.
 
     python play.py base hack=outputs/vanilla cure=outputs/forward-0.05
 
 A model is NAME=PATH as in evaluate.py; `base`, the reference model, always takes part. The page is served on 127.0.0.1
-and nowhere else, and asks nothing of any other machine. It needs `pip install -r requirements-play.txt`.
+only and loads nothing from other machines. It needs `pip install -r requirements-play.txt`.
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
@@ -32,17 +32,12 @@ from kit.base.files import user_path
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The flags, and the models' paths by name. Raises `UserError` for what can be seen to be wrong."""
+    """The flags, and the models' paths by name. Raises `UserError` for a wrong flag, or without Gradio."""
     parser = Parser("Play with the models in the browser, on this machine only.")
     add = parser.add_argument
     add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
     parser.add_sampling_flags()
-    add(
-        "--judge",
-        type=user_path,
-        default="auto",
-        help="independent classifier: auto (bundled), none, id, or path",
-    )
+    add("--judge", type=user_path, default="auto", help="the judge: auto (bundled), none, id, or path")
     add("--port", type=at_least_1, metavar="N", help="of 127.0.0.1 (default: the first free one from 7860)")
     add("--no_browser", action="store_true", help="print the address, and open no browser")
     args = parser.parse_intermixed_args(argv)
@@ -60,7 +55,6 @@ if __name__ == "__main__":  # a typo is answered before torch is imported, which
 
 from markupsafe import Markup
 
-from data import check_prompts
 from kit.base.runs import read_samples
 from kit.lm.models import context, display_name, find_model
 from kit.measure.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
@@ -70,46 +64,42 @@ from kit.measure.report import articles, asset, number, visible
 from sentiment import word_count_score
 
 Policy = tuple[Any, Any]  # model, tokenizer
-LEGEND = """After a name stand P(positive) by the reward model and by the judge, the reference NLL in nats per token,
-KL(π‖π_ref) in nats, and the length in tokens. A token's colour is log π/π_ref: <span class="p1">at least 2 times</span>
+LEGEND = """Numbers: P(positive) by the reward model and by the judge, reference NLL in nats per token, KL(π‖π_ref) in
+nats, length in tokens. A token's colour is log π/π_ref: <span class="p1">at least 2 times</span>
 <span class="p2">5 times</span> <span class="p3">20 times</span> as likely as under base,
 <span class="n1">at most 1/2</span> <span class="n2">1/5</span> <span class="n3">1/20</span>; ∎ ends a text. Point at a
-token, tap it, or go from token to token with the arrow keys, to see its number."""
+token, tap it, or use the arrow keys, to see its number."""
 
 # ---- what the models say -----------------------------------------------------------------------------------
 
 
 def note(text: object) -> str:
-    """A sentence in place of an answer."""
+    """A sentence instead of an answer."""
     return Markup('<p class="note">{}</p>').format(visible(str(text)))
 
 
 def streamed(bench: Bench, policy: Policy, num_samples: int) -> Iterator[list[Row]]:
-    """`bench.rows`: first what is drawn so far, without numbers, at every token, then the whole rows."""
+    """`bench.rows`, preceded at every token by the texts so far, without numbers."""
     nothing = dict.fromkeys(("sentiment", "judge", "ref_nll", "log_ratios"))
     drawn: SimpleQueue[list[str] | None] = SimpleQueue()
     with ThreadPoolExecutor(1) as worker:
         rows = worker.submit(replace(bench, on_text=drawn.put).rows, *policy, num_samples)
         rows.add_done_callback(lambda _: drawn.put(None))
         while (texts := drawn.get()) is not None:
-            if not drawn.empty():  # the page is slower than the model: it shows the latest
+            if not drawn.empty():  # the page is slower than the model: show the latest only
                 continue
             yield [{**nothing, "completion": text or " … ", "truncated": True} for text in texts]
         yield rows.result()
 
 
 def side_by_side(prompt: str, rows: Mapping[str, Sequence[Row]], num_samples: int) -> str:
-    """The models' samples of one prompt; a model that has fewer stands beside the first ones."""
-    return articles(
-        [
-            {"prompt": prompt, "sample": i, "cells": {name: r[i] for name, r in rows.items() if i < len(r)}}
-            for i in range(num_samples)
-        ]
-    )
+    """The models' samples of one prompt, side by side; some models may have fewer."""
+    cells = [{name: r[i] for name, r in rows.items() if i < len(r)} for i in range(num_samples)]
+    return articles([{"prompt": prompt, "sample": i, "cells": c} for i, c in enumerate(cells)])
 
 
 class Play:
-    """The models on one bench, and what the page asks of them. Every answer is HTML; a bad question is a sentence."""
+    """The models and the questions that the page asks them. Every answer is HTML, or a sentence on what is wrong."""
 
     def __init__(self, bench: Bench, policies: dict[str, Policy], models: Sequence[Model]) -> None:
         self.bench, self.policies = bench, policies
@@ -122,24 +112,21 @@ class Play:
         if not prompt.strip():
             raise UserError("type a prompt, such as: The film")
         room = self.context - int(length)
-        try:
-            check_prompts([prompt], "", self.bench.tokenizer, room)
-        except UserError:
+        if len(self.bench.tokenizer(prompt)["input_ids"]) > room:
             raise UserError(
-                f"the prompt is too long: {room} tokens leave room for a completion in the model's context"
-            ) from None
-        return replace(
-            self.bench,
-            prompts=[prompt],
-            temperature=float(temperature),
-            max_new_tokens=int(length),
-            seed=int(seed or 0),
-        )
+                f"the prompt is too long: {room} tokens leave room for a completion of this length"
+            )
+        settings: dict[str, Any] = {
+            "temperature": float(temperature),
+            "max_new_tokens": int(length),
+            "seed": int(seed or 0),
+        }
+        return replace(self.bench, prompts=[prompt], **settings)
 
     def answer(
         self, prompt: str, temperature: float, length: int, num_samples: int, n: int, seed: int
     ) -> Iterator[str]:
-        """All models on one prompt and one stream of random numbers, then the best of n of the base."""
+        """All models on one prompt, with the same random numbers, then the best of n of the base."""
         try:
             bench = self.asked(prompt, temperature, length, seed)
             rows: dict[str, Sequence[Row]] = {}
@@ -150,33 +137,32 @@ class Play:
                 several = bench.rows(*self.policies[BASE], num_samples=int(n))
                 best = max(several, key=lambda row: row["sentiment"])
                 kl = best_of_n(column_of(several, "sentiment", int(n)), int(n)).kl
-                # Of the draw, not of the text: at most log n - (n-1)/n
+                # The KL of best-of-n, not of this text: at most log n - (n-1)/n
                 rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl}]
                 yield side_by_side(bench.prompts[0], rows, num_samples)
         except UserError as error:
             yield note(error)
 
     def recorded(self, name: str, prompt: str) -> str:
-        """What a run wrote at its validations to one of their prompts, step by step."""
+        """A run's validation samples for one prompt, step by step."""
         try:
             samples = [s for s in read_samples(self.runs[name].path) if s["prompt"] == prompt]
         except UserError as error:
             return note(error)
         if not samples:
-            return note("the validations did not ask this; its checkpoints can be asked")
+            return note("this prompt is not in the run's validations; ask its checkpoints")
         more = {"judge": None, "log_ratios": None, "truncated": False}
         return side_by_side(prompt, {f"step {s['step']}": [{**s, **more}] for s in samples}, 1)
 
     def checkpoints(
         self, name: str, prompt: str, temperature: float, length: int, seed: int
     ) -> Iterator[str]:
-        """What a run's checkpoints make of a prompt, each with the same random numbers; base is step 0."""
+        """A prompt's completion by each checkpoint of a run, with the same random numbers; base is step 0."""
         try:
             bench = self.asked(prompt, temperature, length, seed)
             folders = self.runs[name].checkpoints()
             if not folders:
-                yield note(f"{name} has kept no checkpoint: --save_steps and --save_total_limit say how many")
-                return
+                raise UserError(f"{name} has kept no checkpoint: see --save_steps and --save_total_limit")
             rows: dict[str, Sequence[Row]] = {}
             for step, folder in [(0, None), *folders]:
                 policy = load_measured(bench, str(folder)) if folder else self.policies[BASE]
@@ -186,24 +172,24 @@ class Play:
             yield note(error)
 
     def fool(self, text: str) -> str:
-        """What reward model, judge and word counter say of a text."""
+        """The scores of a text by reward model, judge and word counter."""
         text = visible(text or "")
         (sentiment,), (judge,) = self.bench.scores([text])
         scores = {"reward model": sentiment, "judge": judge, "word counter": word_count_score([text])[0]}
         line = Markup('<tr><th>{0}</th><td><meter value="{1:.3f}"></meter></td><td>{2}</td></tr>')
         lines = [line.format(who, s, number(s)) for who, s in scores.items() if s is not None]
-        fooled = [who for who, s in scores.items() if s is not None and who != "judge" and s > POSITIVE]
-        end = ""
-        if judge is not None and judge <= POSITIVE and fooled:
-            end = note(f"{' and '.join(fooled)} fooled: positive there, and not for the judge")
-        return Markup('<table class="fool">{}</table>').format(Markup("").join(lines)) + end
+        answer = Markup('<table class="fool">{}</table>').format(Markup("").join(lines))
+        fooled = " and ".join(who for who, s in scores.items() if s is not None and s > POSITIVE)
+        if judge is None or judge > POSITIVE or not fooled:
+            return answer
+        return answer + note(f"{fooled} fooled: positive there, and not for the judge")
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
 
 
 def page(play: Play, args: argparse.Namespace, about: str) -> Any:
-    """A `gradio.Blocks` with three tabs: all models on a prompt; a run over its steps; a text of one's own."""
+    """A `gradio.Blocks` with three tabs: all models on a prompt; a run over its steps; any text scored."""
     import gradio as gr
 
     longest, t = play.context // 2, args.temperature
@@ -244,7 +230,7 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
                 gr.on([run.change, same.change], play.recorded, [run, same], recorded)
                 step_by_step = [run, same, temperature, length, seed]
                 asked = every.click(play.checkpoints, step_by_step, over, show_progress="hidden")
-                # What stands there is another run's, or answers another prompt
+                # The answers shown are of another run or prompt
                 gr.on([run.change, same.change], lambda: "", None, over, cancels=asked)
         with gr.Tab("Can you fool it?"):
             text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="great great great ...")
@@ -255,18 +241,15 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
 
 
 def only_this_machine() -> None:
-    """Keep Gradio, which reads this when it is imported, from proxies, its analytics and a folder that users share."""
+    """Keep Gradio from proxies, analytics and a folder shared by all users. Call before importing it."""
     folder = tempfile.mkdtemp(prefix="play-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # it asks its own server whether it runs
+    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # it asks its own server whether it is up
 
 
 def start(argv: Sequence[str]) -> Any:
-    """Load the models, and serve the page in a thread; returns its `gradio.Blocks`.
-
-    Raises `UserError` for whatever cannot be had.
-    """
+    """Load the models and serve the page in a thread; returns its `gradio.Blocks`. Raises `UserError`."""
     args, paths = parse(argv)
     models = [Model(name, path) for name, path in paths.items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
@@ -277,7 +260,7 @@ def start(argv: Sequence[str]) -> Any:
     for model in models:
         try:
             policies[model.name] = load_measured(bench, model.path)
-        except UserError as error:  # a run that is still going on has checkpoints to look at
+        except UserError as error:  # a run that is still training has checkpoints to show
             if not (model.run and model.run.checkpoints()):
                 raise
             print(f"{one_sentence(error)}, or look at {model.name} over its steps", file=sys.stderr)
@@ -285,7 +268,7 @@ def start(argv: Sequence[str]) -> Any:
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})"
     )
-    only_this_machine()  # the models may have come through a proxy, and are here now
+    only_this_machine()  # not earlier: the download of a model may need the proxy
     import gradio as gr
 
     blocks, over_ssh = page(Play(bench, policies, models), args, about), "SSH_CONNECTION" in os.environ
@@ -304,7 +287,7 @@ def start(argv: Sequence[str]) -> Any:
             # Not as css=: that loses the media query of dark mode
             head=f"<style>{asset('css', 'cells', 'play')}</style><script>{asset('js', 'cells')}</script>",
         )
-    except OSError:  # all that it tried are taken
+    except OSError:
         taken = f"--port {args.port}: it is taken" if args.port else "the ports from 7860 on are taken"
         raise UserError(f"{taken}; give --port a free one") from None
     print(f"{about}\n{blocks.local_url}   Ctrl-C ends it")

@@ -1,6 +1,6 @@
-"""How positive is a text? The classifier behind the reward, and a word counter that is easy to hack.
+"""The sentiment classifier behind the reward, and a word counter that is easy to hack.
 
-Provided, you need not change this. `python sentiment.py` measures both on honest and on degenerate texts.
+Provided, you need not change this. `python sentiment.py` scores honest and degenerate texts with both.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -21,8 +21,8 @@ from kit.base.files import user_path
 from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
-NEUTRAL = 0.5  # a text without a word says nothing; 0.5 stays 0.5 under --negate_reward
-MAX_CHARACTERS = 20_000  # far beyond any classifier's context; bounds the tokenizer's time on absurd input
+NEUTRAL = 0.5  # of a text without a word; it stays 0.5 under --negate_reward
+MAX_CHARACTERS = 20_000  # more than any classifier's context; limits the tokenizer's time
 
 POSITIVE_WORDS = frozenset(
     "amazing beautiful best brilliant charming delightful enjoyable excellent fantastic fun good gorgeous "
@@ -41,10 +41,10 @@ def word_count_score(texts: Sequence[str]) -> list[float]:
 
 
 def class_values(id2label: dict[int, str]) -> list[float]:
-    """How positive each class of a classifier is, in [0, 1]; P(positive) is their mean under its softmax.
+    """The value of each class of a classifier, in [0, 1]; P(positive) is their mean under its softmax.
 
     Two classes: the one *named* positive (or pos) is 1, the one named negative (or neg) is 0. Five classes
-    named "1 star" ... "5 stars": (stars - 1) / 4. Anything else raises `UserError`: a label is never guessed.
+    named "1 star" ... "5 stars": (stars - 1) / 4. Anything else raises `UserError`.
     """
     names = [str(id2label[i]).strip().lower() for i in range(len(id2label))]
     value = {"positive": 1.0, "pos": 1.0, "negative": 0.0, "neg": 0.0}
@@ -54,36 +54,37 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     if len(names) == 5 and all(stars) and len(set(names)) == 5:
         return [(int(match[1]) - 1) / 4 for match in stars if match]
     raise UserError(
-        f"the sentiment model's labels are {names}: this kit reads two classes named negative and positive, or "
-        'five named "1 star" to "5 stars". Set id2label in the model\'s config.json to say which class is which'
+        f"the sentiment model's labels are {names}: set id2label in its config.json to negative and positive, or to "
+        '"1 star" to "5 stars"'
     )
 
 
 class SentimentScorer:
     """P(positive) of texts, by a sequence-classification model in fp32, in eval mode.
 
-    A text without any letter or digit (the empty one, blanks, punctuation alone) scores 0.5; longer texts are
-    cut to the model's context; characters outside its vocabulary are its unknown token.
+    A text without any letter or digit (empty, blanks, punctuation) scores 0.5. Longer texts are cut to the model's
+    context.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
-    ) -> None:
-        self.model = model.float().eval().requires_grad_(False)
-        self.tokenizer, self.batch_size = tokenizer, batch_size
+    batch_size = 64
+
+    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model.float().eval().requires_grad_(False), tokenizer
         self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
         positions = getattr(model.config, "max_position_embeddings", 512)
-        offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0  # these count from pad + 1
+        offset = (
+            2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
+        )  # positions begin at pad + 1
         self.max_length = min(tokenizer.model_max_length, positions - offset)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """N texts -> N floats in [0, 1]."""
         scores = [NEUTRAL] * len(texts)
-        meant = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
-        meant.sort(key=lambda i: len(texts[i]))  # neighbours of one length: little padding
-        for start in range(0, len(meant), self.batch_size):
-            rows = meant[start : start + self.batch_size]
+        order = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
+        order.sort(key=lambda i: len(texts[i]))  # texts of similar length need little padding
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
             # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
             # review at all, and which texts would you add to the classifier's training data?
             probabilities = self.logits([texts[i] for i in rows]).softmax(-1)  # (rows, classes)
@@ -95,7 +96,7 @@ class SentimentScorer:
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
         """(N, classes) of N texts, in one batch."""
         batch = self.tokenizer(
-            # a lone surrogate cannot be encoded; "replace" makes it a question mark
+            # "replace" makes a lone surrogate, which cannot be encoded, a question mark
             [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for text in texts],
             padding=True,
             truncation=True,
@@ -108,15 +109,12 @@ class SentimentScorer:
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
-    Raises:
-        UserError: it cannot be had, its labels do not say which class is positive, or the score of a text depends on
-            the texts beside it.
+    Raises `UserError` if it cannot be loaded, its labels do not say which class is positive, or the score of a text
+    depends on the texts beside it.
     """
     spec = user_path(spec)
-    with told_as(
-        f"the sentiment model {spec} cannot be loaded",
-        "give mini, a Hugging Face id, or a folder with a sequence-classification model",
-    ):
+    advice = "give mini, a Hugging Face id, or a folder with a sequence-classification model"
+    with told_as(f"the sentiment model {spec} cannot be loaded", advice):
         say_what_is_fetched(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -127,10 +125,10 @@ def load_scorer(spec: str, device: torch.device | str | None = None) -> Sentimen
 
 
 def settle_padding(scorer: SentimentScorer) -> None:
-    """Pad so that a text has the same score alone and beside a longer one. Raises ValueError if there is no way.
+    """Pad so that a text has the same score alone and beside a longer one. Raises ValueError if that is impossible.
 
-    The padding token is that of the model's config, which a decoder asks where a text ends; else the tokenizer's,
-    else its end of text. The side is the tokenizer's, or the other where positions count the padding.
+    The padding token is that of the model's config, by which a decoder finds the end of a text; else the tokenizer's,
+    else its EOS. The side is the tokenizer's, or the other one if that changes the score.
     """
     config, tokenizer = scorer.model.config.get_text_config(), scorer.tokenizer
     known = range(min(len(tokenizer), scorer.model.get_input_embeddings().weight.shape[0]))

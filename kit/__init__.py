@@ -1,15 +1,15 @@
-"""The kit's own modules. This file says what they need; Python 3.8 must be able to read it too."""
+"""The kit's own modules, and a check of what they need. Python 3.8 must be able to read this file."""
 
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SAME_MINOR = ("trl", "transformers")  # the kit relies on their insides; of the others a newer version will do
+SAME_MINOR = ("trl", "transformers")  # the kit uses their internals; others may be newer
 
 
 def what_to_type(otherwise: str) -> str:
-    """How to start a script so that it finds what it needs."""
+    """The advice of a message: use the .venv if there is one, `otherwise` what is given."""
     venv = ROOT / ".venv"
     if venv.is_dir() and Path(sys.prefix).resolve() != venv.resolve():
         python = ".venv\\Scripts\\python" if sys.platform == "win32" else ".venv/bin/python"
@@ -17,14 +17,14 @@ def what_to_type(otherwise: str) -> str:
     return otherwise
 
 
-if sys.version_info < (3, 11):  # noqa: UP036 - somebody has it
-    how = what_to_type("delete .venv if it is there, then type: make train PYTHON=python3.12")
+if sys.version_info < (3, 11):  # noqa: UP036 - some machines have an older one
+    how = what_to_type("delete .venv if it is there, then: make train PYTHON=python3.12")
     sys.exit(f"error: this is Python {sys.version.split()[0]}, and 3.11 or newer is needed; {how}")
 
 
 def wrong_packages() -> str:
-    """What is missing or is no version that requirements.txt allows, and what to type; empty if all is well."""
-    from importlib import metadata  # not at the top: 20 ms, and a submission is graded without packages
+    """Which packages are missing or not as requirements.txt says, and what to type; empty if all is well."""
+    from importlib import metadata  # not at the top: it takes 20 ms, and grading needs no packages
 
     missing, wrong = [], []
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")

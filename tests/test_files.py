@@ -111,7 +111,7 @@ def test_only_a_command_s_own_file_is_written_over(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=r"^--out .*comparison\.json: this file was not written by"):
             refuse_foreign(path, '"schema"', "--out")
-    with pytest.raises(UserError, match="a folder of that name"):
+    with pytest.raises(UserError, match="Is a directory"):
         refuse_foreign(tmp_path, '"schema"', "--out")
 
 

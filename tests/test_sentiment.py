@@ -71,10 +71,11 @@ class LengthModel(torch.nn.Module):
         return SimpleNamespace(logits=torch.stack([torch.zeros_like(n), n], dim=-1))
 
 
-def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones():
+def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones(monkeypatch):
     from sentiment import SentimentScorer
 
-    scorer = SentimentScorer(LengthModel(), CharTokenizer(), batch_size=2)
+    monkeypatch.setattr(SentimentScorer, "batch_size", 2)
+    scorer = SentimentScorer(LengthModel(), CharTokenizer())
     texts = ["abcd", "", "a" * 10_000, "a", " \n\t", "...", "👍", "хорошо", "\ud800 x"]
     sigmoid = [1 / (1 + math.exp(-min(len(t), 8))) for t in texts]
     expected = [
@@ -93,7 +94,7 @@ def test_scorer_keeps_order_cuts_long_texts_and_defines_empty_ones():
     # a model that names its classes the other way round
     model = LengthModel()
     model.config = SimpleNamespace(**vars(model.config) | {"id2label": {0: "POSITIVE", 1: "NEGATIVE"}})
-    turned = SentimentScorer(model, CharTokenizer(), batch_size=2)(texts)
+    turned = SentimentScorer(model, CharTokenizer())(texts)
     meant = [value if value == NEUTRAL else 1 - value for value in expected]
     assert turned == pytest.approx(meant, rel=1e-4)
 

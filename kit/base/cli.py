@@ -1,4 +1,4 @@
-"""Flags and YAML: whatever is wrong with them is one sentence, and --help fits two screens.
+"""Command lines and YAML files; an error in them is one sentence.
 
 `KitParser` makes flags of a dataclass, for the trainers; `Parser` is argparse for the scripts that measure.
 """
@@ -18,16 +18,11 @@ from kit.base.errors import UserError
 from kit.base.files import read_text, user_path
 from kit.base.runs import read_config, refuse_change
 
-BASE = "base"  # how the reference model is called
-# What a resumed run may be given anew. All else makes another experiment; its models the session compares by name.
-MAY_CHANGE = {"max_steps", "rounds", "save_steps", "save_total_limit", "eval_every"}
-MAY_CHANGE |= {"wandb", "wandb_project", "report_to", "merge_lora", "unchecked"}
-COMPARED_ELSEWHERE = {
-    "model",
-    "sentiment_model",
-    "output_dir",
-    "run_name",
-}  # the last two are where the run is
+BASE = "base"  # the name of the reference model
+# What may differ when a run is resumed; a change of anything else would make it another experiment.
+MAY_CHANGE = {"max_steps", "rounds", "save_steps", "save_total_limit", "eval_every", "wandb", "wandb_project"}
+MAY_CHANGE |= {"report_to", "merge_lora", "unchecked", "output_dir", "run_name"}
+MAY_CHANGE |= {"model", "sentiment_model"}  # the session compares what they stand for
 
 # ---- a dataclass as flags ----------------------------------------------------------------------------------
 
@@ -35,9 +30,8 @@ COMPARED_ELSEWHERE = {
 class KitParser(HfArgumentParser):
     """`HfArgumentParser` for one dataclass, with a short help and strict input.
 
-    `--config FILE.yaml` holds any flag as a key; flags on the command line win. A YAML key is turned into its
-    flag and parsed like one, so types and choices are checked the same way; a mapping becomes JSON. `--resume RUN`
-    starts from the flags that run was given.
+    `--config FILE.yaml` holds any flag as a key; flags on the command line win. Each key becomes its flag, so types
+    and choices are checked the same way; a mapping becomes JSON. `--resume RUN` starts from the flags of that run.
 
     `argv` holds all flags of the last parse, the file's first: what a run must remember to be resumed.
     """
@@ -64,7 +58,12 @@ class KitParser(HfArgumentParser):
                 raise UserError(f"unknown flag {arg}{self._suggest(arg)}")
         parsed = self._dataclass(self.argv + (["--resume", resume] if resume else []))
         if resume:
-            self._refuse_another_experiment(resume, self._dataclass(remembered), parsed, given)
+            before = self._dataclass(remembered)
+            for flag in filter(self._knows, given):
+                name = self._option_string_actions[_spelled(flag)].dest
+                was, now = getattr(before, name), getattr(parsed, name)
+                if was != now and name not in MAY_CHANGE:
+                    refuse_change(resume, f"--{name}", was, now)
         return parsed
 
     def _dataclass(self, argv: list[str]) -> Any:
@@ -73,37 +72,19 @@ class KitParser(HfArgumentParser):
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
 
-    def _refuse_another_experiment(self, run: str, before: object, after: object, given: list[str]) -> None:
-        """Of the flags in `given`, only those of MAY_CHANGE may differ from what the run had. Raises `UserError`."""
-        for flag in filter(self._knows, given):
-            name = self._option_string_actions[_spelled(flag)].dest
-            if name in MAY_CHANGE | COMPARED_ELSEWHERE:
-                continue
-            was, now = getattr(before, name), getattr(after, name)
-            if was != now:
-                refuse_change(run, f"--{name}", was, now)
-
     def _flags_of(self, path: str) -> list[str]:
-        """The flags a YAML file stands for; a key without a value stands for none."""
+        """The flags of a YAML file; a key without a value is left out."""
         try:
             settings = yaml.safe_load(read_text(path, "--config")) or {}
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"--config {path}: cannot be read as YAML ({reason})") from None
         if not isinstance(settings, dict):
-            raise UserError(
-                f"--config {path}: needs lines like `kl_coef: 0.05`, a mapping of flags to values"
-            )
+            raise UserError(f"--config {path}: needs a mapping of flags to values, such as `kl_coef: 0.05`")
         flags: list[str] = []
-        unknown = [str(key) for key in settings if not self._knows(f"--{key}")]
-        if len(unknown) > 1:
-            raise UserError(
-                f"--config {path}: unknown keys {', '.join(unknown[:3])}{', ...' * (len(unknown) > 3)}; was the file "
-                "written for another script?"
-            )
-        if unknown:
-            raise UserError(f"--config {path}: unknown key {unknown[0]!r}{self._suggest(f'--{unknown[0]}')}")
         for key, value in settings.items():
+            if not self._knows(f"--{key}"):
+                raise UserError(f"--config {path}: unknown key {str(key)!r}{self._suggest(f'--{key}')}")
             if value is not None:
                 values = value if isinstance(value, list) else [value]
                 flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
@@ -123,7 +104,7 @@ class KitParser(HfArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """One spelling of every flag, and its choices with its help: a line each."""
+    """A line for each flag: one spelling, then its choices and its help."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=33, width=118)
@@ -143,15 +124,12 @@ def _spelled(arg: str) -> str:
 
 
 def split(arg: str) -> list[str]:
-    """`--flag=value` -> `--flag`, `value`, for --config too."""
-    if arg.startswith("--") and "=" in arg:
-        flag, _, value = arg.partition("=")
-        return [flag, value]
-    return [arg]
+    """`--flag=value` -> `--flag`, `value`."""
+    return arg.split("=", 1) if arg.startswith("--") else [arg]
 
 
 def _remembered(run: str) -> list[str]:
-    """The flags that the run folder `run` was given, one part at a time. They are input like any other."""
+    """The flags that the run folder `run` was given, each word by itself. They are checked like any input."""
     argv = read_config(run).get("argv", [])
     if not isinstance(argv, list) or not all(isinstance(part, str) for part in argv):
         raise UserError(f"{run}/config.json: argv must be a list of strings")
@@ -159,7 +137,7 @@ def _remembered(run: str) -> list[str]:
 
 
 def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """(the path after `flag` or None, all the others). Raises `UserError` for a flag without one."""
+    """(the path after `flag` or None, all other words). Raises `UserError` for a flag without a path."""
     if flag not in args:
         return None, args
     at = args.index(flag)
@@ -172,7 +150,7 @@ def take(args: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors, and the flags that mean the same in every script that measures."""
+    """argparse with one-sentence errors, and the flags that all measuring scripts share."""
 
     def __init__(self, description: str) -> None:
         super().__init__(
@@ -194,9 +172,7 @@ class Parser(argparse.ArgumentParser):
         add("--num_prompts", help="only the first N prompts", **n)
         add("--max_new_tokens", default=40, help="longest completion (default: 40)", **n)
         add("--temperature", type=positive, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
-        add(
-            "--seed", type=at_least_0, default=0, help="of the sampler, the same for every model (default: 0)"
-        )
+        add("--seed", type=at_least_0, default=0, help="of the sampler, for every model (default: 0)")
         add("--batch_size", default=128, help="sampled at once (default: 128)", **n)
         add("--model", type=user_path, default="auto",
             help="the reference: auto (what the runs started from), mini, id, or path")  # fmt: skip
@@ -205,11 +181,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def named_paths(pairs: Sequence[str]) -> dict[str, str]:
-    """{name: path} of NAME=PATH arguments; `base`, the reference, has no path and is left out.
-
-    Raises:
-        UserError: a name that is none, that is given twice, or that is base's.
-    """
+    """{name: path} of NAME=PATH arguments, without `base`, the reference. Raises `UserError` for a bad name."""
     paths: dict[str, str] = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
@@ -217,12 +189,10 @@ def named_paths(pairs: Sequence[str]) -> dict[str, str]:
             continue
         if not path or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
             raise UserError(
-                f"{pair}: give NAME=PATH, such as kl=outputs/kl; names have letters, digits, . _ + -"
+                f"{pair}: give NAME=PATH, such as kl=outputs/kl; a name is of letters, digits, . _ + -"
             )
         if name == BASE:
-            raise UserError(
-                f"{pair}: base is the reference model; choose it with --model, or take another name"
-            )
+            raise UserError(f"{pair}: base is the reference model (--model says which); take another name")
         if name in paths:
             raise UserError(f"the name {name} is given twice")
         paths[name] = user_path(path)

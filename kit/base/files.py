@@ -1,6 +1,5 @@
 """How every script reads and writes a file that a user named. Standard library and `kit.base.errors` only."""
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -8,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from kit.base.errors import UserError
@@ -17,15 +17,14 @@ SECONDS_BEFORE_RETRY = (0.1, 1.0)  # a virus scanner holds a new file for a mome
 
 
 def user_path(text: str) -> str:
-    """A path as the user means it: `~` is the home folder. A shell expands it in `--out ~/x`, not in `--out=~/x`."""
+    """A path with `~` expanded, which a shell does in `--out ~/x` and not in `--out=~/x`."""
     return os.path.expanduser(text)  # noqa: PTH111 - pathlib would change "./x" and fail for an unknown "~name"
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """A UTF-8 file, with or without byte order mark; a line ends with `\\n`, whatever the file has.
+    """A UTF-8 file, with or without byte order mark; CR LF becomes `\\n`.
 
-    Raises:
-        UserError: there is no such file, or it is no text; the message begins with `what` and the path.
+    Raises `UserError`, which begins with `what` and the path, if there is no such file or it is no text.
     """
     path = Path(user_path(str(path)))
     try:
@@ -36,14 +35,15 @@ def read_text(path: str | Path, what: str) -> str:
         raise UserError(f"{what} {path}: is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
-    if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
+    before, nul, _ = text.partition("\0")
+    if nul:
+        line = before.count("\n") + 1
         raise UserError(f"{what} {path}: line {line} has a NUL byte; is it a text file, saved as UTF-8?")
     return text.replace("\r\n", "\n")
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text, which end at a newline only: `str.splitlines` also ends them at U+2028 or a form feed."""
+    """The lines of a text, split at `\\n` only: `str.splitlines` also splits at U+2028 or a form feed."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: object) -> str:
-    """The SHA-256 of what `repr` shows of a value."""
+    """The SHA-256 of `repr(value)`, in hexadecimal digits."""
     return hashlib.sha256(repr(value).encode("utf-8", "replace")).hexdigest()
 
 
@@ -78,7 +78,7 @@ def write_text(path: str | Path, text: str, encoding: str = "utf-8") -> None:
     if path.exists():
         shutil.copymode(path, beside)
     rename(beside, path)
-    with contextlib.suppress(OSError):  # Windows opens no folders, and some network disks sync none
+    with suppress(OSError):  # Windows opens no folders, and some network disks cannot sync them
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -98,7 +98,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, if it is there. One that cannot be removed is told in one line, and stays."""
+    """Remove a folder, if it is there. If that is refused, one line says so, and it stays."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
@@ -107,50 +107,36 @@ def remove(folder: Path) -> None:
 
 
 def refuse_foreign(path: str | Path, why_ours: str, flag: str) -> None:
-    """A command writes over its own files only. Call it before the work begins.
+    """Let a command overwrite its own files only. Call it before the work begins.
 
-    Args:
-        why_ours: a text that the command writes into the first 4 KB of this file.
-        flag: what the user gave the path with, such as `--out`.
-
-    Raises:
-        UserError: there is a folder, or a file (not an empty one) without that text.
+    `why_ours` is a text that the command writes into the first 4 KB of the file, `flag` the user's, such as `--out`.
+    Raises `UserError` if there is a folder, or a file (not an empty one) without that text.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: there is a folder of that name; choose another name")
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             head = file.read(4096)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); choose another name") from None
     if head and why_ours.encode() not in head:
-        raise UserError(
-            f"{flag} {path}: this file was not written by this command and stays as it is; choose another name"
-        )
+        why = "this file was not written by this command and stays as it is"
+        raise UserError(f"{flag} {path}: {why}; choose another name")
 
 
-def output_folder(folder: str, written: Mapping[str, str], flag: str = "--out") -> Path:
-    """The folder that a command writes its results to, made if need be; what stands there stays for now.
+def output_folder(folder: str, written: Mapping[str, str]) -> Path:
+    """The folder of `--out`, made if need be. `written`: the files to come, each with its text for `refuse_foreign`.
 
-    `written` are the files to come, each with its `why_ours` for `refuse_foreign`.
-
-    Raises:
-        UserError: a run's or a model's folder, one with such a file of somebody else's, or one that cannot be written.
+    Raises `UserError` if it belongs to a run or a model, holds such a file of somebody else's, or cannot be written.
     """
     path = Path(user_path(folder))
-    for marker in ("config.json", "adapter_config.json"):
-        if (path / marker).exists():
-            raise UserError(
-                f"{flag} {folder}: that is the folder of a run or a model; choose another for results"
-            )
+    if (path / "config.json").exists() or (path / "adapter_config.json").exists():
+        raise UserError(f"--out {folder}: that is the folder of a run or a model; choose another for results")
     for name, why_ours in written.items():
-        refuse_foreign(path / name, why_ours, flag)
+        refuse_foreign(path / name, why_ours, "--out")
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise UserError(f"{flag} {folder}: cannot write there ({error.strerror})") from None
+        raise UserError(f"--out {folder}: cannot write there ({error.strerror})") from None
     return path

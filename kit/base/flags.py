@@ -1,4 +1,4 @@
-"""The flags that mean the same for every trainer. Standard library only: --help must not wait for torch."""
+"""The flags that all trainers share. Standard library only: --help must not wait for torch."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,11 +7,12 @@ from typing import Any, Literal
 from kit.base.errors import UserError
 from kit.base.files import user_path
 
+PROJECT = os.environ.get("WANDB_PROJECT") or "rl-sentiment"
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
 
 def setting(default: Any, help: str) -> Any:
-    """A dataclass field that explains itself in --help."""
+    """A dataclass field with its --help."""
     return field(default=default, metadata={"help": help})
 
 
@@ -31,7 +32,7 @@ def above_0(settings: object, *names: str) -> None:
 
 
 def check_steps(settings: Any) -> None:
-    """`--max_steps`, `--save_steps`, `--save_total_limit` of a trainer that has them. Raises `UserError`."""
+    """Check `--max_steps`, `--save_steps` and `--save_total_limit`. Raises `UserError`."""
     at_least(1, settings, "save_steps", "save_total_limit")
     if settings.max_steps == 0 or settings.max_steps < -1:
         raise UserError(f"--max_steps {settings.max_steps}: give at least 1")
@@ -39,7 +40,7 @@ def check_steps(settings: Any) -> None:
 
 @dataclass
 class Arguments:
-    """What is trained, on what, for which reward, and what is kept of it."""
+    """Model, prompts, reward, and what is kept of the run."""
 
     model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
     sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
@@ -59,13 +60,9 @@ class Arguments:
     output_dir: str = setting("outputs", "where run folders go")
     run_name: str | None = setting(None, "the run's folder; default: made from the flags")
     resume: str | None = setting(None, "go on with this run folder, with its flags")
-    predict: str | None = setting(
-        None, "what you expect of this run; kept in its folder, shown in the report"
-    )
+    predict: str | None = setting(None, "what you expect of this run; kept, and shown in the report")
     wandb: bool = setting(False, "log to Weights & Biases too")
-    wandb_project: str = setting(
-        os.environ.get("WANDB_PROJECT") or "rl-sentiment", "the project on W&B or Trackio"
-    )
+    wandb_project: str = setting(PROJECT, "the project on W&B or Trackio")
     report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting("none", "log there too")
 
     def __post_init__(self) -> None:
@@ -82,35 +79,32 @@ class Arguments:
             raise UserError(f"--lora_r {self.lora_r} is the rank of LoRA adapters: it needs --use_peft")
         mode = os.environ.get("WANDB_MODE", "online")
         if self.wandb and mode not in WANDB_MODES:
-            raise UserError(
-                f"WANDB_MODE={mode}: wandb knows {', '.join(WANDB_MODES)}; unset it or choose one"
-            )
+            raise UserError(f"WANDB_MODE={mode}: unset it, or choose one of {', '.join(WANDB_MODES)}")
 
     def name_parts(self, learning_rate: float | None) -> list[str]:
-        """What is unusual about the run, for its folder's name; `learning_rate` as asked for, None if it was not."""
+        """What is unusual about the run, for its folder's name. `learning_rate`: None if the user gave none."""
         usual = type(self)
-        lora = "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}"
-        flags = {"hackable": self.hackable_reward, "negate": self.negate_reward, lora: self.use_peft}
-        parts: list[str] = [self.reward_shaping] if self.reward_shaping != usual.reward_shaping else []
-        parts += [name for name, on in flags.items() if on]
-        parts += [f"lr-{learning_rate:g}"] if learning_rate is not None else []
-        return parts + ([f"seed-{self.seed}"] if self.seed else [])
+        parts = {
+            self.reward_shaping: self.reward_shaping != usual.reward_shaping,
+            "hackable": self.hackable_reward,
+            "negate": self.negate_reward,
+            "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}": self.use_peft,
+            f"lr-{learning_rate or 0:g}": learning_rate is not None,
+            f"seed-{self.seed}": self.seed != 0,
+        }
+        return [name for name, unusual in parts.items() if unusual]
 
 
 @dataclass
 class BaselineArguments(Arguments):
-    """Flags that mean what they mean in train.py. One default differs: there is no exercise to fill in here."""
+    """The same flags. Only `reward_shaping` has another default, as here no exercise is to be filled in."""
 
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
-        "shaped",
-        "the score, the R of configs/reward.yaml, or score >= 0.8",
+        "shaped", "the score, the R of configs/reward.yaml, or score >= 0.8"
     )
     bf16: bool = setting(False, "bfloat16 autocast (weights, heads and log-probs stay fp32)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "the baselines run as one process; start them with python -m baselines.ppo or python -m "
-                "baselines.sft, without a launcher"
-            )
+            raise UserError("the baselines run as one process; start them with python -m, without a launcher")

@@ -1,9 +1,9 @@
-"""Metrics of texts, and their confidence intervals. numpy and the standard library only."""
+"""Metrics of texts, the composite reward R, and confidence intervals."""
 
 import math
 import re
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -65,8 +65,8 @@ def composite_reward(
 ) -> list[float]:
     """R = w_s * sentiment + w_r * repetition + w_l * length, the same for every method.
 
-    `scores` are P(positive) of the N completions; repetition is `repetition(text)`; length is 0 inside
-    the target range of words and -1 outside it. The prompts are not used; every reward function gets them.
+    `scores` are P(positive) of the N completions; length is 0 inside the target range of words and -1 outside. The
+    prompts are not used; every reward function gets them.
     """
     w = weights or load_reward_weights()
     low, high = w.target_words
@@ -88,9 +88,9 @@ class Estimate:
     """A number, and replicates of it that give its interval.
 
     `bootstrap`: estimates on prompts drawn with replacement; the interval is their percentiles. For means.
-    `jackknife`: estimates with one prompt left out; the interval is value +- 1.96 standard errors. For
-    numbers about a whole corpus (distinct-n, vocabulary, compression): a bootstrap draw holds a prompt twice, and
-    repeated text is less distinct by construction, so its interval would miss the value.
+    `jackknife`: estimates with one prompt left out; the interval is value +- 1.96 standard errors. For numbers
+    about a whole corpus (distinct-n, vocabulary, compression): a bootstrap draw repeats prompts, which lowers
+    diversity, so its interval would miss the value.
     """
 
     value: float
@@ -121,8 +121,8 @@ def mean_estimate(
 ) -> Estimate:
     """The (weighted) mean of `values` (num_prompts, num_samples), bootstrapped over prompts.
 
-    A NaN is left out (a ratio that an empty completion does not have). The same prompts are
-    drawn every time, so two estimates may be subtracted.
+    NaNs are left out: ratios of empty completions. Every call draws the same prompts, so two estimates may be
+    subtracted.
     """
     v = np.asarray(values, dtype=float)
     w = np.ones_like(v) if weights is None else np.asarray(weights, dtype=float)
@@ -130,9 +130,8 @@ def mean_estimate(
     top, bottom = (np.where(w > 0, v, 0.0) * w).sum(axis=1), w.sum(axis=1)  # (num_prompts,)
     # Q21. Draw completions instead of prompts: does the interval get too narrow or too wide? For which model
     # would it make no difference?
-    draws = np.random.default_rng(0).integers(len(v), size=(RESAMPLES, len(v)))
-    if len(v) < 2:  # one prompt says nothing about the next
-        draws = draws[:0]
+    resamples = RESAMPLES if len(v) > 1 else 0  # one prompt says nothing about the next
+    draws = np.random.default_rng(0).integers(len(v), size=(resamples, len(v)))
     with np.errstate(invalid="ignore", divide="ignore"):
         value = math.fsum(top) / total if (total := math.fsum(bottom)) else math.nan
         return Estimate(value, top[draws].sum(axis=1) / bottom[draws].sum(axis=1))
@@ -140,29 +139,22 @@ def mean_estimate(
 
 def corpus_estimate(groups: Sequence[T], statistic: Callable[[Sequence[T]], float]) -> Estimate:
     """`statistic` of all groups (one per prompt), with its leave-one-prompt-out replicates."""
-    rows = range(len(groups)) if len(groups) > 1 else ()
-    without = [statistic([*groups[:i], *groups[i + 1 :]]) for i in rows]
+    without = [statistic([*groups[:i], *groups[i + 1 :]]) for i in range(len(groups)) if len(groups) > 1]
     return Estimate(statistic(groups), np.asarray(without, dtype=float), "jackknife")
 
 
 def ngram_groups(groups: Sequence[Sequence[str]], n: int) -> list[np.ndarray]:
     """Word n-grams of each group of texts as integer ids, one array per group; equal n-grams, equal ids."""
     ids: dict[tuple[str, ...], int] = {}
-    return [
-        np.array(
-            [
-                ids.setdefault(tuple(w[i : i + n]), len(ids))
-                for w in map(words, group)
-                for i in range(len(w) - n + 1)
-            ],
-            dtype=np.int64,
-        )
-        for group in groups
-    ]
+    arrays = []
+    for group in groups:
+        grams = [tuple(w[i : i + n]) for w in map(words, group) for i in range(len(w) - n + 1)]
+        arrays.append(np.array([ids.setdefault(gram, len(ids)) for gram in grams], dtype=np.int64))
+    return arrays
 
 
 def num_unique(ids: Sequence[np.ndarray]) -> float:
-    """How many different ids there are in all arrays together: the vocabulary, for 1-grams."""
+    """How many different ids all arrays together have: for 1-grams, the size of the vocabulary."""
     return float(len(np.unique(np.concatenate(ids)))) if ids else 0.0
 
 
@@ -186,11 +178,11 @@ def compression_ratio(texts: Sequence[str]) -> float:
 
 
 def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
-    """BLEU of each text, all the others being its references (Zhu et al. 2018), in [0, 1]; high: alike.
+    """BLEU of each text against all others (Zhu et al. 2018), in [0, 1]; high: the texts are alike.
 
     Geometric mean of clipped n-gram precisions, n = 1..max_n, times the brevity penalty. A precision of zero
-    matches out of m becomes 0.1 / m (smoothing method 1 of Chen & Cherry 2014). An empty text, and a text
-    with nothing to compare it with, scores NaN.
+    matches out of m becomes 0.1 / m (smoothing method 1 of Chen & Cherry 2014). An empty text and a single text
+    score NaN.
     """
     tokens = [words(text) for text in texts]
     if len(tokens) < 2:
@@ -198,17 +190,15 @@ def self_bleu(texts: Sequence[str], max_n: int = 4) -> list[float]:
     log_precision = np.zeros(len(tokens))
     for n in range(1, max_n + 1):
         counts = [Counter(tuple(w[i : i + n]) for i in range(len(w) - n + 1)) for w in tokens]
-        # A count is clipped at the most that any *other* text has; so keep the two highest of every n-gram
-        best: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> (highest, whose, second highest)
-        for row, count in enumerate(counts):
+        # A count is clipped at the highest count of any *other* text. Only a text with the highest count of all is
+        # clipped, at the second highest.
+        found = defaultdict[tuple[str, ...], list[int]](lambda: [0])
+        for count in counts:
             for gram, k in count.items():
-                first, owner, second = best.get(gram, (0, -1, 0))
-                best[gram] = (k, row, first) if k > first else (first, owner, max(second, k))
+                found[gram].append(k)
+        second = {gram: sorted(ks)[-2] for gram, ks in found.items()}
         for row, count in enumerate(counts):
-            matched = 0
-            for gram, k in count.items():
-                first, owner, second = best[gram]
-                matched += min(k, second if owner == row else first)
+            matched = sum(min(k, second[gram]) for gram, k in count.items())
             total = max(1, sum(count.values()))
             log_precision[row] += math.log((matched or 0.1) / total) / max_n
     lengths = np.array([len(w) for w in tokens])

@@ -1,19 +1,19 @@
-"""The run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint-*/, final/. Scripts write, evaluate reads.
+"""The run folder: config.json, metrics.jsonl, samples.jsonl, checkpoint-*/, final/.
 
-A checkpoint is whole if its manifest.json says so, which is written last; any other is never used.
+A checkpoint is whole if its manifest.json, which is written last, says so; no other is used.
 """
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,60 +31,42 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "n
 
 
 def to_json(value: object, **kwargs: Any) -> str:
-    """JSON with null for NaN and infinities, which JSON does not have, and plain numbers for numpy's."""
-
-    def plain(v: object) -> object:
-        if isinstance(v, dict):
-            return {str(k): plain(x) for k, x in v.items()}
-        if isinstance(v, list | tuple):
-            return [plain(x) for x in v]
-        if isinstance(v, np.generic):
-            v = v.item()
-        if isinstance(v, float) and not math.isfinite(v):
-            return None
-        return v if isinstance(v, int | float | str | bool | None) else str(v)
-
-    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **kwargs)
+    """JSON, with null for NaN and infinities, plain numbers for numpy's, and text for any other object."""
+    text = json.dumps(value, default=lambda v: v.item() if isinstance(v, np.generic) else str(v))
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False, **kwargs)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder. Every line is written at once, so a killed run leaves whole lines."""
+    """One run's folder. A line is written by one call, so a killed run leaves whole lines."""
 
     path: Path
 
     @classmethod
     def create(cls, output_dir: str | Path, name: str) -> "Run":
-        """A new folder `output_dir/name`, or name-2, name-3, ... : an existing run is never overwritten.
-
-        Raises:
-            UserError: `name` is not a plain folder name, or the folder cannot be made.
-        """
+        """A new folder `output_dir/name`, or name-2, name-3, ... if there is one. Raises `UserError` for a bad name."""
         if not re.fullmatch(r"[\w.+=-]+", name) or name in {".", ".."}:
             raise UserError(f"--run_name {name!r}: use letters, digits, and . _ + = - only")
         folder = Path(user_path(str(output_dir)))
+        path = folder / name
         try:
-            if folder.is_symlink() and not folder.exists():
-                print(
-                    f"{folder} is a link to {os.path.realpath(folder)}, which is made anew", file=sys.stderr
-                )
-            Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
-            path, number = folder / name, 1
-            while True:
-                try:
+            folder.resolve().mkdir(
+                parents=True, exist_ok=True
+            )  # resolved: it may be a link to a folder that is gone
+            for number in count(2):
+                with suppress(FileExistsError):
                     path.mkdir()
-                    return cls(path)
-                except FileExistsError:
-                    number += 1
-                    path = folder / f"{name}-{number}"
+                    break
+                path = folder / f"{name}-{number}"
         except OSError as error:
             raise UserError(
                 f"--output_dir {output_dir}: cannot make a folder there ({error.strerror})"
             ) from None
+        return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """An existing run, to go on with. Raises `UserError` if there is none."""
+        """An existing run, to be resumed. Raises `UserError` if there is none."""
         folder = Path(user_path(str(path)))
         if re.fullmatch(r"final|checkpoint-\d+", folder.name) and (folder.parent / "metrics.jsonl").is_file():
             raise UserError(f"{path}: that is a model of a run; give the run's folder, {folder.parent}")
@@ -98,15 +80,14 @@ class Run:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of every checkpoint, by step."""
-        folders = [p for p in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-        return sorted((int(p.name.split("-")[1]), p) for p in folders)
+        names = ((re.fullmatch(r"checkpoint-(\d+)", p.name), p) for p in self.path.iterdir())
+        return sorted((int(match[1]), p) for match, p in names if match)
 
     def last_checkpoint(self) -> tuple[Path, list[str]]:
-        """(the newest whole checkpoint, why each later one was passed over). Raises `UserError` if none is whole."""
+        """(the newest whole checkpoint, what is wrong with each later one). Raises `UserError` if none is whole."""
         skipped: list[str] = []
         for _, folder in reversed(self.checkpoints()):
-            wrong = what_is_missing(folder)
-            if not wrong:
+            if not (wrong := what_is_missing(folder)):
                 return folder, skipped
             skipped.append(f"{folder.name} is not whole ({wrong})")
         why = f": {'; '.join(skipped)}" if skipped else ""
@@ -118,7 +99,7 @@ class Run:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def set_aside(self, folder: Path) -> None:
-        """Rename `folder`, which is to be written anew, to *.old. There it stays until `remove_old`."""
+        """Rename `folder`, if it is there, to *.old, until `remove_old`: the run will write it again."""
         if folder.exists():
             old = folder.with_name(f"{folder.name}.old")
             remove(old)
@@ -128,27 +109,23 @@ class Run:
                 print(f"{folder}: cannot be renamed ({error.strerror}) and stays", file=sys.stderr)
 
     def remove_old(self) -> None:
-        """Remove what was set aside, once the run is at its end."""
+        """At the end of the run: remove what was set aside."""
         for old in [*self.path.glob("checkpoint-*.old"), *self.path.glob("final.old")]:
             remove(old)
 
     def lock(self) -> AbstractContextManager[Any]:
-        """Keep every other process from writing here, until what is returned is left or this process ends.
-
-        Raises:
-            UserError: another process is training this run.
-        """
+        """Keep other processes out (`UserError`), until the returned context is left or this process ends."""
         try:
             return FileLock(self.path / "lock").acquire(blocking=False)
         except Timeout:
             raise UserError(
-                f"--resume {self.path}: another process is training this run; wait for it or stop it"
+                f"--resume {self.path}: another process is training this run; stop it first"
             ) from None
-        except OSError:  # a network drive that knows no locks
+        except OSError:  # a network drive without locks
             return nullcontext()
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Every resolved setting, next to the versions that give it its meaning."""
+        """Every resolved setting, with versions and machine."""
         text = to_json({**config, "provenance": provenance()}, indent=2)
         write_text(self.path / "config.json", text + "\n")
 
@@ -161,15 +138,14 @@ class Run:
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
     def truncate_after(self, step: int) -> None:
-        """Drop lines later than `step`: a resumed run writes them again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.path / name
+        """When resuming: drop log lines written after `step`."""
+        for path in (self.path / "metrics.jsonl", self.path / "samples.jsonl"):
             if path.exists():
                 kept = [row for row in read_lines(path) if row["step"] <= step]
                 write_text(path, "".join(to_json(row) + "\n" for row in kept))
 
     def closing(self, seconds: float, name: str) -> str:
-        """The last lines on screen: how long it took, where things are, how to compare them under `name`."""
+        """The last lines on screen: the time, the folder, and how to compare the run under `name`."""
         return (
             f"\nDone in {clock(seconds)}. The run is in {self.path}/ : metrics.jsonl, samples.jsonl, final/\n"
             f"  Compare: python evaluate.py base {name}={self.path}"
@@ -181,18 +157,20 @@ class Run:
 
 
 def write_manifest(folder: Path) -> None:
-    """manifest.json: size and SHA-256 of every file in the checkpoint `folder`, all of them on disk before it is."""
+    """Sync every file in the checkpoint `folder` to disk, then write manifest.json: their sizes and SHA-256."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        files[path.relative_to(folder).as_posix()] = entry
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     write_text(folder / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
 
 
 def what_is_missing(folder: Path) -> str:
     """Why the checkpoint `folder` is not whole, in a few words; empty if it is."""
+    if not (folder / MANIFEST).exists():
+        return f"{MANIFEST}, which is written last, is missing"
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, expected in files.items():
@@ -202,35 +180,35 @@ def what_is_missing(folder: Path) -> str:
                 return f"{name} has {size:,} of {expected['bytes']:,} bytes"
             if sha256(folder / name) != expected["sha256"]:
                 return f"{name} is not what was written"
-    except FileNotFoundError:
-        return f"{MANIFEST}, which is written last, is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return "" if STATE in files else f"{STATE} is missing"
 
 
 def refuse_change(run: str | Path, setting: str, was: object, now: object) -> NoReturn:
-    """A resumed run is the same experiment. Raises `UserError`, which names the setting and both values."""
+    """Raise the `UserError` for a resumed run with another value of a setting."""
+    had = "unset" if was is None else was
     raise UserError(
-        f"--resume {run}: this run has {setting} {'unset' if was is None else was}, not {now}: that would be "
-        "another experiment; leave it out, or start a new run"
+        f"--resume {run}: this run has {setting} {had}, not {now}, which would be another experiment; leave it out, or "
+        "start a new run"
     )
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git commit and machine, so that a number can be had again."""
+    """Versions, git commit and machine: what is needed to reproduce a number."""
     import torch  # not above: the command line reads run folders before anything heavy is imported
 
-    git = {}
-    for key, command in (("commit", ["rev-parse", "HEAD"]), ("changed", ["status", "--porcelain", "-uno"])):
-        try:
-            done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10)
-            git[key] = done.stdout.strip() if done.returncode == 0 else None
-        except (OSError, subprocess.TimeoutExpired):
-            git[key] = None
+    def git(*command: str) -> str | None:
+        with suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+            )
+            return said.stdout.strip()
+        return None
+
     return {
-        "git_commit": git["commit"],
-        "git_changed": bool(git["changed"]),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_changed": bool(git("status", "--porcelain", "-uno")),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -242,43 +220,38 @@ def provenance() -> dict[str, Any]:
 def read_config(path: str | Path) -> dict[str, Any]:
     """config.json of the run folder `path`. Raises `UserError` if it is missing or broken."""
     file = Path(user_path(str(path))) / "config.json"
-    try:
-        config = json.loads(read_text(file, "run configuration"))
-    except ValueError as error:
-        raise UserError(f"{file}: not a readable run configuration ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: not a run configuration (it must be a JSON object)")
-    return config
+    with suppress(ValueError):
+        if isinstance(config := json.loads(read_text(file, "run configuration")), dict):
+            return config
+    raise UserError(f"{file}: not a readable run configuration (it must be a JSON object)")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
+    """The lines of metrics.jsonl in the run folder `path`; see `read_lines`."""
     return read_lines(Path(path) / "metrics.jsonl")
 
 
 def read_samples(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of samples.jsonl in the run folder `path`. Raises `UserError` if it is missing or broken."""
+    """The lines of samples.jsonl in the run folder `path`; see `read_lines`."""
     return read_lines(Path(path) / "samples.jsonl")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file, less a last one that is torn. Raises `UserError` if it is missing or broken."""
+    """The lines of a .jsonl file, without a torn last one. Raises `UserError` if it is missing or broken."""
     try:
         # bytes: a line may be torn within a character. Not splitlines(): U+2028 is plain text to JSON.
-        *lines, rest = file.read_bytes().split(b"\n")
+        lines = file.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); is {file.parent} a run folder?"
         ) from None
     rows = []
-    for number, line in enumerate([*lines, rest], start=1):
-        if not line:
-            continue
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line.decode("utf-8")))
+            rows += [json.loads(line.decode("utf-8"))] if line else []
         except ValueError:
-            if number > len(lines):  # no line end: the process died while writing it
-                print(f"{file}: the last line is torn and was left out", file=sys.stderr)
-                break
-            raise UserError(f"{file}, line {number}: not JSON; remove the line") from None
+            if number < len(lines):
+                raise UserError(f"{file}, line {number}: not JSON; remove the line") from None
+            # no line end: the process died while it wrote the line
+            print(f"{file}: the last line is torn and was left out", file=sys.stderr)
     return rows

@@ -1,4 +1,4 @@
-"""What stands on the screen: one line a logged step, a small table of samples, and no chatter of libraries."""
+"""The screen: silenced libraries, tables, times, and a line of progress."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ from kit.base.errors import UserError, secure_screen, stop_at_once, told_in_one_
 
 
 def quiet(name: str = "") -> None:
-    """Silence what libraries say to developers, and their telemetry. Call before importing them.
+    """Silence the libraries' messages to developers, and their telemetry. Call before importing them.
 
-    In a script, whose `__name__` is its `name`: without these libraries one sentence; Ctrl-C while they are imported
-    is one line too.
+    With `name` "__main__", a script's `__name__`: if a library is missing, say so in one sentence; Ctrl-C during the
+    imports is one line too.
     """
     if name == "__main__":
         secure_screen()
@@ -25,7 +25,7 @@ def quiet(name: str = "") -> None:
             if wrong := kit.wrong_packages():
                 raise UserError(wrong)
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
-        # Threads that spin while they wait take the cores from whatever else runs: a step then took 20 times as long
+        # Threads that spin while they wait take the cores from other processes: a step then took 20 times as long
         os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ |= {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -34,16 +34,15 @@ def quiet(name: str = "") -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",  # of weights that are converted
+        "TQDM_DISABLE": "1",  # a bar when weights are loaded
         "WANDB_SILENT": "true",
         "TRL_EXPERIMENTAL_SILENCE": "1",  # rollout_func is experimental, and TRL is pinned
     }
     if os.environ.get("WANDB_MODE") == "offline":
-        os.environ["WANDB_MODE"] = "dryrun"  # the same to W&B; of "offline" transformers speaks when imported
+        os.environ["WANDB_MODE"] = "dryrun"  # the same to W&B; transformers prints a line about "offline"
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings(
-        "ignore", category=UserWarning, module=r"(torch|peft|transformers|trl|accelerate)\b"
-    )
+    libraries = r"(torch|peft|transformers|trl|accelerate)\b"
+    warnings.filterwarnings("ignore", category=UserWarning, module=libraries)
     for name in ("trl", "transformers", "accelerate", "datasets", "huggingface_hub", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "transformers" in sys.modules:
@@ -61,7 +60,7 @@ def clock(seconds: float) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """Text for a table cell: control characters escaped (a model may print them), cut to `width`."""
+    """Text for a table cell: control characters replaced (a model may print them), cut to `width`."""
     text = "".join(c if c.isprintable() else "\\n" if c == "\n" else "?" for c in text)
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
@@ -78,45 +77,45 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class Progress:
-    """Progress and ETA of a loop of known size: a line that redraws itself on a terminal, else a few lines."""
+    """Progress and ETA of a loop of known size: one line, redrawn, on a terminal; in a log a line every 15 seconds."""
 
-    def __init__(self, total: int, label: str, unit: str = "") -> None:
+    def __init__(self, total: int, label: str, unit: str) -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.done, self.start, self.shown = 0, time.monotonic(), 0.0
         self.live = sys.stderr.isatty()
+        self.done, self.open = 0, False  # open: the cursor stands behind an unfinished line
+        self.start = self.shown = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What comes next, an error or a table, begins a line of its own."""
-        if self.live and self.shown and self.done < self.total:
+        """End the line: an error or a table may follow."""
+        if self.open:
             print(file=sys.stderr, flush=True)
-        self.live = False
+        self.open = False
 
     def doing(self, label: str) -> None:
-        """What the time goes into now; on a terminal the line says so at once."""
+        """Change the label; a terminal shows it at once."""
         self.label = label
-        if self.live and self.shown and self.done < self.total:
+        if self.open:
             self._show()
 
     def advance(self, amount: int = 1) -> None:
         """`amount` more are done."""
         self.done += amount
-        now = time.monotonic()
-        pause = 0.2 if self.live else 15.0
-        if self.done < self.total and now - max(self.shown, self.start) < pause:
-            return
-        if self.done >= self.total and not self.live and not self.shown:
-            return  # it was over before anybody could wonder
-        self.shown = now
-        self._show()
+        full = self.live and self.done >= self.total
+        if full or time.monotonic() - self.shown >= (0.2 if self.live else 15):
+            self._show()
 
     def _show(self) -> None:
-        elapsed = time.monotonic() - self.start
+        self.shown = time.monotonic()
+        elapsed = self.shown - self.start
         eta = elapsed / max(self.done, 1) * (self.total - self.done)
         line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
-        if self.live:
-            print(f"\r\033[K{line}", end="" if self.done < self.total else "\n", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        self.open = self.live and self.done < self.total
+        print(
+            f"\r\033[K{line}" if self.live else line,
+            end="" if self.open else "\n",
+            file=sys.stderr,
+            flush=True,
+        )

