@@ -132,7 +132,7 @@ def test_every_name_in_validation_stands_for_its_own_number():
                "truncated": (True, False, False, False)}  # fmt: skip
     texts = ("a b", "a b a", "", "c d c d")
     rows = [row(text, **{key: values[i] for key, values in columns.items()}) for i, text in enumerate(texts)]
-    found = Validation(None, None).metrics(rows)
+    found = Validation(None, None, None).metrics(rows)
     low, high = found.pop("val/sentiment_ci_low"), found.pop("val/sentiment_ci_high")
     assert 0.2 <= low < 0.55 < high <= 0.9
     assert found == pytest.approx(

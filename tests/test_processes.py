@@ -73,7 +73,7 @@ def test_resumed_by_another_number_of_processes(one, tmp_path, monkeypatch):
     assert config["processes"] == 1
     (run / "config.json").write_text(json.dumps(config | {"processes": 2}))
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run), "--max_steps", "3"])
-    with pytest.raises(UserError, match=r"trained by 2 processes, not 1, .*; launch 2, or start a new run"):
+    with pytest.raises(UserError, match=r"this run has processes 2, not 1: .*, or start a new run"):
         script.main()
 
 

@@ -213,7 +213,7 @@ def refuse_change(run: str | Path, setting: str, was: object, now: object) -> No
     """A resumed run is the same experiment. Raises `UserError`, which names the setting and both values."""
     raise UserError(
         f"--resume {run}: this run has {setting} {'unset' if was is None else was}, not {now}: that would be "
-        "another experiment; leave it out, or start a new run"
+        "another experiment; go on with what it had, or start a new run"
     )
 
 

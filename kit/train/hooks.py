@@ -103,10 +103,8 @@ class StepCallback(TrainerCallback):
         follow(self.policy, model)
         self.session.start(self.policy)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        if not logs or "train_runtime" in logs:  # TRL's summary at the end
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "train_runtime" in logs:  # TRL's summary at the end
             return
         m = {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
         self.session.check(state.global_step, **m)
