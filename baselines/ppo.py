@@ -112,9 +112,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from kit.lm.log_probs import as_reference, scaled_logits
 from kit.lm.sampling import Completion, sample
-from kit.train.session import Session, reward_without_penalty
-
-LanguageModel = PreTrainedModel | PeftModel
+from kit.train.session import LanguageModel, Session, reward_without_penalty
 
 # ---- formulas ----------------------------------------------------------------------------------------------
 # Tensors are (B, T): column t is the completion's t-th token (the action), or the value of the state before it.

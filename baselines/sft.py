@@ -73,8 +73,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -83,7 +82,7 @@ from kit.base.files import digest
 from kit.lm.models import context
 from kit.lm.sampling import Completion, sample
 from kit.train.processes import refuse_idle_gpus
-from kit.train.session import Session, reward_without_penalty
+from kit.train.session import LanguageModel, Session, reward_without_penalty
 from reward_utils import RewardFunction
 
 IGNORED = -100  # a label that has no loss
@@ -124,7 +123,7 @@ def review_examples(
 
 
 def best_of_round(
-    lm: PreTrainedModel | PeftModel,
+    lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     reward: RewardFunction,
@@ -163,7 +162,7 @@ def best_of_round(
 class RoundCallback(TrainerCallback):
     """The gradient steps of one round: checked, logged and shown, counted over all rounds."""
 
-    def __init__(self, session: Session, lm: PreTrainedModel | PeftModel, before: int, total: int) -> None:
+    def __init__(self, session: Session, lm: LanguageModel, before: int, total: int) -> None:
         self.session, self.lm, self.before, self.total = session, lm, before, total
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
@@ -185,7 +184,7 @@ class RoundCallback(TrainerCallback):
 
 
 def fine_tune(
-    model: PreTrainedModel | PeftModel,
+    model: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     args: SFTArguments,

@@ -116,8 +116,8 @@ def test_the_baselines_run_as_one_process(monkeypatch):
     ("variable", "value", "flags", "gpu", "says"),
     [
         ("ACCELERATE_USE_FSDP", "true", [], False, "FSDP needs GPUs"),
-        ("ACCELERATE_USE_FSDP", "true", ["--use_peft"], True, "--use_peft does not go together with FSDP"),
-        ("ACCELERATE_USE_FSDP", "true", ["--beta", "0.1"], True, "--beta does not go together with FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", ["--use_peft"], True, "--use_peft does not work with FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", ["--beta", "0.1"], True, "--beta does not work with FSDP"),
         ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", [], False, "ZeRO-3 .*; use FSDP2"),
     ],
 )

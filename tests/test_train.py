@@ -452,7 +452,7 @@ def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
         show=lambda *parts: shown.append(parts),
         due=lambda step: False,
     )
-    callback = StepCallback(session, torch.nn.Identity(), keep=None)
+    callback = StepCallback(session, torch.nn.Identity(), keep=2)
     state = SimpleNamespace(global_step=2, max_steps=4)
     callback.on_log(None, state, None, {"loss": 0.1, "step_time": 1.25})
     assert shown == [(2, 4, "1.2 s")]

@@ -49,10 +49,11 @@ from kit.measure.frontier import price
 from kit.measure.measuring import Bench
 from kit.measure.reference import kept_samples
 from kit.train.tracking import Tracker, open_tracker, refuse_uninstalled
-from kit.train.validation import VALIDATION_SEED, Limit, Validation
+from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
 
+LanguageModel = PreTrainedModel | PeftModel
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
@@ -67,6 +68,10 @@ def reward_without_penalty(
         negate=args.negate_reward,
         student=SimpleNamespace(shaped_reward=composite_reward),
     )
+
+
+def _settings(args: Arguments) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name != "predict"}
 
 
 def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] | None:
@@ -140,8 +145,7 @@ class Session:
         self.first_step = int(self.state.get("global_step", 0))
         self.choice = resolve_models(args.model, args.sentiment_model)
         names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
-        flags = {name: value for name, value in vars(args).items() if name != "predict"}
-        self.config: dict[str, Any] = {"method": method, "argv": argv, **flags, **names}
+        self.config: dict[str, Any] = {"method": method, "argv": argv, **_settings(args), **names}
         self.config["processes"] = process.num_processes
         if args.resume:
             stored = {"processes": 1} | read_config(args.resume)
@@ -176,13 +180,10 @@ class Session:
 
     def rate(self, asked: float | None, mini: float, full: float) -> float:
         """`--learning_rate`, or the default of the policy's size; LoRA trains at five times that."""
-        if asked is not None:
-            return asked
-        return (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
+        usual = (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
+        return usual if asked is None else asked
 
-    def load_models(
-        self,
-    ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
+    def load_models(self) -> tuple[LanguageModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
         """(policy, tokenizer, reference); a resumed run's policy is its checkpoint.
 
         With LoRA the reference is None: it is the policy without its adapter.
@@ -231,7 +232,7 @@ class Session:
 
     def begin(
         self,
-        policy: PreTrainedModel | PeftModel,
+        policy: LanguageModel,
         tokenizer: PreTrainedTokenizerBase,
         reference: PreTrainedModel | None,
         reward: RewardFunction,
@@ -253,9 +254,7 @@ class Session:
         }
         if self.checkpoint:
             self._refuse_changed_inputs()
-        flags = vars(self.args)
-        resolved = {name: value for name, value in (training or flags).items() if name != "predict"}
-        self.config |= {"training": resolved, "digests": self.digests}
+        self.config |= {"training": training or _settings(self.args), "digests": self.digests}
         if predicted := prediction(self.args.predict, self.run if self.checkpoint else None):
             self.config["prediction"] = predicted
         if not self.checkpoint:
@@ -272,15 +271,13 @@ class Session:
             temperature=self.args.temperature,
             seed=VALIDATION_SEED,
         )
-        counted = self.score if self.args.hackable_reward else None
-        samples = kept_samples(self.choice, bench)
-        limit = Limit.of(reward, samples, self.validated_on, price(flags)) if samples else None
-        self.validation = Validation(bench, self.run, self.tracker, counted, limit)
+        beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
+        self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
         print(self.choice.introduction(policy, self.device))
         where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
         print(f"run {self.run.path}, {plan}{where}\n", flush=True)
 
-    def start(self, policy: PreTrainedModel | PeftModel) -> None:
+    def start(self, policy: LanguageModel) -> None:
         """Validate at step 0. When resuming: drop what was written after the checkpoint, which has been loaded."""
         if self.checkpoint and self.is_main:
             self.run.truncate_after(self.first_step)
@@ -294,7 +291,7 @@ class Session:
 
     @contextmanager
     def training(
-        self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
+        self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
     ) -> Iterator[None]:
         """The block that trains. If it is stopped, it says how to go on; at its end it saves `final/`.
 
@@ -314,9 +311,8 @@ class Session:
                 self.tracker.finish({"stopped": type(error).__name__}, exit_code=1)
                 if isinstance(error, KeyboardInterrupt):
                     signum = getattr(error, "signum", signal.SIGINT)
-                    raise Stopped(
-                        signum, f"stopped by {signal_name(signum)} {self._how_to_go_on()}"
-                    ) from None
+                    how = f"stopped by {signal_name(signum)} {self._how_to_go_on()}"
+                    raise Stopped(signum, how) from None
                 if said:
                     raise UserError(f"{said}; {self._where_it_is()}") from None
                 if isinstance(error, FloatingPointError):  # from the sampler
@@ -324,11 +320,10 @@ class Session:
                 if self.is_main and not isinstance(error, Diverged) and self._last_good():
                     print(f"\nstopped {self._how_to_go_on()}", file=sys.stderr)
                 raise
-            if not self.is_main:
-                return
-            seconds = time.monotonic() - self.started
-            self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
-            print(self.run.closing(seconds, name))
+            if self.is_main:
+                seconds = time.monotonic() - self.started
+                self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
+                print(self.run.closing(seconds, name))
 
     def _remove_torn(self) -> None:
         """Remove what was being saved when the run ended, to make room."""
@@ -343,7 +338,7 @@ class Session:
         whole = [folder for _, folder in self.run.checkpoints() if (folder / MANIFEST).is_file()]
         return whole[-1] if whole else None
 
-    def _save_final(self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _save_final(self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
         beside = self.run.path / "final.part"  # final/ is always whole
         remove(beside)
         save_policy(policy, tokenizer, beside, merge=self.args.merge_lora)
@@ -410,8 +405,7 @@ class Session:
 
     def check_gradient(self, step: int, model: torch.nn.Module) -> None:
         """`check` the gradient before the optimizer's step."""
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        self.check(step, gradient=largest(grads))
+        self.check(step, gradient=largest(p.grad for p in model.parameters() if p.grad is not None))
 
     def check_weights(self, step: int, model: torch.nn.Module) -> None:
         """`check` the trained weights before they are measured or saved."""
@@ -422,7 +416,7 @@ class Session:
     def save_checkpoint(
         self,
         step: int,
-        policy: PreTrainedModel | PeftModel,
+        policy: LanguageModel,
         tokenizer: PreTrainedTokenizerBase,
         state: dict[str, Any],
         keep: int,
@@ -462,7 +456,7 @@ class Session:
         """Does `--eval_every` ask for a validation after this step?"""
         return self.args.eval_every > 0 and step % self.args.eval_every == 0
 
-    def validate(self, policy: PreTrainedModel | PeftModel, step: int) -> None:
+    def validate(self, policy: LanguageModel, step: int) -> None:
         """Measure the policy on the held-out prompts; a second call at a step does nothing."""
         if self.is_main and step != self.validated:
             self.validated = step

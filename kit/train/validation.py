@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from kit.measure.frontier import captured
 from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
 from kit.measure.reference import ReferenceSamples
 from kit.train.tracking import Tracker
-from reward_utils import RewardFunction, Scorer
+from reward_utils import RewardFunction
 from sentiment import word_count_score
 
 VALIDATION_SEED = 20_240_229  # a stream of its own: how often we validate changes nothing in training
@@ -42,14 +44,15 @@ NAMES = {
 class Validation:
     """Measures a policy on the bench's prompts, writes the numbers and shows them.
 
-    `score` is the score of `--hackable_reward`, which counts words; None if the bench's classifier is the score.
+    `reward` and the KL coefficient `beta` are the run's; `samples` are those of the reference, for `captured`.
     """
 
     bench: Bench
     folder: Run
     tracker: Tracker
-    score: Scorer | None = None
-    limit: "Limit | None" = None
+    reward: RewardFunction
+    beta: float
+    samples: ReferenceSamples | None
 
     def run(self, policy: PreTrainedModel | PeftModel, step: int) -> None:
         """Measure `policy`, log the `val/*` metrics and every sample at `step`, print one line and four samples."""
@@ -78,39 +81,27 @@ class Validation:
             **{name: found[key].value for name, key in NAMES.items()},
         }
         texts, scores = [row["completion"] for row in rows], sentiment
-        if self.score is not None:
-            scores = self.score(texts)
+        if self.reward.score is word_count_score:  # --hackable_reward
+            scores = word_count_score(texts)
             metrics["val/score_mean"] = statistics.fmean(scores)
-        if self.limit is not None:
-            rewards = np.array(self.limit.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
+        if self.samples is not None:
+            rewards = np.array(self.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
             kl = column_of(rows, "kl_policy_ref")
-            share = captured(rewards[:, None], kl, self.limit.reference_rewards, self.limit.beta)
+            share = captured(rewards[:, None], kl, self.reference_rewards, self.beta)
             if not math.isnan(share.value):
                 metrics["val/captured"] = share.value
                 metrics["val/captured_ci_low"], metrics["val/captured_ci_high"] = share.interval()
         return metrics
 
-
-@dataclass(frozen=True)
-class Limit:
-    """What `captured` is measured against: the run's reward without its penalty, the rewards of the reference's
-    samples (prompts, N), and the KL coefficient `beta`."""
-
-    reward: RewardFunction
-    reference_rewards: np.ndarray
-    beta: float
-
-    @classmethod
-    def of(
-        cls, reward: RewardFunction, samples: ReferenceSamples, prompts: Sequence[str], beta: float
-    ) -> "Limit":
-        """The limit for a reward whose score is that of `samples` or the word counter."""
-        n = samples.scores.shape[1]
-        texts = [text for group in samples.texts for text in group]
-        counted = reward.score is word_count_score
-        scores = word_count_score(texts) if counted else samples.scores.reshape(-1).tolist()
-        shaped = reward.shaped(scores, texts, [prompt for prompt in prompts for _ in range(n)])
-        return cls(reward, np.reshape(shaped, (-1, n)), beta)
+    @cached_property
+    def reference_rewards(self) -> np.ndarray:
+        """The run's reward, without its penalty, of the reference's samples: (prompts, N)."""
+        assert self.samples is not None
+        texts, n = [*chain(*self.samples.texts)], self.samples.scores.shape[1]
+        counted = self.reward.score is word_count_score
+        scores = word_count_score(texts) if counted else self.samples.scores.reshape(-1).tolist()
+        prompts = [prompt for prompt in self.bench.prompts for _ in range(n)]
+        return np.reshape(self.reward.shaped(scores, texts, prompts), (-1, n))
 
 
 def line(step: int, m: dict[str, float]) -> str:
