@@ -78,10 +78,8 @@ def prediction(text: str | None, resumed: Run | None = None) -> dict[str, str] |
     """`--predict` as config.json keeps it: the text and its time, UTC in ISO 8601. A `resumed` run keeps its own."""
     if resumed is not None:
         return read_config(resumed.path).get("prediction")
-    if text is None or not text.strip():
-        return None
-    text = text.strip().encode("utf-8", "replace").decode()  # a terminal may hand on bytes that are no UTF-8
-    return {"text": text, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"text": text.strip(), "time": now} if text and text.strip() else None
 
 
 def fingerprint(spec: str) -> str | None:
