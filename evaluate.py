@@ -62,14 +62,14 @@ from kit.measure.reference import draw_samples, kept_samples
 from kit.measure.verdict import LEVELS
 
 SCHEMA = 1
-WRITTEN = {  # each file, and what is in it from the start: an older one of evaluate.py may be written over
+WRITTEN = {  # each file, and a text at its beginning: an older file of evaluate.py may be overwritten
     "comparison.json": '"schema"',
     "samples.jsonl": '{"model": ',
     "report.html": "<title>What RL did",
     **{f"{name}.{kind}": "atplotlib" for name, _ in report.FIGURES for kind in ("png", "svg")},
 }
-DRAWN = 16  # samples of the base for each prompt, where none are kept
-SHOWN = {  # on the screen: a short title, and digits
+DRAWN = 16  # samples of the base for each prompt, if none are kept
+SHOWN = {  # on the screen: title and digits
     "reward": ("R", 2),
     "sentiment": ("sent.", 2),
     "captured": ("capt.", 2),
@@ -93,7 +93,7 @@ BARS = (
 
 
 def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:
-    """All figures, from the data that were just written; none of an earlier comparison stays."""
+    """All figures. Those of an earlier comparison are removed."""
     for name, _ in report.FIGURES:
         for kind in ("png", "svg"):
             (out / f"{name}.{kind}").unlink(missing_ok=True)
@@ -152,36 +152,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("Compare models: numbers, figures, and one page to hand in (OUT/report.html).")
     add = parser.add_argument
     add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
-    for name in ("sft", "ppo", "grpo"):
-        add(f"--{name}", metavar="PATH", help=f"short for {name}=PATH")
     add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")
     parser.add_sampling_flags()
-    add(
-        "--judge",
-        type=user_path,
-        default="auto",
-        help="independent classifier: auto (bundled), none, id, or path",
-    )
-    add(
-        "--fluency",
-        type=user_path,
-        metavar="MODEL",
-        help="a language model to ask how fluent the texts are: smollm2, id, or path",
-    )
+    add("--judge", type=user_path, default="auto", help="another classifier: auto (bundled), none, id, path")
+    add("--fluency", type=user_path, metavar="MODEL", help="rate fluency by this LM: smollm2, id, or path")
     add("--frontier_samples", type=at_least_0, metavar="N",
         help="base samples per prompt for the frontier (default: 16, bundled pair: the 64 kept); 0: none")  # fmt: skip
     return parser.parse_intermixed_args(argv)  # flags may stand between models
 
 
-def named_models(args: argparse.Namespace) -> list[Model]:
-    """The models asked for, besides base. Raises `UserError` for a bad or repeated name."""
-    short = [f"{name}={getattr(args, name)}" for name in ("sft", "ppo", "grpo") if getattr(args, name)]
-    return [Model(name, path) for name, path in named_paths([*args.models, *short]).items()]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    models = named_models(args)
+    models = [Model(name, path) for name, path in named_paths(args.models).items()]
 
     # Load
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
@@ -189,11 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         find_model(model.path)  # now, not after minutes of sampling
     out = output_folder(args.out, WRITTEN)
     bench = load_bench(args, choice, judge, args.fluency)
-    base = Model(BASE, choice.policy)
     for model in models:
         model.notes += what_differs(model, bench, choice)
-    models = [base, *models]
-    # Of the base: those that are kept, or as many new ones as asked for
+    models = [base := Model(BASE, choice.policy), *models]
+    # Samples of the base: the kept ones, or new ones
     samples = None if args.frontier_samples else kept_samples(choice, bench)
     drawn = 0 if samples else DRAWN if args.frontier_samples is None else args.frontier_samples
     wanted = args.frontier_samples != 0
@@ -208,25 +189,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Measure
     with Progress(total * len(bench.prompts), "sampling", "completions") as bench.progress:
-        measure(base, bench, args.num_samples)
-        samples = samples or (draw_samples(bench, drawn) if drawn else None)
-        for model in models[1:]:
+        for model in models:
             measure(model, bench, args.num_samples)
-        frontier = None
-        if wanted and samples:
-            frontier = find_frontier(bench, choice, models, checkpoints, samples)
+        samples = samples or (draw_samples(bench, drawn) if drawn else None)
+        frontier = find_frontier(bench, choice, models, checkpoints, samples) if wanted and samples else None
 
     # Compare
     slope = base_slope(base)
     entries = [compared(model, base, slope, samples, args.num_samples) for model in models]
 
     # Write, draw, render
-    samples_lines = [
-        to_json({"model": model.name, **{key: row[key] for key in row if key not in UNWRITTEN}}) + "\n"
-        for model in models
-        for row in model.rows
-    ]
-    write_text(out / "samples.jsonl", "".join(samples_lines))
+    lines = [{"model": model.name, **row} for model in models for row in model.rows]
+    written = [to_json({key: line[key] for key in line if key not in UNWRITTEN}) + "\n" for line in lines]
+    write_text(out / "samples.jsonl", "".join(written))
     settings = {
         "reference": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
@@ -251,8 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with bench.phase("figures"):
         draw(out, comparison, models)
     with bench.phase("report"):
-        rows = {m.name: m.rows for m in models if m.rows}
-        page = report.render(comparison, rows, out)
+        page = report.render(comparison, {m.name: m.rows for m in models if m.rows}, out)
     comparison["seconds"] = {k: round(v, 1) for k, v in bench.seconds.items()}
     write_text(out / "comparison.json", to_json(comparison, indent=1) + "\n")
     write_text(out / "report.html", page)

@@ -3,9 +3,9 @@
     python prompt_engineering.py outputs/vanilla
     python prompt_engineering.py outputs/forward-0.05 --score shaped --prefix "A critic in tears of joy writes: "
 
-Add your own prefixes with --prefix, or to PREFIXES below. Only the completion is scored, without prompt and prefix:
-a prefix full of praise would otherwise score for itself. The best prefix is chosen on one half of the prompts and
-measured on the other, because the best of many looks better than it is on the prompts that chose it.
+Add your own prefixes with --prefix, or to PREFIXES below. Only the completion is scored: a prefix full of praise would
+otherwise score for itself. The best prefix is chosen on one half of the prompts and measured on the other, because the
+best of many looks better than it is on the prompts that chose it.
 
 Prints a table and a conclusion, and writes both to OUT/prompt_engineering.json.
 """
@@ -15,6 +15,7 @@ from kit.base.screen import Progress, clock, quiet, table
 
 quiet(__name__)
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ Policy = tuple[Any, Any]  # model, tokenizer
 
 
 def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
-    """`sentiment`: P(positive). `shaped`: the student's `shaped_reward` of it, without the prefix anywhere."""
+    """`sentiment`: P(positive). `shaped`: the student's `shaped_reward`, which does not see the prefix."""
     if kind == "sentiment":
         return lambda completions, prompts: bench.scorer(completions)
     student = load_student(use_solution, reward_shaping="shaped")
@@ -61,8 +62,8 @@ def refuse_too_long(bench: Bench, policy: Policy, prefixes: Sequence[str]) -> No
         longest = max(len(tokenizer(prefix + prompt)["input_ids"]) for prompt in bench.prompts)
         if longest + bench.max_new_tokens > context(model):
             raise UserError(
-                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; the model reads {context(model)}, "
-                f"of which --max_new_tokens {bench.max_new_tokens} are the completion's"
+                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; with --max_new_tokens "
+                f"{bench.max_new_tokens} that is more than the {context(model)} that the model reads"
             )
 
 
@@ -83,10 +84,7 @@ def prefix_scores(
 def gains(
     base: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """({"prefix", "rl", "both": gain over the bare base model}, {"base", "trained": its best prefix}).
-
-    The best prefixes are those of the even prompts, the gains those of the odd ones.
-    """
+    """({"prefix", "rl", "both": gain over bare base, odd prompts}, {"base", "trained": best prefix, even ones})."""
 
     def best(scores: Mapping[str, np.ndarray]) -> str:
         return max((p for p in scores if p != NO_PREFIX), key=lambda p: scores[p][::2].mean())
@@ -95,85 +93,56 @@ def gains(
     # better than it is does the best of them look, on the prompts that chose it?
     chosen = {"base": best(base), "trained": best(trained)}
     bare = mean_estimate(base[NO_PREFIX][1::2])
-    found = {
+    return {
         "prefix": mean_estimate(base[chosen["base"]][1::2]) - bare,
         "rl": mean_estimate(trained[NO_PREFIX][1::2]) - bare,
         "both": mean_estimate(trained[chosen["trained"]][1::2]) - bare,
-    }
-    return found, chosen
+    }, chosen
 
 
 def conclusion(gain: Mapping[str, Estimate]) -> str:
     """Who won, from the paired differences: a difference counts if its 95 % interval leaves out zero."""
 
-    def compared(a: str, b: str) -> tuple[int, str]:
+    def said(a: str, b: str, better: str, worse: str, same: str) -> str:
         delta = gain[a] - gain[b]
         low, high = delta.interval()
-        return (low > 0) - (high < 0), f"{delta.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return f"{better if low > 0 else worse if high < 0 else same} ({shown(delta, '+')})"
 
-    first, by = compared("rl", "prefix")
-    opening = {
-        1: f"RL beats the best prefix ({by})",
-        -1: f"The best prefix beats RL ({by})",
-        0: f"RL and the best prefix cannot be told apart ({by})",
-    }[first]
-    better = "rl" if first >= 0 else "prefix"
-    then, by = compared("both", better)
-    name = {"rl": "RL alone", "prefix": "the prefix alone"}[better]
-    ending = {
-        1: f"both together beat {name} ({by})",
-        -1: f"both together are worse than {name} ({by})",
-        0: f"both together add nothing to {name} that can be told from noise ({by})",
-    }[then]
+    apart = "RL and the best prefix cannot be told apart"
+    opening = said("rl", "prefix", "RL beats the best prefix", "The best prefix beats RL", apart)
+    better, name = ("prefix", "the prefix alone") if opening.startswith("The best") else ("rl", "RL alone")
+    beat, worse = f"both together beat {name}", f"both together are worse than {name}"
+    nothing = f"both together add nothing to {name} that can be told from noise"
+    ending = said("both", better, beat, worse, nothing)
     return f"{opening}; {ending}."
 
 
-def cell(values: np.ndarray) -> str:
-    estimate = mean_estimate(values)
-    low, high = estimate.interval()
-    return f"{estimate.value:.3f} [{low:.3f}, {high:.3f}]"
+def shown(estimate: Estimate, sign: str = "") -> str:
+    """`0.750 [0.730, 0.770]`: the value and its 95 % interval; `sign` "+" for differences."""
+    return "{:{f}} [{:{f}}, {:{f}}]".format(estimate.value, *estimate.interval(), f=f"{sign}.3f")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("Can a prompt prefix do what RL did? Base and trained model, with and without prefixes.")
+    add = parser.add_argument
+    add("trained", type=user_path, metavar="PATH", help="run folder, checkpoint, adapter, or id")
+    add("--prefix", action="append", default=[], metavar="TEXT", help="one more prefix; may be repeated")
+    add("--score", choices=("sentiment", "shaped"), default="sentiment", help="shaped: your shaped_reward")
+    add("--use_solution", action="store_true", help="take shaped_reward from rewards_solution.py")
+    add("--out", default="results", metavar="FOLDER", help=f"where {FILE} goes (default: results)")
+    parser.add_sampling_flags()
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser("Can a prompt prefix do what RL did? Base and trained model, with and without prefixes.")
-    add = parser.add_argument
-    add(
-        "trained",
-        type=user_path,
-        metavar="PATH",
-        help="the trained model: run folder, checkpoint, adapter, or id",
-    )
-    add(
-        "--prefix",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="one more prefix; may be given several times",
-    )
-    add(
-        "--score",
-        choices=("sentiment", "shaped"),
-        default="sentiment",
-        help="shaped: your shaped_reward of rewards.py",
-    )
-    add("--use_solution", action="store_true", help="take shaped_reward from rewards_solution.py")
-    add(
-        "--out",
-        default="results",
-        metavar="FOLDER",
-        help="where prompt_engineering.json goes (default: results)",
-    )
-    parser.add_sampling_flags()
-    args = parser.parse_args(argv)
+    args = parse(argv)
     find_model(args.trained)
     out = output_folder(args.out, {FILE: '"settings"'}) / FILE
 
     choice = chosen_pair(args, [Model("trained", args.trained)])
     bench = load_bench(args, choice)
     if len(bench.prompts) < 4:
-        raise UserError(
-            f"{len(bench.prompts)} prompts are too few: one half chooses the prefix, the other measures it"
-        )
+        raise UserError(f"{len(bench.prompts)} prompts are too few: half choose the prefix, half measure it")
     prefixes = list(dict.fromkeys([NO_PREFIX, *PREFIXES, *args.prefix]))
     if len(prefixes) < 2:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
@@ -187,29 +156,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     total = len(policies) * len(prefixes) * len(bench.prompts) * args.num_samples
     with Progress(total, "sampling", "completions") as bench.progress:
-        base, trained = (prefix_scores(bench, p, prefixes, score, args.num_samples) for p in policies)
+        scores = [prefix_scores(bench, p, prefixes, score, args.num_samples) for p in policies]
 
-    gain, chosen = gains(base, trained)
-    rows = [(cell(base[p]), cell(trained[p]), repr(p) if p else "(no prefix)") for p in prefixes]
+    gain, chosen = gains(*scores)
+    base, trained = ({p: mean_estimate(found[p]) for p in prefixes} for found in scores)
+    rows = [(shown(base[p]), shown(trained[p]), repr(p) if p else "(no prefix)") for p in prefixes]
     print(table(("base", "trained", "prefix (mean score, 95 % interval over prompts)"), rows))
-    print(
-        f"Gain over the bare base model on the {len(bench.prompts) // 2} prompts that did not choose the prefix:"
-    )
-    for name, text in (
-        ("prefix", f"best prefix {chosen['base']!r}"),
-        ("rl", "RL"),
-        ("both", f"RL and prefix {chosen['trained']!r}"),
-    ):
-        low, high = gain[name].interval()
-        print(f"  {gain[name].value:+.3f} [{low:+.3f}, {high:+.3f}]  {text}")
+    print(f"Gain over the bare base on the {len(bench.prompts) // 2} prompts that did not choose the prefix:")
+    print(f"  {shown(gain['prefix'], '+')}  best prefix {chosen['base']!r}\n  {shown(gain['rl'], '+')}  RL")
+    print(f"  {shown(gain['both'], '+')}  RL and prefix {chosen['trained']!r}")
     verdict = conclusion(gain)
     print(verdict)
     record = {
         "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
         "table": [
             {"prefix": p, "model": name, "mean": e.value, "low": e.interval()[0], "high": e.interval()[1]}
-            for name, scores in (("base", base), ("trained", trained))
-            for p, e in ((p, mean_estimate(scores[p])) for p in prefixes)
+            for name, found in (("base", base), ("trained", trained))
+            for p, e in found.items()
         ],
         "best_prefix": chosen,
         "gain": {

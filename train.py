@@ -171,7 +171,7 @@ def make_trainer(
             rollout_func=None if config.use_vllm else rollouts,
         )
         trainer.get_optimizer_cls_and_kwargs(config, policy)
-    # It would write one beside every checkpoint: "a fine-tuned version of None"
+    # No README.md beside every checkpoint: it would say "a fine-tuned version of None"
     trainer.create_model_card = lambda *_, **__: None
     trainer.remove_callback(PrinterCallback)
     for lm in (policy, trainer.ref_model):
@@ -187,7 +187,7 @@ def main() -> None:
     args: GRPOArguments = PARSER.parse()
     config = grpo_config(args)  # before the session: TRL's settings reset Accelerate's state
     refuse_launch(args, config)
-    # Before any model is loaded: are the functions there that the student was to write, and are they right?
+    # Check the student's functions before any model is loaded
     student = load_student(args.use_solution, args.kl_type, args.reward_shaping, args.unchecked)
 
     session = Session("grpo", args, PARSER.argv)
@@ -225,12 +225,12 @@ def main() -> None:
     run = session.open_run(args.name)
     config.output_dir, config.run_name = str(run.path), run.path.name
     trainer = make_trainer(policy, tokenizer, reward, order, args, config)
-    # FSDP will lay the weights it trains in pieces over all processes; what is sampled and measured is a whole copy
+    # FSDP will shard the trained weights over all processes; sampling and measuring use a whole copy
     whole = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
         whole = copy.deepcopy(whole)
     if trainer.ref_model is not None:  # --beta: TRL has loaded pi_ref, and one copy is enough
-        # TRL went by the name in the policy's config. A merged adapter has the name of its base there.
+        # TRL loads the model that the policy's config names, which for a merged adapter is its base
         if not trainer.is_fsdp_enabled:
             trainer.ref_model.load_state_dict(policy.state_dict())
         reference = reward.reference = trainer.ref_model
@@ -246,7 +246,7 @@ def main() -> None:
     with session.training(policy, tokenizer):
         if session.first_step < config.max_steps:
             trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
-        else:  # stopped between its last checkpoint and final/; trainer.train() would take one step more
+        else:  # stopped between its last checkpoint and final/; trainer.train() would take another step
             trainer._load_from_checkpoint(str(session.checkpoint))
             session.start(policy)
     if session.is_main:

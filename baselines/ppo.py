@@ -1,41 +1,40 @@
-"""PPO on the same task: one file, read it from top to bottom. No trainer class; torch, transformers, accelerate.
+"""PPO on the same task, in one file to be read from top to bottom: torch, transformers, accelerate, no trainer class.
 
     python -m baselines.ppo                        # mini models, the settings of configs/ppo.yaml
     python -m baselines.ppo --max_steps 2          # does it run? half a minute
     python -m baselines.ppo --config my.yaml --kl_coef 0.3
 
-Three things differ from GRPO (train.py): the baseline is a learnt value function, not the mean of a group; there is a
-reward at every token, not one for the completion; each batch is used several times, not once.
+Unlike GRPO (train.py), the baseline is a learnt value function, there is a reward at every token, and each batch is
+used several times.
 
-These details decide whether PPO works. The code below names them by number. Sources: [PPO] Schulman et al. 2017,
-arXiv 1707.06347; [GAE] Schulman et al. 2016, 1506.02438; [Z] Ziegler et al. 2019, 1909.08593 (PPO on GPT-2 with a
-sentiment reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization"; [N] Huang
-et al. 2023, "The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating KL Divergence".
+These details decide whether PPO works. The code names them by number. Sources: [PPO] Schulman et al. 2017, arXiv
+1707.06347; [GAE] Schulman et al. 2016, 1506.02438; [Z] Ziegler et al. 2019, 1909.08593 (PPO on GPT-2 with a sentiment
+reward); [37] Huang et al. 2022, "The 37 Implementation Details of Proximal Policy Optimization"; [N] Huang et al. 2023,
+"The N Implementation Details of RLHF with PPO"; [S] Schulman 2020, "Approximating KL Divergence".
 
  1. One trunk, two heads: the value head is one linear layer on the last hidden state [Z, N]. Its weight starts at
     zero, its bias at the mean score of the first batch. With V = 0 instead, A_t would be about (gamma lam)^(T-t) R:
-    whitening turns that into a push down for all early tokens and up for all late ones (Yuan et al. 2025, 2503.01491).
- 2. Dropout is off everywhere. Otherwise pi_new/pi_old is not 1 before the first update, and the KL at step 0 is not 0.
+    whitening would push all early tokens down and all late ones up (Yuan et al. 2025, 2503.01491).
+ 2. Dropout is off. Otherwise pi_new/pi_old is not 1 before the first update, and the KL at step 0 is not 0.
  3. Rows are built from the sampled token ids and padded on the right, so GPT-2's positions 0, 1, 2, ... are right.
     Nothing is decoded and encoded again. (`kit.lm.sampling` pads on the left, with position ids from the mask [N].)
  4. Sampled = scored: softmax(logits / temperature) over the whole vocabulary, no top-k, no top-p [N].
- 5. An action is a token of the completion, its EOS included. Tokens after EOS are no actions: no reward, no loss, no
-    gradient. The mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
+ 5. An action is a token of the completion, its EOS included. Tokens after EOS are no actions: no reward, no loss. The
+    mask comes from lengths; GPT-2 pads with EOS, so `ids != pad` would drop the real one.
  6. Reward of token t: -kl_coef (log pi_old - log pi_ref), the estimator k1 [S], plus the score R at the last
     token [Z eq. 2, N]. As a reward, its policy gradient is that of KL(pi||pi_ref) if gamma = 1; k1 in the loss would
     have the gradient E[grad log pi] = 0.
- 7. Generalised advantage estimation within one completion [GAE eq. 16]. The last token ends the episode, whether
-    EOS or the length limit stopped it: the limit is part of the task, so nothing is bootstrapped there.
+ 7. Generalised advantage estimation within one completion [GAE eq. 16]. The last token ends the episode, EOS or not:
+    the length limit is part of the task, so nothing is bootstrapped there.
  8. Advantages are whitened [37 detail 7, N] over the real tokens of the whole batch, never over padding. Returns,
     the targets of the value function, are taken before.
  9. Clipped surrogate objective [PPO eq. 7] and clipped value loss [37 detail 9], both means over real tokens.
-10. The entropy bonus is the entropy of the full softmax [37 detail 10]. Minus the log-probability of the sampled
-    token estimates its value, but has the gradient -E[grad log pi] = 0.
-11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4,
-    11]. The value head has a learning rate of its own, because it starts from nothing.
+10. The entropy bonus is that of the full softmax [37 detail 10]. -log pi of the sampled token has the right mean, but
+    its gradient is -E[grad log pi] = 0.
+11. Adam with eps 1e-5; the learning rate decays linearly to 0; the gradient's norm is clipped [37 details 3, 4, 11].
+    The value head has a learning rate of its own, because it starts from zero.
 12. The passes over a batch stop early once the approximate KL(pi_old||pi_new), estimator k3 [S], passes a target [37].
-13. Every random draw is a function of (seed, step): prompts, samples, minibatches. So there is no generator state to
-    save, and a resumed run draws what the uninterrupted run drew.
+13. Every random draw is a function of (seed, step), so a resumed run draws what the uninterrupted run drew.
 """
 
 # ruff: noqa: E402 - flags are checked, and libraries silenced, before anything heavy is imported
@@ -66,9 +65,7 @@ class PPOArguments(BaselineArguments):
     batch_size: int = setting(64, "completions sampled a step")
     minibatch_size: int = setting(32, "completions to an update")
     ppo_epochs: int = setting(3, "passes over each batch, at most")
-    learning_rate: float | None = setting(
-        None, "peak, decays linearly to 0; default: 5e-5 for mini models, else 5e-6; LoRA: x 5"
-    )
+    learning_rate: float | None = setting(None, "decays linearly from: 5e-5 for mini, else 5e-6; LoRA: x 5")
     value_learning_rate: float = setting(1e-3, "of the value head; decays likewise")
     gamma: float = setting(0.99, "discount from token to token")
     lam: float = setting(0.95, "GAE's lambda: 1 trusts the rewards alone, 0 the value function alone")
@@ -77,10 +74,8 @@ class PPOArguments(BaselineArguments):
     value_coef: float = setting(0.5, "weight of the value loss")
     entropy_coef: float = setting(0.01, "weight of the entropy bonus; 0: none")
     kl_coef: float = setting(0.1, "weight of log pi - log pi_ref in each token's reward; 0: none")
-    target_kl: float = setting(
-        0.05, "end a step's updates once KL(pi_old||pi_new) passes this, nats per token; 0: never"
-    )
-    max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm; 0: none is")
+    target_kl: float = setting(0.05, "a step ends once KL(pi_old||pi_new) is above, nats per token; 0: never")
+    max_grad_norm: float = setting(1.0, "a longer gradient is scaled down to this norm; 0: none")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
     save_total_limit: int = setting(2, "checkpoints kept")
 
@@ -93,11 +88,10 @@ class PPOArguments(BaselineArguments):
         above_0(self, "learning_rate")
         if self.minibatch_size > self.batch_size:
             raise UserError(
-                f"--minibatch_size {self.minibatch_size} is larger than --batch_size {self.batch_size}: an update has "
-                "no more completions than are sampled"
+                f"--minibatch_size {self.minibatch_size} is larger than --batch_size {self.batch_size}"
             )
         if max(self.gamma, self.lam) > 1:
-            raise UserError("--gamma and --lam are at most 1: beyond, returns grow with the distance")
+            raise UserError("--gamma and --lam are at most 1")
 
 
 PARSER = KitParser(PPOArguments, __doc__)
@@ -113,16 +107,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model
 
 from kit.lm.log_probs import as_reference, scaled_logits
 from kit.lm.sampling import Completion, sample
-from kit.train.session import Session, reward_without_penalty
+from kit.train.session import LanguageModel, Session, reward_without_penalty
 
 # ---- formulas ----------------------------------------------------------------------------------------------
-# Everything is laid out by completion token: (B, T), column t is the t-th token of the completion (the action), and
-# a value in column t is that of the state before it. mask is 1 on real tokens, 0 on padding, which is on the right.
+# Tensors are (B, T): column t is the completion's t-th token (the action), or the value of the state before it.
+# mask is 1 on real tokens, 0 on padding, which is on the right.
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -222,21 +216,11 @@ class Batch:
     def __getitem__(self, rows: Tensor | slice) -> "Batch":
         return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def __len__(self) -> int:
-        return len(self.ids)
 
-
-def logits_and_hidden(
-    lm: PreTrainedModel | PeftModel, batch: Batch, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """(logits / temperature (B, T, V), last hidden states (B, T, D)) of the states that precede each action.
-
-    The head is applied to completion positions only.
-    """
+def logits_and_hidden(lm: LanguageModel, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """(logits / temperature (B, T, V), last hidden states (B, T, D)) before each action; the prompt needs no logits."""
     lm = lm.get_base_model() if isinstance(lm, PeftModel) else lm  # LoRA's layers are inside
-    hidden = lm.base_model(
-        input_ids=batch.ids, attention_mask=batch.attention, use_cache=False
-    ).last_hidden_state
+    hidden = lm.base_model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False)[0]
     hidden = hidden.gather(1, batch.where[..., None].expand(-1, -1, hidden.shape[-1]))
     return scaled_logits(lm, hidden, temperature), hidden.float()
 
@@ -250,7 +234,7 @@ def action_log_probs(logits: Tensor, batch: Batch) -> Tensor:
 class ActorCritic(nn.Module):
     """A causal language model `lm` (or its LoRA wrapper) with a value head on the same trunk (details 1, 2)."""
 
-    def __init__(self, lm: PreTrainedModel | PeftModel) -> None:
+    def __init__(self, lm: LanguageModel) -> None:
         super().__init__()
         self.lm = lm
         self.value_head = nn.Linear(lm.config.hidden_size, 1)
@@ -265,37 +249,12 @@ class ActorCritic(nn.Module):
             return logits, self.value_head(hidden).squeeze(-1)
 
 
-def make_optimizer(model: ActorCritic) -> torch.optim.Optimizer:
-    """Adam (detail 11): the trainable weights of the language model, and the value head at a rate of its own."""
-    policy = [p for p in model.lm.parameters() if p.requires_grad]
-    return torch.optim.Adam([{"params": policy}, {"params": model.value_head.parameters()}], eps=1e-5)
-
-
 # ---- one step: sample, collect, update -------------------------------------------------------------------------------
-
-
-def sample_batch(
-    lm: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    args: PPOArguments,
-    rng: np.random.Generator,
-) -> list[Completion]:
-    """One completion for each of `batch_size` prompts; without repetition as long as there are enough."""
-    chosen = rng.choice(len(prompts), args.batch_size, replace=args.batch_size > len(prompts))
-    return sample(
-        lm,
-        tokenizer,
-        [prompts[i] for i in chosen],
-        max_new_tokens=args.max_completion_length,
-        temperature=args.temperature,
-        seed=int(rng.integers(2**31)),
-    )
 
 
 @dataclass
 class Rollout:
-    """One batch of experience. All but `completions` and the per-completion lists are (B, T) and constants."""
+    """One batch of experience. All tensors are (B, T), and constants in the update."""
 
     completions: list[Completion]
     batch: Batch
@@ -316,13 +275,10 @@ def collect(
     args: PPOArguments,
     accelerator: Accelerator,
 ) -> Rollout:
-    """Completions sampled from the policy and their scores R -> rewards, advantages, returns of every token.
-
-    `reference` None means a LoRA policy, whose base is the reference.
-    """
+    """The rollout of sampled completions and their scores R. `reference` None: LoRA, whose base is the reference."""
     batch = Batch.of(completions, accelerator.device)
     parts = []
-    for rows in torch.arange(len(batch)).split(args.minibatch_size):
+    for rows in torch.arange(len(batch.ids)).split(args.minibatch_size):
         part = batch[rows]
         with accelerator.autocast():
             logits, values = model(part, args.temperature)
@@ -347,23 +303,16 @@ def update(
     seed: int,
     check: Callable[..., None] = lambda **series: None,
 ) -> dict[str, float]:
-    """Several passes of minibatches over one rollout. Returns the means of the losses and diagnostics.
-
-    `check` is given what must be finite before the optimizer makes weights of it.
-    """
+    """Several passes over one rollout: mean losses and diagnostics. `check` gets what must be finite before a step."""
     generator = torch.Generator().manual_seed(seed)
     stats: dict[str, list[float]] = defaultdict(list)
 
-    def note(found: dict[str, Tensor]) -> None:
+    def note(**found: Tensor) -> None:
         for name, value in found.items():
             stats[name].append(value.item())
 
-    minibatches = (
-        rows
-        for _ in range(args.ppo_epochs)
-        for rows in torch.randperm(len(rollout.batch), generator=generator).split(args.minibatch_size)
-    )
-    for rows in minibatches:
+    passes = [torch.randperm(len(rollout.batch.ids), generator=generator) for _ in range(args.ppo_epochs)]
+    for rows in (rows for order in passes for rows in order.split(args.minibatch_size)):
         batch, mask, old_log_probs = rollout.batch[rows], rollout.batch.mask[rows], rollout.log_probs[rows]
         with accelerator.autocast():
             logits, values = model(batch, args.temperature)  # (b, T, V), (b, T)
@@ -373,14 +322,13 @@ def update(
             d = log_probs - old_log_probs
             ratio = d.exp()
             update_kl = masked_mean(torch.expm1(d) - d, mask)  # k3 of KL(pi_old||pi_new), nats per token
-            found = {
-                "update_kl_k1": masked_mean(-d, mask),
-                "update_kl_k3": update_kl,
-                "clip_fraction": masked_mean(((ratio - 1).abs() > args.clip_range).float(), mask),
-                "ratio": masked_mean(ratio, mask),
-                "first_ratio_error": ((ratio - 1) * mask).abs().max(),
-            }
-        note(found)
+            note(
+                update_kl_k1=masked_mean(-d, mask),
+                update_kl_k3=update_kl,
+                clip_fraction=masked_mean(((ratio - 1).abs() > args.clip_range).float(), mask),
+                ratio=masked_mean(ratio, mask),
+                first_ratio_error=((ratio - 1) * mask).abs().max(),
+            )
         if 0 < args.target_kl < update_kl:  # detail 12
             break
 
@@ -393,11 +341,9 @@ def update(
         norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
         check(loss=loss.item(), gradient_norm=norm.item())
         optimizer.step()
-        note(
-            {"loss": loss, "policy_loss": pg_loss, "value_loss": v_loss, "entropy": bonus, "grad_norm": norm}
-        )
+        note(loss=loss, policy_loss=pg_loss, value_loss=v_loss, entropy=bonus, grad_norm=norm)
     means = {name: sum(values) / len(values) for name, values in stats.items()}
-    # Detail 2: before the first update pi_new is pi_old: more than float rounding here is a bug
+    # Before the first update pi_new is pi_old (detail 2): more than rounding here is a bug
     return means | {"first_ratio_error": stats["first_ratio_error"][0], "updates": len(stats["loss"])}
 
 
@@ -409,7 +355,7 @@ SHOWN = (
 
 @torch.no_grad()
 def numbers(rollout: Rollout, scores: list[float], shaped: list[float], kl_coef: float) -> dict[str, float]:
-    """What is logged of one rollout: means over its completions, KLs in nats per completion."""
+    """The logged numbers of a rollout: means over its completions, KLs in nats per completion."""
     mask = rollout.batch.mask
     d = (rollout.log_probs - rollout.ref_log_probs) * mask  # log pi/pi_ref, 0 on padding
     kl_k1 = d.sum(1).mean().item()
@@ -427,11 +373,12 @@ def numbers(rollout: Rollout, scores: list[float], shaped: list[float], kl_coef:
     }
 
 
-# ---- checkpoints: what the next step depends on, beside the language model -----------------------------------
+# ---- checkpoints: what the next step needs besides the language model -----------------------------------------
 
 
 def save_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimizer) -> None:
     """Value head and optimizer into `folder`."""
+    folder.mkdir(exist_ok=True)
     save_file(model.value_head.state_dict(), folder / "value_head.safetensors")
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
 
@@ -443,7 +390,7 @@ def load_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimi
         optimizer.load_state_dict(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: not a whole checkpoint of a PPO run ({error}); remove it, --resume again"
+            f"{folder}: not a whole PPO checkpoint ({error}); remove it, --resume again"
         ) from None
 
 
@@ -452,23 +399,23 @@ def load_learner(folder: Path, model: ActorCritic, optimizer: torch.optim.Optimi
 
 def main() -> None:
     args: PPOArguments = PARSER.parse()
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if args.bf16 else "no"
-    )
+    precision = "bf16" if args.bf16 else "no"
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
     session = Session("ppo", args, PARSER.argv)
     name = args.run_name or "-".join([f"ppo-{args.kl_coef:g}", *args.name_parts(args.learning_rate)])
     args.max_steps = session.steps(args.max_steps)
     session.refuse_finished(session.first_step, args.max_steps, "max_steps")
     args.learning_rate = session.rate(args.learning_rate, mini=5e-5, full=5e-6)
-
     lm, tokenizer, reference = session.load_models()
     model = ActorCritic(lm).to(session.device)
-    model, optimizer = accelerator.prepare(model, make_optimizer(model))
+    parts = [p for p in lm.parameters() if p.requires_grad], model.value_head.parameters()
+    optimizer = torch.optim.Adam([{"params": part} for part in parts], eps=1e-5)  # detail 11
+    model, optimizer = accelerator.prepare(model, optimizer)
     if session.checkpoint:
         load_learner(session.checkpoint, model, optimizer)
     prompts = session.load_prompts(lm, tokenizer)
     reward = reward_without_penalty(args, session.score, tokenizer)
-    session.open_run(name)
+    run = session.open_run(name)
     plan = f"{args.max_steps} steps of {args.batch_size} completions, learning rate {args.learning_rate:g}, "
     session.begin(lm, tokenizer, reference, reward, plan + f"kl_coef {args.kl_coef:g}")
     generated_tokens = session.state.get("generated_tokens", 0)
@@ -478,30 +425,30 @@ def main() -> None:
             started = time.monotonic()
             rng = np.random.default_rng([args.seed, step])  # detail 13
             left = 1 - (step - 1) / args.max_steps  # detail 11
-            optimizer.param_groups[0]["lr"] = left * args.learning_rate
+            optimizer.param_groups[0]["lr"] = rate = left * args.learning_rate
             optimizer.param_groups[1]["lr"] = left * args.value_learning_rate
 
             # Experience: one completion for each of B prompts, and its score
-            with accelerator.autocast():  # detail 4: what is sampled is what is scored, rounding included
-                completions = sample_batch(lm, tokenizer, prompts, args, rng)
-            texts = [c.text for c in completions]
-            scores, shaped = reward.base_reward(texts, [c.prompt for c in completions])
+            asked = rng.choice(prompts, args.batch_size, replace=args.batch_size > len(prompts)).tolist()
+            length, seed = args.max_completion_length, int(rng.integers(2**31))
+            with accelerator.autocast():  # detail 4, rounding included
+                completions = sample(lm, tokenizer, asked, 1, length, args.temperature, seed)
+            scores, shaped = reward.base_reward([c.text for c in completions], asked)
             if step == 1:  # detail 1
                 model.value_head.bias.data.fill_(sum(shaped) / len(shaped))
             rollout = collect(model, reference, completions, shaped, args, accelerator)
             found = numbers(rollout, scores, shaped, args.kl_coef)
-            finite = partial(session.check, step)
-            finite(reward=found["reward"], KL=found["kl_policy_ref"])
+            session.check(step, reward=found["reward"], KL=found["kl_policy_ref"])
 
             # Learning
-            stats = update(model, optimizer, rollout, args, accelerator, int(rng.integers(2**31)), finite)
+            seed, finite = int(rng.integers(2**31)), partial(session.check, step)
+            stats = update(model, optimizer, rollout, args, accelerator, seed, finite)
             session.check_weights(step, model)
 
-            generated_tokens += int(rollout.batch.mask.sum())
-            seconds = time.monotonic() - started
-            metrics = found | stats
-            metrics |= {"learning_rate": left * args.learning_rate, "generated_tokens": generated_tokens}
-            metrics |= {"tokens_per_second": rollout.batch.mask.sum().item() / seconds, "step_time": seconds}
+            tokens, seconds = int(rollout.batch.mask.sum()), time.monotonic() - started
+            generated_tokens += tokens
+            metrics = found | stats | {"learning_rate": rate, "generated_tokens": generated_tokens}
+            metrics |= {"tokens_per_second": tokens / seconds, "step_time": seconds}
             session.log(step, metrics)
             session.show(step, args.max_steps, SHOWN.format(**metrics))
             last = step == args.max_steps
@@ -509,14 +456,9 @@ def main() -> None:
                 session.validate(lm, step)
             stopping = session.stopping()
             if last or stopping or step % args.save_steps == 0:
-                session.save_checkpoint(
-                    step,
-                    lm,
-                    tokenizer,
-                    state={"generated_tokens": generated_tokens},
-                    keep=args.save_total_limit,
-                    more=lambda folder: save_learner(folder, model, optimizer),
-                )
+                state = {"generated_tokens": generated_tokens}
+                save_learner(run.path / f"checkpoint-{step}", model, optimizer)
+                session.save_checkpoint(step, lm, tokenizer, state, keep=args.save_total_limit)
             if stopping:
                 break
 

@@ -7,13 +7,12 @@
 The two methods differ in where the good text comes from:
 
 best_of_n  Rejection sampling (RAFT, Dong et al. 2023, arXiv 2304.06767). Each round samples n completions of every
-           prompt from the current model, keeps the best of each n by the reward (the one train.py maximises, without
-           its KL penalty), and fine-tunes on those. The loss is on the sampled ids of the completion only. EOS is one
-           of them if the sample ended with it; none is added where the length limit cut the sample off, because that
-           would teach to stop in mid-sentence. Nothing lowers the probability of bad text, and there is no KL term.
+           prompt from the current model, keeps the best of each n by train.py's reward without its KL penalty, and
+           fine-tunes on those. The loss is on the completion's sampled ids only. No EOS is added where the length
+           limit cut a sample off: that would teach to stop in mid-sentence. Nothing lowers the probability of bad
+           text, and there is no KL term.
 imdb       Positive reviews (negative ones with --negate_reward), loss on every token. The file is sorted by label, so
-           load_imdb shuffles both classes and takes them in turn: half of any 2k reviews are positive. Each review is
-           cut to the model's context; EOS ends those that fit.
+           load_imdb takes both classes in turn. Each review is cut to the model's context; EOS ends those that fit.
 
 Rows are padded on the right, where GPT-2's default positions 0, 1, 2, ... are right. Dropout is off.
 """
@@ -49,9 +48,7 @@ class SFTArguments(BaselineArguments):
     max_length: int = setting(0, "imdb: longest review in tokens; 0: the model's context")
     epochs: int = setting(2, "best_of_n: passes over the kept completions of a round")
     batch_size: int = setting(16, "texts to a gradient step")
-    learning_rate: float | None = setting(
-        None, "peak, decays linearly in each round; default: 7e-5 for mini models, else 1e-5; LoRA: x 5"
-    )
+    learning_rate: float | None = setting(None, "a round's, falls from: 7e-5 for mini, else 1e-5; LoRA: x 5")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,14 +56,13 @@ class SFTArguments(BaselineArguments):
         at_least(2, self, "num_generations")
         at_least(0, self, "max_length")
         above_0(self, "learning_rate")
-        unused = ["num_reviews", "max_length"]
-        if self.data != "best_of_n":
-            unused = ["prompts_per_round", "num_generations", "epochs"]
-        for name in unused:
-            if getattr(self, name) != getattr(type(self), name):
-                raise UserError(
-                    f"--{name} {getattr(self, name)} does nothing with --data {self.data}: leave it out"
-                )
+        of_reviews, of_samples = (
+            ("num_reviews", "max_length"),
+            ("prompts_per_round", "num_generations", "epochs"),
+        )
+        for name in of_reviews if self.data == "best_of_n" else of_samples:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise UserError(f"--{name} {value} does nothing with --data {self.data}: leave it out")
 
 
 PARSER = KitParser(SFTArguments, __doc__)
@@ -77,8 +73,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -87,7 +82,7 @@ from kit.base.files import digest
 from kit.lm.models import context
 from kit.lm.sampling import Completion, sample
 from kit.train.processes import refuse_idle_gpus
-from kit.train.session import Session, reward_without_penalty
+from kit.train.session import LanguageModel, Session, reward_without_penalty
 from reward_utils import RewardFunction
 
 IGNORED = -100  # a label that has no loss
@@ -96,7 +91,7 @@ Example = dict[str, list[int]]  # input_ids and labels, of equal length
 # ---- data --------------------------------------------------------------------------------------------------
 
 
-def best_of_n(completions: Sequence[Completion], rewards: Sequence[float], n: int) -> list[int]:
+def best_of_n(rewards: Sequence[float], n: int) -> list[int]:
     """Index of the best of each group of n consecutive completions; the first of equals."""
     # Q29. Suppose imitation were perfect. What are four rounds of best-of-8 in one word, and how many nats
     # from the base do they end?
@@ -105,7 +100,7 @@ def best_of_n(completions: Sequence[Completion], rewards: Sequence[float], n: in
 
 
 def completion_example(completion: Completion) -> Example:
-    """Prompt and completion as they were sampled, with the loss on the completion, EOS included if it is there."""
+    """The sampled ids of prompt and completion, with the loss on the completion, its EOS included."""
     prompt, sampled = completion.prompt_ids, completion.completion_ids
     return {"input_ids": [*prompt, *sampled], "labels": [IGNORED] * len(prompt) + list(sampled)}
 
@@ -118,7 +113,7 @@ def review_examples(
     max_length: int,
     limit: int,
 ) -> list[Example]:
-    """The first `limit` reviews with label `wanted`, cut to `max_length` tokens; EOS closes those that are whole."""
+    """The first `limit` reviews with label `wanted`, cut to `max_length` tokens; EOS ends the whole ones."""
     examples = []
     for text in [t for t, label in zip(texts, labels, strict=True) if label == wanted][:limit]:
         ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id][:max_length]
@@ -128,7 +123,7 @@ def review_examples(
 
 
 def best_of_round(
-    lm: PreTrainedModel | PeftModel,
+    lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     reward: RewardFunction,
@@ -136,7 +131,7 @@ def best_of_round(
     rng: np.random.Generator,
     stop_if_asked: Callable[[], None],
 ) -> tuple[list[Example], dict[str, float]]:
-    """Sample n completions of some prompts from `lm`, and keep the best of each n: (those, what there is to log).
+    """Sample n completions of some prompts from `lm`: (the best of each n, the numbers to log).
 
     `stop_if_asked` is called after every batch of completions, and may raise.
     """
@@ -147,19 +142,11 @@ def best_of_round(
         progress.advance(completions)
         stop_if_asked()
 
-    chosen = rng.choice(len(prompts), kept, replace=kept > len(prompts))
-    completions = sample(
-        lm,
-        tokenizer,
-        [prompts[i] for i in chosen],
-        args.num_generations,
-        max_new_tokens=args.max_completion_length,
-        temperature=args.temperature,
-        seed=int(rng.integers(2**31)),
-        on_batch=on_batch,
-    )
+    asked = rng.choice(prompts, kept, replace=kept > len(prompts)).tolist()
+    n, length, seed = args.num_generations, args.max_completion_length, int(rng.integers(2**31))
+    completions = sample(lm, tokenizer, asked, n, length, args.temperature, seed, on_batch=on_batch)
     scores, shaped = reward.base_reward([c.text for c in completions], [c.prompt for c in completions])
-    best = best_of_n(completions, shaped, args.num_generations)
+    best = best_of_n(shaped, n)
     return [completion_example(completions[i]) for i in best], {
         "score": float(np.mean(scores)),
         "shaped": float(np.mean(shaped)),
@@ -175,7 +162,7 @@ def best_of_round(
 class RoundCallback(TrainerCallback):
     """The gradient steps of one round: checked, logged and shown, counted over all rounds."""
 
-    def __init__(self, session: Session, lm: PreTrainedModel | PeftModel, before: int, total: int) -> None:
+    def __init__(self, session: Session, lm: LanguageModel, before: int, total: int) -> None:
         self.session, self.lm, self.before, self.total = session, lm, before, total
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
@@ -185,23 +172,19 @@ class RoundCallback(TrainerCallback):
         self.session.check_weights(self.before + state.global_step, model)
         control.should_training_stop |= self.session.stopping()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        if not logs or "loss" not in logs:  # the summary at the end
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:  # the summary at the end
             return
         step = self.before + state.global_step
         self.session.check(step, loss=logs["loss"])
-        self.session.log(
-            step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
-        )
+        self.session.log(step, {key: logs[key] for key in ("loss", "grad_norm", "learning_rate")})
         self.session.show(step, self.total, f"loss {logs['loss']:.3f}")
         if self.session.due(step) and step != self.total:
             self.session.validate(self.lm, step)
 
 
 def fine_tune(
-    model: PreTrainedModel | PeftModel,
+    model: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
     args: SFTArguments,
@@ -247,14 +230,14 @@ def main() -> None:
     refuse_idle_gpus()
     session = Session("sft", args, PARSER.argv)
     data = re.sub(r"[^\w.+=-]+", "-", Path(args.data).stem)
-    parts = ["sft", data, *args.name_parts(args.learning_rate)]
+    name = args.run_name or "-".join(["sft", data, *args.name_parts(args.learning_rate)])
     session.refuse_finished(session.state.get("rounds", 0), args.rounds, "rounds")
     args.learning_rate = session.rate(args.learning_rate, mini=7e-5, full=1e-5)
     lm, tokenizer, reference = session.load_models()
     prompts = session.load_prompts(lm, tokenizer)
     reward = reward_without_penalty(args, session.score, tokenizer)
 
-    # What there is to learn from, and how many steps it makes
+    # The data, and the number of steps
     sampled_data = args.data == "best_of_n"
     examples: list[Example] = []
     if sampled_data:
@@ -272,11 +255,11 @@ def main() -> None:
     steps_per_round = math.ceil(kept / args.batch_size) * epochs
     total = args.rounds * steps_per_round
 
-    run = session.open_run(args.run_name or "-".join(parts))
+    run = session.open_run(name)
     plan = f"{args.rounds} rounds of {steps_per_round} steps on the {source}, learning rate {args.learning_rate:g}"
     session.begin(lm, tokenizer, reference, reward, plan)
 
-    # Every draw is a function of (seed, round), so a resumed run is the one that was not interrupted
+    # Every draw is a function of (seed, round), so a resumed run draws what the uninterrupted run drew
     step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)
     with session.training(lm, tokenizer, name="sft"):
         session.start(lm)
@@ -287,21 +270,17 @@ def main() -> None:
                     lm, tokenizer, prompts, reward, args, rng, session.stop_if_asked
                 )
                 generated_tokens += sampled["generated_tokens"]
-                # of the step it is for, as in train.py
+                # under the step that uses it, as in train.py
                 session.log(step + 1, sampled | {"generated_tokens": generated_tokens})
-                print(
-                    f"round {number + 1}/{args.rounds} | R {sampled['shaped']:.3f}, of those kept "
-                    f"{sampled['kept_shaped']:.3f} | {generated_tokens} tokens generated",
-                    flush=True,
-                )
+                found = f"R {sampled['shaped']:.3f}, of those kept {sampled['kept_shaped']:.3f}"
+                print(f"round {number + 1}/{args.rounds} | {found} | {generated_tokens} tokens", flush=True)
             callback = RoundCallback(session, lm, step, total)
             fine_tune(lm, tokenizer, examples, args, epochs, int(rng.integers(2**31)), run.path, callback)
             step += steps_per_round
-            if session.last_step < step:  # stopped within the round, which a resumed run begins again
+            if session.last_step < step:  # stopped; a resumed run begins this round again
                 break
             if step == total:
                 session.validate(lm, step)
-            # The next round depends on nothing else
             state = {"rounds": number + 1, "generated_tokens": generated_tokens}
             session.save_checkpoint(step, lm, tokenizer, state, keep=1)
 

@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
         (["--temperature", "0"], "--temperature: 0 is not above 0"),
         (["nonsense"], "nonsense: give NAME=PATH"),
         (["a=x", "a=y"], "the name a is given twice"),
-        (["a=x", "--grpo", "y", "grpo=z"], "the name grpo is given twice"),
         (["base=mini"], "base is the reference model"),
         (["<b>=mini"], "give NAME=PATH"),
         (["--modl", "mini"], "unrecognized arguments: --modl"),

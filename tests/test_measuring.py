@@ -4,6 +4,7 @@ pytest tests/test_measuring.py
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from kit.lm.sampling import sample
 from kit.measure.measuring import METRICS, Bench, estimates
 from kit.measure.reference import ReferenceSamples
-from kit.train.validation import Limit, Validation
+from kit.train.validation import Validation
 from reward_utils import make_reward_function
 from sentiment import word_count_score
 from tests.test_reward_utils import by_definition, oracle
@@ -118,9 +119,9 @@ def test_captured_in_validation_is_that_of_the_run_s_own_reward(negate, counted,
     reward = make_reward_function(
         word_count_score if counted else (lambda t: [0.5] * len(t)), None, negate=negate
     )
-    limit = Limit.of(reward, samples, ["P", "Q"], beta=0.1)
     rows = [row("great great great", sentiment=0.9, kl_policy_ref=1.0, prompt=p) for p in "PQ"]
-    found = Validation(None, None, None, word_count_score if counted else None, limit).metrics(rows)
+    bench = SimpleNamespace(prompts=["P", "Q"])
+    found = Validation(bench, None, None, reward, beta=0.1, samples=samples).metrics(rows)
     start = 0.2 / 3 if counted else (2 / 3 if negate else 1 / 3)
     assert found["val/captured"] == pytest.approx(gain / (0.1 * math.log(grown) - start))
     assert found.get("val/score_mean") == (pytest.approx(0.6) if counted else None)
@@ -132,7 +133,8 @@ def test_every_name_in_validation_stands_for_its_own_number():
                "truncated": (True, False, False, False)}  # fmt: skip
     texts = ("a b", "a b a", "", "c d c d")
     rows = [row(text, **{key: values[i] for key, values in columns.items()}) for i, text in enumerate(texts)]
-    found = Validation(None, None).metrics(rows)
+    reward = SimpleNamespace(score=None)
+    found = Validation(None, None, None, reward, beta=0.0, samples=None).metrics(rows)
     low, high = found.pop("val/sentiment_ci_low"), found.pop("val/sentiment_ci_high")
     assert 0.2 <= low < 0.55 < high <= 0.9
     assert found == pytest.approx(

@@ -73,7 +73,7 @@ def test_resumed_by_another_number_of_processes(one, tmp_path, monkeypatch):
     assert config["processes"] == 1
     (run / "config.json").write_text(json.dumps(config | {"processes": 2}))
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", str(run), "--max_steps", "3"])
-    with pytest.raises(UserError, match=r"trained by 2 processes, not 1, .*; launch 2, or start a new run"):
+    with pytest.raises(UserError, match=r"this run has processes 2, not 1: .*, or start a new run"):
         script.main()
 
 
@@ -116,8 +116,8 @@ def test_the_baselines_run_as_one_process(monkeypatch):
     ("variable", "value", "flags", "gpu", "says"),
     [
         ("ACCELERATE_USE_FSDP", "true", [], False, "FSDP needs GPUs"),
-        ("ACCELERATE_USE_FSDP", "true", ["--use_peft"], True, "--use_peft does not go together with FSDP"),
-        ("ACCELERATE_USE_FSDP", "true", ["--beta", "0.1"], True, "--beta does not go together with FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", ["--use_peft"], True, "--use_peft does not work with FSDP"),
+        ("ACCELERATE_USE_FSDP", "true", ["--beta", "0.1"], True, "--beta does not work with FSDP"),
         ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", [], False, "ZeRO-3 .*; use FSDP2"),
     ],
 )

@@ -52,7 +52,7 @@ def completion(prompt_ids: list[int], completion_ids: list[int]) -> Completion:
 
 def test_the_best_of_each_group_is_kept():
     rewards = [0.1, 0.9, 0.3, 0.7, 0.2, 0.7]  # two prompts, three completions each; of equals the first
-    assert sft.best_of_n([completion([1], [2])] * 6, rewards, n=3) == [1, 3]
+    assert sft.best_of_n(rewards, n=3) == [1, 3]
 
 
 def test_loss_is_on_the_sampled_tokens_alone_eos_included():
@@ -277,7 +277,7 @@ def test_what_is_drawn_follows_seed_and_temperature(method, flags, tmp_path, mon
     class Drawn(Exception):
         pass
 
-    def spy(lm, tokenizer, prompts, *_, seed, temperature, **__):
+    def spy(lm, tokenizer, prompts, num, length, temperature, seed, **__):
         raise Drawn(seed, temperature, tuple(prompts))
 
     def drawn(*more: str) -> tuple:

@@ -23,13 +23,8 @@ def failing() -> tracking.Tracker:
             raise OSError("no space\nleft")
         seen.append((step, values))
 
-    made = tracking.Tracker()
-    made.name, made.send, made.close, made.seen = (
-        "TensorBoard",
-        send,
-        lambda summary, exit_code: seen.append("closed"),
-        seen,
-    )
+    made = tracking.Tracker("TensorBoard", send, lambda summary, exit_code: seen.append("closed"))
+    made.seen = seen
     return made
 
 
@@ -66,13 +61,14 @@ def test_wandb_without_a_login_asks_nobody_and_is_kept_offline(terminal, capsys,
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setattr(tracking, "in_reach", lambda url: True)
-    tracking.WandB("p", "vanilla", {}, tmp_path, ["grpo"])
+    tracking.open_wandb("p", tmp_path, {"method": "grpo", "kl_type": "forward"})
+    assert (started["tags"], started["job_type"]) == (["grpo", "forward"], "grpo")
     assert started["mode"] == "offline" and "W&B: no login" in capsys.readouterr().out
 
 
 def test_one_that_cannot_be_opened_is_said_and_the_run_goes_on_without(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "trackio", None)
-    assert tracking.open_tracker("trackio", "p", tmp_path, {}, ["grpo"], 0) is None
+    assert tracking.open_tracker("trackio", "p", tmp_path, {}, 0) == tracking.Tracker()
     assert "--report_to trackio: " in capsys.readouterr().err
 
 
@@ -87,7 +83,7 @@ def test_one_that_is_not_installed_is_refused(monkeypatch):
 def test_tensorboard_gets_the_lines_of_metrics_jsonl_and_samples_as_text(tmp_path):
     from tensorboard.backend.event_processing import event_accumulator as accumulator
 
-    tracker = tracking.open_tracker("tensorboard", "p", tmp_path, {}, ["grpo"], 0)
+    tracker = tracking.open_tracker("tensorboard", "p", tmp_path, {}, 0)
     tracker.log(3, {"train/reward": 0.5, "val/kl_policy_ref": 2.0})
     tracker.log_samples(3, [{"completion": "so <b>good"}] * 17)
     tracker.finish({})
@@ -105,7 +101,7 @@ from pathlib import Path
 from trackio.sqlite_storage import SQLiteStorage
 from kit.train import tracking
 for first_step, reward in ((0, 0.25), (2, 0.5), (0, 0.75)):  # a run; it is resumed; another of its name
-    tracker = tracking.open_tracker("trackio", "p", Path("run"), {}, ["grpo"], first_step)
+    tracker = tracking.open_tracker("trackio", "p", Path("run"), {}, first_step)
     for step in range(first_step + 1, 4):
         tracker.log(step, {"train/reward": reward})
     tracker.finish({})

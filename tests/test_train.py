@@ -452,7 +452,7 @@ def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
         show=lambda *parts: shown.append(parts),
         due=lambda step: False,
     )
-    callback = StepCallback(session, torch.nn.Identity(), keep=None)
+    callback = StepCallback(session, torch.nn.Identity(), keep=2)
     state = SimpleNamespace(global_step=2, max_steps=4)
     callback.on_log(None, state, None, {"loss": 0.1, "step_time": 1.25})
     assert shown == [(2, 4, "1.2 s")]
@@ -534,7 +534,7 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
 )
 def test_learning_rate_and_steps_follow_the_policy(mini, lora, rate, steps):
     session = Session.__new__(Session)
-    session.choice, session.ours = SimpleNamespace(of_mini=mini), SimpleNamespace(use_peft=lora)
+    session.choice, session.args = SimpleNamespace(of_mini=mini), SimpleNamespace(use_peft=lora)
     assert session.rate(None, mini=3e-4, full=2e-5) == pytest.approx(rate)
     assert session.rate(7e-5, mini=3e-4, full=2e-5) == 7e-5
     assert session.steps(-1) == steps and session.steps(7) == 7

@@ -189,8 +189,8 @@ def refuse_change(run: str | Path, setting: str, was: object, now: object) -> No
     """Raise the `UserError` for a resumed run with another value of a setting."""
     had = "unset" if was is None else was
     raise UserError(
-        f"--resume {run}: this run has {setting} {had}, not {now}, which would be another experiment; leave it out, or "
-        "start a new run"
+        f"--resume {run}: this run has {setting} {had}, not {now}: that would be another experiment; go on with what "
+        "it had, or start a new run"
     )
 
 

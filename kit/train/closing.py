@@ -1,4 +1,4 @@
-"""The last words of a training run on screen: what its numbers say, and what to try."""
+"""The end of a training run on screen: what its numbers say, and what to try next."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from kit.base.metrics import Estimate
 from kit.measure.verdict import HACKED, signals, verdict
 from kit.train.validation import NAMES
 
-SHORT = 0.8  # of the base's length: below it the penalty is paid with silence
-FAR = 1.0  # nats from the base that a score should have been bought with
+SHORT = 0.8  # of the base's length: below it a text avoids the KL by ending early
+FAR = 1.0  # nats: a KL above it should come with a higher score
 
 
-def what_next(ours: Arguments, penalty: str, first: dict[str, float], last: dict[str, float]) -> str:
-    """The last words on screen: at most three lines on what the run's first and last validation say together.
+def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict[str, float]) -> str:
+    """At most three lines on the run, from its `first` and `last` validation.
 
     `penalty`: the flags of the run's KL term, its strength last (`--kl_type forward --kl_coef 0.05`); empty for none.
     """
@@ -20,22 +20,20 @@ def what_next(ours: Arguments, penalty: str, first: dict[str, float], last: dict
         {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
     )
     found = signals(model, base)
-    # the KL stands in every sentence anyway
-    odd = ", ".join(
-        f"{s.name} {s.value:.2f} {s.unit}" for s in found if s.level != "ok" and not s.name.startswith("KL")
-    )
-    score = "val/score_mean" if ours.hackable_reward else "val/sentiment_mean"
-    gain = (last[score] - first[score]) * (-1 if ours.negate_reward else 1)
+    unusual = [s for s in found if s.level != "ok" and not s.name.startswith("KL")]  # the KL is told anyway
+    odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in unusual)
+    score = "val/score_mean" if args.hackable_reward else "val/sentiment_mean"
+    gain = (last[score] - first[score]) * (-1 if args.negate_reward else 1)
     kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
     if kl > FAR and gain <= 0:
         return (
-            f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): something drives the wrong way.\n"
+            f"The KL has grown to {kl:.1f} nats, and the score has not ({gain:+.2f}): the update goes the wrong way.\n"
             "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
         )
     if verdict(found) == HACKED and not penalty:
         return (
             f"Hacked, {kl:.0f} nats away ({odd}): is that what you meant by positive?\n"
-            "  The cure is yours to write: fill rewards.py, check it with  python rewards.py\n"
+            "  You write the cure: fill rewards.py, check it with  python rewards.py\n"
             "  then train with             python train.py --kl_type forward"
         )
     if verdict(found) == HACKED:
@@ -44,7 +42,7 @@ def what_next(ours: Arguments, penalty: str, first: dict[str, float], last: dict
         flags = f" {penalty}" if penalty else ""
         return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
             "Your shaped reward still pays for it:  python rewards.py shaped_reward"
-            if ours.reward_shaping == "shaped"
+            if args.reward_shaping == "shaped"
             else f"Next: python train.py{flags} --reward_shaping shaped"
         )
     share = f", captured {last['val/captured']:.2f}" if "val/captured" in last else ""

@@ -1,24 +1,23 @@
-"""Credit token by token: GRPO with an advantage for every token, and the exact KL in the loss.
+"""Per-token advantages (`--credit token`): GRPO with an advantage for every token, and the exact KL in the loss.
 
-GRPO gives all tokens of a completion one advantage, so each of them carries the luck of all the others. Here the reward
-model reads along. Its score of the text so far says what the final reward will be, better with every word; between two
-such looks the tokens are credited with the difference they made.
+GRPO gives all tokens of a completion one advantage, which contains the noise of all the others. Here the reward model
+scores each prefix, every 4 tokens, and each block of tokens is credited with the change of the predicted reward V.
 
     V_j = E[reward | first j blocks of 4 tokens], fitted to the score so far and the rewards of the group's others
     A_j = sum_{i >= j} lambda^(i - j) (V_{i+1} - V_i),  V at the end = the reward     (GAE, gamma = 1: Schulman 2016)
 
-With lambda = 1 the sum telescopes to reward - V_j: all of the luck that comes later. With lambda = 0 a block gets what
-it changed itself, and nothing for what it made possible without the reward model seeing it.
+With lambda = 1 the sum is reward - V_j: credit for everything that follows. With lambda = 0 a block is credited with
+its own change only.
 
-The price of distance is not in the reward. KL(pi||pi_ref) = E_pi[sum_t k_t] with
-k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)). Its gradient has two parts: each k_t is differentiated as it
-stands, and a token is charged for the k_s of the prefixes that it leads to:
+The KL is in the loss, not in the reward. KL(pi||pi_ref) = E_pi[sum_t k_t] with
+k_t = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t)). Its gradient has two parts: that of each k_t itself, and a charge
+to each token for the k_s of the prefixes it leads to:
 
     loss = E[sum_t beta k_t - (A_t - beta F_t) log pi(x_t|x<t)]
     F_t  = sum_{s > t} k_s - (the mean of that over the micro-batch's other completions, at the same place)
 
 With lambda = 1 that is the gradient of E[reward] - beta KL(pi||pi_ref) for any V that does not see the completion's own
-reward. V is fitted to the N completions of the batch with its own among them, so it is off by about 3/N.
+reward. V is fitted to the N completions of the batch, its own among them, which gives an error of about 3/N.
 """
 
 from collections.abc import Sequence
@@ -34,17 +33,16 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from kit.lm.log_probs import as_reference, chunks, next_token_log_softmax
-from reward_utils import RewardFunction
 
 RIDGE = 0.5  # half a completion's weight
-BLOCK = 4  # tokens between two looks: a look costs a twentieth of a step on the bundled models
+BLOCK = 4  # tokens between two scores: a score costs a twentieth of a step on the bundled models
 
 
 def prefix_values(rewards: np.ndarray, so_far: np.ndarray) -> np.ndarray:
     """V of P groups of G completions: rewards (P, G), scores after 1, ..., K blocks (P, G, K) -> (P, G, K + 2).
 
-    V_0 is what the group's others got, V_{K+1} the reward itself. A score is NaN from where the completion has ended: V
-    is the reward there. Fitted to the batch by least squares, block by block; the ridge is half a completion's weight.
+    V_0 is fitted to the rewards of the group's others, V_{K+1} is the reward itself. A score is NaN once the completion
+    has ended: V is the reward there. Ridge regression over the batch, block by block.
     """
     n = rewards.shape[1]
     others = (rewards.sum(1, keepdims=True) - rewards) / (n - 1)
@@ -76,9 +74,9 @@ def credit(values: np.ndarray, trace: float) -> np.ndarray:
 
 
 def later(k: Tensor, lengths: Sequence[int]) -> Tensor:
-    """F: what comes after each token, less the mean of the other completions that are as long; alone, just what comes.
+    """F: the sum of k after each token, minus its mean over the other completions that are as long, if there are any.
 
-    `k` (N,) are the tokens of B completions one behind the other, `lengths` (B,) of them; so is the result.
+    `k` (N,) holds the tokens of B completions of `lengths`, one after the other; so does the result.
     """
     rows = [row.flip(0).cumsum(0).flip(0) - row for row in k.split(list(lengths))]
     after = pad_sequence(rows, batch_first=True)  # (B, T), 0 behind the end
@@ -108,7 +106,7 @@ class CreditTrainer(GRPOTrainer):
         return rewards
 
     def _credit(self, rewards: np.ndarray, prompts: list[str], completion_ids: list[list[int]]) -> Tensor:
-        """A of every token, (N, longest); what stands behind a completion's end is never read."""
+        """A of every token, (N, longest); what is after a completion's end is never read."""
         longest = max(map(len, completion_ids))
         cuts = [(i, end) for i, row in enumerate(completion_ids) for end in range(BLOCK, len(row), BLOCK)]
         texts = self.processing_class.batch_decode(
@@ -130,35 +128,23 @@ class CreditTrainer(GRPOTrainer):
         return output
 
     def _compute_loss(self, model: PreTrainedModel | PeftModel, inputs: dict[str, Any]) -> Tensor:
-        rows = {
-            part: [
-                ids[mask.bool()].tolist()
-                for ids, mask in zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"], strict=True)
-            ]
-            for part in ("prompt", "completion")
-        }
-        (chunk,) = chunks(rows["prompt"], rows["completion"], len(rows["prompt"]))
-        with self.accelerator.autocast():  # as model.forward has it, which is not what is called
+        def token_ids(part: str) -> list[list[int]]:
+            pairs = zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"], strict=True)
+            return [ids[mask.bool()].tolist() for ids, mask in pairs]
+
+        prompts, reward = token_ids("prompt"), self.reward_funcs[0]
+        (chunk,) = chunks(prompts, token_ids("completion"), len(prompts))
+        with self.accelerator.autocast():  # model.forward would do it, but is not called
             log_p = next_token_log_softmax(model, chunk, self.temperature)  # (N, V)
-        reward: RewardFunction = self.reward_funcs[0]
-        with (
-            self.accelerator.autocast(),
-            torch.no_grad(),
-            as_reference(reward.policy, reward.reference) as reference,
-        ):
-            log_q = next_token_log_softmax(reference, chunk, self.temperature)
+            with torch.no_grad(), as_reference(reward.policy, reward.reference) as reference:
+                log_q = next_token_log_softmax(reference, chunk, self.temperature)
         chosen = log_p.gather(-1, chunk.sampled.to(log_p.device).unsqueeze(-1)).squeeze(-1)
-        advantages = torch.cat(
-            [
-                inputs["advantages"][row, :length]
-                for row, length in zip(chunk.rows, chunk.lengths, strict=True)
-            ]
-        )
+        of_rows = zip(chunk.rows, chunk.lengths, strict=True)
+        advantages = torch.cat([inputs["advantages"][row, :length] for row, length in of_rows])
         k = kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)  # (N,)
         advantages = advantages - self.price * later(k.detach(), chunk.lengths)
         # the ratio is 1, and its gradient that of log pi
         loss = (self.price * k - (chosen - chosen.detach()).exp() * advantages).sum()
-        measured = {"entropy": -chosen.mean(), "kl": k.mean()}
-        for name, value in measured.items():
-            self._metrics["train"][name].append(value.item())
+        self._metrics["train"]["entropy"].append(-chosen.mean().item())
+        self._metrics["train"]["kl"].append(k.mean().item())
         return loss / inputs["num_items_in_batch"]

@@ -17,8 +17,8 @@ from kit.train.session import Session
 class Rollouts:
     """TRL's `rollout_func`: completions from the policy as it is, with the log-probability of every token drawn.
 
-    The random numbers are a function of the seed, the step and the completion's place in the batch of all processes.
-    So a resumed run draws what the uninterrupted one drew, and two processes draw together what one would. (With
+    The random numbers depend on the seed, the step and the completion's place in the batch of all processes. So a
+    resumed run draws what the uninterrupted run drew, and two processes draw together what one would. (With
     num_iterations above 1, or steps_per_generation above a step's micro-batches, only if the run was stopped between
     two batches.)
     """
@@ -45,7 +45,7 @@ class Rollouts:
             "prompt_ids": prompt_ids,
             "completion_ids": completion_ids,
             "logprobs": log_probs,
-            "policy_log_probs": log_probs,  # under a name of its own it reaches the reward
+            "policy_log_probs": log_probs,  # TRL hands an unknown key on to the reward
         }
 
 
@@ -84,16 +84,16 @@ SHOWN = {  # in the step's line on screen
 
 
 class StepCallback(TrainerCallback):
-    """Every logged step: one line of metrics.jsonl and one on screen. Validates before the first step, every
-    `--eval_every` steps and at the end; after the step's own line, and before its checkpoint is saved."""
+    """Every step: one line of metrics.jsonl and one on screen. Validates before the first step, every `--eval_every`
+    steps and at the end: after the step's line, before its checkpoint is saved."""
 
-    def __init__(self, session: Session, policy: torch.nn.Module, keep: int | None) -> None:
+    def __init__(self, session: Session, policy: torch.nn.Module, keep: int) -> None:
         self.session, self.policy, self.keep = session, policy, keep
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any, lr_scheduler: Any, model: Any, **_: Any
     ) -> None:
-        # A checkpoint brings its own --save_steps, and the rate that --max_steps of then gave: 0 for a finished run
+        # A checkpoint holds the --save_steps and learning rate of its run: 0 if that was finished. Take today's
         state.compute_steps(args, state.max_steps)
         if isinstance(lr_scheduler, LambdaLR):
             for group, base, decay in zip(
@@ -103,30 +103,25 @@ class StepCallback(TrainerCallback):
         follow(self.policy, model)
         self.session.start(self.policy)
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        if not logs or "train_runtime" in logs:  # TRL's summary at the end
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "train_runtime" in logs:  # TRL's summary at the end
             return
         m = {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
         self.session.check(state.global_step, **m)
         self.session.log(state.global_step, m)
-        # A step on a batch that was used before (--num_iterations) has no rewards of its own, most runs no penalty
+        # A step that uses a batch again (num_iterations) has no rewards, and most runs have no penalty
         shown = [name for name in SHOWN if name in m and (m[name] or name != "kl_penalty")]
-        self.session.show(
-            state.global_step, state.max_steps, *(SHOWN[name].format(m[name]) for name in shown)
-        )
+        parts = [SHOWN[name].format(m[name]) for name in shown]
+        self.session.show(state.global_step, state.max_steps, *parts)
         self._validate_if_due(state)
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         self.session.check_gradient(state.global_step + 1, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         follow(self.policy, model)
         self.session.check_weights(state.global_step, self.policy)
-        if not control.should_log:  # else on_log comes next, and its line belongs above ours
+        if not control.should_log:  # else on_log comes next, and its line should be first
             self._validate_if_due(state)
         if self.session.stopping():
             control.should_save = control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""Many trainings, some at a time, each brought to its end after any interruption; and tables of their results."""
+"""Many trainings, some at a time, that go on after any interruption; and tables of their results."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
+import pandas as pd
 import yaml
 
 from kit.base.cli import split, take
@@ -28,7 +29,7 @@ from kit.lm.models import ROOT
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is wanted. `command`: what follows `python`, without seed and folder."""
+    """A wanted run. `command` is what follows `python`, without seed and folder."""
 
     command: Sequence[str]
     folder: Path
@@ -40,7 +41,7 @@ class Training:
 
     @property
     def record(self) -> Path:
-        """The file with its command. It lies beside the folder, since it is written before the folder exists."""
+        """The file with its command, beside the folder, which does not exist yet when it is written."""
         return self.folder.with_name(f"{self.folder.name}.command.json")
 
 
@@ -58,16 +59,14 @@ def finish_runs(
 ) -> None:
     """Finish all trainings, `jobs` at a time with one thread each, and print a line for each that ends.
 
-    Their screens go to `log_file`; `told(folder)` is added to the line of a finished run.
-
-    Raises:
-        UserError: a training fails, or its folder was made by another command.
+    Their screens go to `log_file`; `told(folder)` is added to the line of a finished run. Raises `UserError` if a
+    training fails, or its folder was made by another command.
     """
     for training in wanted:
         kept = json.loads(training.record.read_text(encoding="utf-8")) if training.record.is_file() else None
         if training.folder.exists() and kept != spelled_out(training.command):
             raise UserError(
-                f"{training.folder} was trained by hand, or by another command than the one wanted now (its own is in "
+                f"{training.folder} was trained by hand, or by another command than the wanted one (its own is in "
                 f"{training.record.name}); remove that folder, or name another"
             )
     todo = [training for training in wanted if not training.finished]
@@ -79,19 +78,16 @@ def finish_runs(
         try:
             for done, future in enumerate(as_completed(running), start=1):
                 future.result()
-                folder = running[future].folder
-                left = (time.monotonic() - start) / done * (len(todo) - done)
-                print(
-                    f"[{done:>2}/{len(todo)}] {folder.name:<18} {told(folder)}   eta {clock(left)}",
-                    flush=True,
-                )
+                folder, left = running[future].folder, (time.monotonic() - start) / done * (len(todo) - done)
+                line = f"[{done:>2}/{len(todo)}] {folder.name:<18} {told(folder)}   eta {clock(left)}"
+                print(line, flush=True)
         except BaseException as stop:
             pool.shutdown(wait=False, cancel_futures=True)
-            # Ctrl-C in a terminal reaches the trainings too: each saves a checkpoint and ends, and a second signal
-            # would cut that short. Any other signal reaches this process alone.
+            # Ctrl-C in a terminal reaches the trainings too: each saves a checkpoint and ends; a second signal would
+            # stop that. Any other signal reaches this process only.
             if (signum := getattr(stop, "signum", signal.SIGINT)) != signal.SIGINT:
                 for process in started:
-                    process.send_signal(signum)  # what has ended is left alone
+                    process.send_signal(signum)  # ignored if it has ended
             raise
 
 
@@ -101,10 +97,10 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
     if folder.exists():
         if Run(folder).checkpoints():
-            Run(folder).last_checkpoint()  # if none is whole, its sentence; nothing is thrown away
+            Run(folder).last_checkpoint()  # raises if none is whole; nothing is thrown away
             flags = ["--resume", str(folder)]
         else:  # it was stopped before there was anything to keep
-            with Run(folder).lock():  # or it is training at this moment: then its sentence
+            with Run(folder).lock():  # raises if it is being trained
                 shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_text(training.record, json.dumps(spelled_out(training.command)))
@@ -130,21 +126,15 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
 
 def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The mean over seeds of every series, step by step, where all seeds have it."""
-    merged = [defaultdict[int, dict[str, Any]](dict) for _ in histories]
-    for steps, rows in zip(merged, histories, strict=True):
-        for row in rows:
-            steps[row["step"]].update(row)
-    history = []
-    for step in sorted(set.intersection(*map(set, merged))):
-        lines = [steps[step] for steps in merged]
-        keys = [key for key in lines[0] if all(line.get(key) is not None for line in lines)]
-        history.append({key: fmean(line[key] for line in lines) for key in keys} | {"step": step})
-    return history
+    rows = pd.concat([pd.DataFrame(seed, dtype=float).groupby("step").last() for seed in histories])
+    steps = rows.groupby("step")
+    means = steps.mean().where(steps.count() == len(histories)).dropna(how="all")
+    return [{"step": step, **row.dropna().to_dict()} for step, row in means.iterrows()]
 
 
 def cells(seeds: Sequence[Mapping[str, float]], digits: Mapping[str, int]) -> list[str]:
-    """A table's cells, one for each metric in `digits`: `0.75 [0.73, 0.78]`, the mean of the seeds, the lowest, the
-    highest. One seed has no brackets, and a metric that none has is an empty cell."""
+    """A cell for each metric in `digits`: `0.75 [0.73, 0.78]`, the mean of the seeds, the lowest, the highest; only
+    the value for one seed, and empty if no seed has the metric."""
     found = []
     for key, n in digits.items():
         values = [seed[key] for seed in seeds if key in seed]
@@ -159,16 +149,12 @@ def counted(names: Iterable[str]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """A table in Markdown."""
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ["---"] * len(header), *rows))
 
 
 def write_between(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between <!-- mark --> and <!-- /mark --> on the page.
-
-    Raises:
-        UserError: the marks are not there.
-    """
+    """Replace the text between <!-- mark --> and <!-- /mark --> on the page. Raises `UserError` if they are missing."""
     old = page.read_text(encoding="utf-8")
     between = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
     new, found = re.subn(between, lambda m: m[1] + text + m[2], old, flags=re.S)

@@ -1,6 +1,6 @@
 """Weights & Biases, Trackio, TensorBoard, only when asked for: the lines of metrics.jsonl, under the same names.
 
-What goes wrong there while a run trains ends the tracking, not the run.
+An error of theirs ends the tracking, not the run.
 """
 
 import importlib.util
@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -23,181 +24,150 @@ SAMPLES = 16  # of a validation
 TABLE_COLUMNS = ("step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref")
 
 
+@dataclass
 class Tracker:
-    """One run on the tracker called `name`. `send` and `close` are what its library does."""
+    """One run on the tracker called `name`; without arguments, no tracker.
 
-    name: str
-    send: Callable[[int, dict[str, Any]], None] | None
-    close: Callable[[dict[str, Any], int], None]  # of a summary and an exit status
+    `send` takes a step and its values; "samples" among them are rows, not a number. `close` takes a summary and an
+    exit status.
+    """
+
+    name: str = "none"
+    send: Callable[[int, dict[str, Any]], None] = lambda step, values: None
+    close: Callable[[dict[str, Any], int], None] = lambda summary, exit_code: None
+    failed: bool = False
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """The metrics of one step."""
-        self._send(step, metrics)
+        self._guarded(lambda: self.send(step, metrics))
 
     def log_samples(self, step: int, rows: list[dict[str, Any]]) -> None:
         """The first completions of a validation."""
-        self._send(step, {"samples": rows[:SAMPLES]})
+        self._guarded(lambda: self.send(step, {"samples": rows[:SAMPLES]}))
 
     def finish(self, summary: dict[str, Any], exit_code: int = 0) -> None:
         """Close the run."""
-        if self.send is not None:
-            self._guarded(lambda: self.close(summary, exit_code))
-
-    def _send(self, step: int, values: dict[str, Any]) -> None:
-        if (send := self.send) is not None:
-            self._guarded(lambda: send(step, values))
+        self._guarded(lambda: self.close(summary, exit_code))
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
-            action()
-        except Exception as error:  # a full disk, a locked data base, a service that died: all one to the run
-            self.send = None
+            if not self.failed:
+                action()
+        except Exception as error:  # a full disk, a locked data base, a service that died
+            self.failed = True
             reason = one_line(f"{type(error).__name__}: {error}", 200)
             print(f"{self.name} logs no more ({reason}); metrics.jsonl goes on", file=sys.stderr)
 
 
-class WandB(Tracker):
-    """A W&B run, on one step axis. Without a login, or out of reach, it is kept offline."""
+def open_wandb(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
+    """A W&B run, on one step axis; offline without a login or network. Raises `UserError` if W&B refuses."""
+    import wandb
 
-    name = "W&B"
+    mode, base_url = os.environ.get("WANDB_MODE"), wandb.Settings().base_url
+    if mode is None:
+        why = "no login" if not _logged_in(base_url) else ""
+        if not why and not in_reach(base_url):
+            why = f"{base_url} is out of reach"
+        if why:
+            mode = "offline"
+            print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
+    method = config["method"]
+    tags = [method, *filter(None, [config.get("kl_type")])]
+    try:
+        run = wandb.init(project=project, name=folder.name, config=config, dir=str(folder), mode=mode, tags=tags,
+                         job_type=method)  # fmt: skip
+    except (wandb.errors.Error, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline") from None
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    table: list[list[Any]] = []  # a row for each sample of every validation so far
 
-    def __init__(
-        self, project: str, name: str, config: dict[str, Any], folder: Path, tags: list[str]
-    ) -> None:
-        import wandb
+    def send(step: int, values: dict[str, Any]) -> None:
+        if "samples" in values:
+            table.extend([step, *(row[c] for c in TABLE_COLUMNS[1:])] for row in values["samples"])
+            values = {"samples": wandb.Table(columns=list(TABLE_COLUMNS), data=table)}
+        run.log({"step": step, **values})
 
-        mode = os.environ.get("WANDB_MODE")
-        base_url = wandb.Settings().base_url
-        if mode is None:
-            why = None
-            if not _logged_in(base_url):
-                why = "no login"
-            elif not in_reach(base_url):
-                why = f"{base_url} is out of reach"
-            if why:
-                mode = "offline"
-                print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
-        try:
-            run = wandb.init(
-                project=project,
-                name=name,
-                config=config,
-                dir=str(folder),
-                mode=mode,
-                tags=tags,
-                job_type=tags[0],
-            )
-        except (wandb.errors.Error, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"--wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline"
-            ) from None
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        table: list[list[Any]] = []  # a row for each sample of every validation so far
+    def close(summary: dict[str, Any], exit_code: int) -> None:
+        run.summary.update(summary)
+        run.finish(exit_code=exit_code)
 
-        def send(step: int, values: dict[str, Any]) -> None:
-            if "samples" in values:
-                table.extend([step, *(row[c] for c in TABLE_COLUMNS[1:])] for row in values["samples"])
-                values = {"samples": wandb.Table(columns=list(TABLE_COLUMNS), data=table)}
-            run.log({"step": step, **values})
-
-        def close(summary: dict[str, Any], exit_code: int) -> None:
-            run.summary.update(summary)
-            run.finish(exit_code=exit_code)
-
-        self.send, self.close = send, close
+    return Tracker("W&B", send, close)
 
 
-class TensorBoard(Tracker):
-    """Event files in the run folder; steps after `first_step` of a resumed run replace what was there."""
+def open_tensorboard(folder: Path, first_step: int) -> Tracker:
+    """Event files in the run folder; a resumed run replaces the steps after `first_step`."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    name = "TensorBoard"
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def send(step: int, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if key == "samples":  # indented: Markdown shows it as it is
+                writer.add_text(key, "".join(f"    {to_json(row)}\n" for row in value), step)
+            else:
+                writer.add_scalar(key, value, step)
+        writer.flush()
 
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
-
-        def send(step: int, values: dict[str, Any]) -> None:
-            for key, value in values.items():
-                if key == "samples":  # indented: Markdown shows it as it is
-                    text = "".join(f"    {to_json(row)}\n" for row in value)
-                    writer.add_text(key, text, step)
-                else:
-                    writer.add_scalar(key, value, step)
-            writer.flush()
-
-        self.send, self.close = send, lambda summary, exit_code: writer.close()
+    return Tracker("TensorBoard", send, lambda summary, exit_code: writer.close())
 
 
-class Trackio(Tracker):
-    """A run in Trackio's local data base: `trackio show --project PROJECT` opens the page.
+def open_trackio(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
+    """A run in Trackio's local data base; `trackio show --project PROJECT` opens the page.
 
-    A resumed run is another one of the same name: Trackio knows runs by their names, and to take the last of this name
-    up again could be to write into somebody else's.
+    A resumed run becomes another run of the same name: Trackio knows runs by name only, and might go on with another's.
     """
+    import trackio
 
-    name = "Trackio"
+    more: dict[str, Any] = {"resume": "never", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+    with redirect_stdout(None):  # seven lines
+        run = trackio.init(project=project, name=folder.name, config=config, **more)
+    print(f"Trackio: look at it with: trackio show --project {project}")
 
-    def __init__(self, project: str, name: str, config: dict[str, Any]) -> None:
-        import trackio
+    def send(step: int, values: dict[str, Any]) -> None:
+        if "samples" in values:
+            import pandas
 
-        more: dict[str, Any] = {
-            "resume": "never",
-            "embed": False,
-            "auto_log_gpu": False,
-            "auto_log_cpu": False,
-        }
-        with redirect_stdout(None):  # it says in seven lines what stands below in one
-            run = trackio.init(project=project, name=name, config=config, **more)
-        print(f"Trackio: look at it with: trackio show --project {project}")
+            values = {"samples": trackio.Table(dataframe=pandas.DataFrame(values["samples"]))}
+        run.log(values, step=step)
 
-        def send(step: int, values: dict[str, Any]) -> None:
-            if "samples" in values:
-                import pandas
+    def close(summary: dict[str, Any], exit_code: int) -> None:
+        with redirect_stdout(None):
+            trackio.finish()
 
-                values = {"samples": trackio.Table(dataframe=pandas.DataFrame(values["samples"]))}
-            run.log(values, step=step)
-
-        def close(summary: dict[str, Any], exit_code: int) -> None:
-            with redirect_stdout(None):
-                trackio.finish()
-
-        self.send, self.close = send, close
+    return Tracker("Trackio", send, close)
 
 
 def refuse_uninstalled(report_to: str) -> None:
-    """Raises `UserError` if the library of that tracker is not there."""
+    """Raises `UserError` if the tracker's library is not installed."""
     if report_to in ("trackio", "tensorboard") and importlib.util.find_spec(report_to) is None:
         raise UserError(f"--report_to {report_to}: it is not installed: pip install -r requirements-play.txt")
 
 
 def open_tracker(
-    report_to: str, project: str, folder: Path, config: dict[str, Any], tags: list[str], first_step: int
-) -> Tracker | None:
-    """The tracker `report_to` of the run in `folder`; None where it is `none`, or, with a line why, cannot be had.
+    report_to: str, project: str, folder: Path, config: dict[str, Any], first_step: int
+) -> Tracker:
+    """The tracker of the run in `folder`. If Trackio or TensorBoard cannot be opened, one line says why.
 
     Raises:
-        UserError: W&B refuses; it was asked for by name, and what to do about it is known.
+        UserError: W&B refuses.
     """
-    if report_to == "none":
-        return None
     if report_to == "wandb":
-        return WandB(project, folder.name, config, folder, tags)
+        return open_wandb(project, folder, config)
     try:
         if report_to == "tensorboard":
-            return TensorBoard(folder, first_step)
-        return Trackio(project, folder.name, config)
+            return open_tensorboard(folder, first_step)
+        if report_to == "trackio":
+            return open_trackio(project, folder, config)
     except Exception as error:  # as in Tracker
-        print(
-            f"--report_to {report_to}: {one_line(str(error), 200)}; the run goes on without", file=sys.stderr
-        )
-        return None
+        reason = one_line(str(error), 200)
+        print(f"--report_to {report_to}: {reason}; the run goes on without", file=sys.stderr)
+    return Tracker()
 
 
 def in_reach(base_url: str, seconds: float = 5.0) -> bool:
-    """Does anything answer there? `wandb.init` would wait for a minute and a half, and then end the run."""
+    """Does anything answer there? `wandb.init` would wait for 90 seconds and then end the run."""
     try:
         urllib.request.urlopen(base_url, timeout=seconds).close()
     except urllib.error.HTTPError:

@@ -14,13 +14,13 @@ from trl import GRPOConfig
 
 from kit.base.errors import UserError
 
-# Settings of the loss, all of them on-policy estimates of the same gradient or bounds on it.
+# Settings of the loss: estimates of the same on-policy gradient, or bounds on it
 LOSS = set(
     "epsilon epsilon_high delta num_iterations steps_per_generation importance_sampling_level "
     "mask_truncated_completions off_policy_mask_threshold use_bias_correction_kl".split()
 )
 LOSS_PREFIXES = ("sapo_", "vespo_")
-# The optimizer and its schedule; memory, hardware and the cluster.
+# The optimizer and its schedule; memory, hardware, the cluster
 ALLOWED = set(
     "optim optim_args weight_decay max_grad_norm lr_scheduler_type lr_scheduler_kwargs warmup_steps "
     "activation_checkpointing activation_checkpointing_kwargs tf32 deepspeed use_vllm".split()
@@ -33,17 +33,17 @@ REASONS = {
     "eval_steps": "give --eval_every",
     "disable_dropout": "dropout is always off, so that the KL at step 0 is 0",
     "fp16": "training is in bfloat16 or float32",
-    "sync_ref_model": "it would move the reference that every KL is measured to",
+    "sync_ref_model": "it would move the reference of every KL",
     "trust_remote_code": "code that comes with a model is never run here",
     "model_init_kwargs": "code that comes with a model is never run here",
 }
 REASONS |= dict.fromkeys(
     ("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"),
-    "it changes what is sampled but not the log-probs, so every KL would be that of another model; use --temperature",
+    "it changes what is sampled but not the log-probs, so every KL would be wrong; use --temperature",
 )
 REASONS |= dict.fromkeys(
     ("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy"),
-    "it needs the entropy of every token, which the kit only estimates from the sampled ones",
+    "it needs the entropy of every token, and the kit has only an estimate from the sampled ones",
 )
 
 
@@ -93,7 +93,7 @@ def extra_settings(text: str | None, kit_flags: set[str], credit: str) -> dict[s
 
 @contextmanager
 def refusals_of_trl() -> Iterator[None]:
-    """What TRL refuses in the block, or an optimizer that is not installed, is a `UserError`."""
+    """TRL's refusals in the block, and an optimizer that is not installed, become a `UserError`."""
     try:
         yield
     except (ValueError, ImportError) as error:

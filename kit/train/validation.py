@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,10 @@ from kit.measure.frontier import captured
 from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
 from kit.measure.reference import ReferenceSamples
 from kit.train.tracking import Tracker
-from reward_utils import RewardFunction, Scorer
+from reward_utils import RewardFunction
 from sentiment import word_count_score
 
-VALIDATION_SEED = 20_240_229  # its own stream: how often we validate changes nothing in training
+VALIDATION_SEED = 20_240_229  # a stream of its own: how often we validate changes nothing in training
 SHOWN_SAMPLES = 4
 SAMPLE_COLUMNS = ("prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref", "tokens")  # samples.jsonl
 # name in metrics.jsonl -> key of `kit.measure.measuring.METRICS`
@@ -38,37 +40,31 @@ NAMES = {
 }
 
 
+@dataclass
 class Validation:
-    """Measures a policy on the bench's prompts, writes what it found, and shows it.
+    """Measures a policy on the bench's prompts, writes the numbers and shows them.
 
-    `score` is the reward's own score if that is not the bench's classifier (the hackable counter): a reward that
-    rises while the classifier's does not is the point of that exercise.
+    `reward` and the KL coefficient `beta` are the run's; `samples` are those of the reference, for `captured`.
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        run: Run,
-        tracker: Tracker | None = None,
-        score: Scorer | None = None,
-        limit: "Limit | None" = None,
-    ) -> None:
-        self.bench, self.run_folder, self.tracker, self.score = bench, run, tracker, score
-        self.limit = limit
+    bench: Bench
+    folder: Run
+    tracker: Tracker
+    reward: RewardFunction
+    beta: float
+    samples: ReferenceSamples | None
 
-    def run(self, policy: PreTrainedModel | PeftModel, step: int) -> dict[str, float]:
+    def run(self, policy: PreTrainedModel | PeftModel, step: int) -> None:
         """Measure `policy`, log the `val/*` metrics and every sample at `step`, print one line and four samples."""
         rows = self.bench.rows(policy, self.bench.tokenizer)
         metrics = self.metrics(rows)
         samples = [{key: row[key] for key in SAMPLE_COLUMNS} for row in rows]
-        self.run_folder.log(step, metrics)
-        self.run_folder.log_samples(step, samples)
-        if self.tracker is not None:
-            self.tracker.log(step, metrics)
-            self.tracker.log_samples(step, samples)
+        self.folder.log(step, metrics)
+        self.folder.log_samples(step, samples)
+        self.tracker.log(step, metrics)
+        self.tracker.log_samples(step, samples)
         print(line(step, metrics))
         print(sample_table(rows), flush=True)
-        return metrics
 
     def metrics(self, rows: Sequence[Row]) -> dict[str, float]:
         """The `val/*` metrics of one row per prompt."""
@@ -85,43 +81,27 @@ class Validation:
             **{name: found[key].value for name, key in NAMES.items()},
         }
         texts, scores = [row["completion"] for row in rows], sentiment
-        if self.score is not None:
-            scores = self.score(texts)
+        if self.reward.score is word_count_score:  # --hackable_reward
+            scores = word_count_score(texts)
             metrics["val/score_mean"] = statistics.fmean(scores)
-        if self.limit is not None:
-            rewards = np.array(self.limit.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
+        if self.samples is not None:
+            rewards = np.array(self.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
             kl = column_of(rows, "kl_policy_ref")
-            share = captured(rewards[:, None], kl, self.limit.reference_rewards, self.limit.beta)
+            share = captured(rewards[:, None], kl, self.reference_rewards, self.beta)
             if not math.isnan(share.value):
-                low, high = share.interval()
-                metrics |= {
-                    "val/captured": share.value,
-                    "val/captured_ci_low": low,
-                    "val/captured_ci_high": high,
-                }
+                metrics["val/captured"] = share.value
+                metrics["val/captured_ci_low"], metrics["val/captured_ci_high"] = share.interval()
         return metrics
 
-
-@dataclass(frozen=True)
-class Limit:
-    """What `captured` is measured against: the run's own reward less its penalty, what that gives for the reference's
-    samples (prompts, N), and the price `beta` of a nat of KL(pi||pi_ref)."""
-
-    reward: RewardFunction
-    reference_rewards: np.ndarray
-    beta: float
-
-    @classmethod
-    def of(
-        cls, reward: RewardFunction, samples: ReferenceSamples, prompts: Sequence[str], beta: float
-    ) -> "Limit":
-        """The limit for a reward that scores as the samples are scored, or by counting words."""
-        n = samples.scores.shape[1]
-        texts = [text for group in samples.texts for text in group]
-        counted = reward.score is word_count_score
-        scores = word_count_score(texts) if counted else samples.scores.reshape(-1).tolist()
-        shaped = reward.shaped(scores, texts, [prompt for prompt in prompts for _ in range(n)])
-        return cls(reward, np.reshape(shaped, (-1, n)), beta)
+    @cached_property
+    def reference_rewards(self) -> np.ndarray:
+        """The run's reward, without its penalty, of the reference's samples: (prompts, N)."""
+        assert self.samples is not None
+        texts, n = [*chain(*self.samples.texts)], self.samples.scores.shape[1]
+        counted = self.reward.score is word_count_score
+        scores = word_count_score(texts) if counted else self.samples.scores.reshape(-1).tolist()
+        prompts = [prompt for prompt in self.bench.prompts for _ in range(n)]
+        return np.reshape(self.reward.shaped(scores, texts, prompts), (-1, n))
 
 
 def line(step: int, m: dict[str, float]) -> str:
@@ -138,14 +118,10 @@ def line(step: int, m: dict[str, float]) -> str:
 
 
 def sample_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Four samples, the same prompts each time: under hacking log pi_ref falls while the score rises."""
+    """Four samples, always of the same prompts. In a hacked model log pi_ref falls while the score rises."""
     every = max(len(rows) // SHOWN_SAMPLES, 1)
     cells = [
-        (
-            f"{r['sentiment']:.2f}",
-            f"{-r['ref_nll'] * r['tokens']:.0f}",
-            f"{r['prompt']} ▸{r['completion']}",
-        )
+        (f"{r['sentiment']:.2f}", f"{-r['ref_nll'] * r['tokens']:.0f}", f"{r['prompt']} ▸{r['completion']}")
         for r in rows[every // 2 :: every][:SHOWN_SAMPLES]
     ]
     return table(("score", "log pi_ref", "prompt ▸ completion"), cells)
