@@ -2,16 +2,19 @@
 
     python -m benchmarks.step_time --write            about six minutes on two cores: let nothing else run
     python -m benchmarks.step_time --growth --write   a quarter of an hour: sizes of a step, a completion, the model
-    python -m benchmarks.step_time --busy --write     five minutes: beside two other programs
+    python -m benchmarks.step_time --busy --write     five minutes: beside programs that keep every core busy
 
 Bare TRL is `GRPOTrainer` on the model as `from_pretrained` gives it, with TRL's own sampling and loss and a reward
 that costs nothing. Prompts, sizes and optimizer are the same. Every case runs in a process of its own, in one order
 and then in the other; the figures are medians over both. The floor is the arithmetic that cannot be left out (2
 floating point operations for each weight and token, 6 with the backward pass), at the rate at which this machine
 multiplies matrices of the model's shapes. Models of --growth have random weights: speed and memory do not depend on
-what a model has learned. --busy compares the wait policy that the kit sets (kit/base/screen.py) with GNU OpenMP's own,
-and starts two programs that never wait; OMP_NUM_THREADS must not be set. With --write the tables go into docs/speed.md,
-and the figure of --growth to docs/speed.png.
+what a model has learned. With --write the tables go into docs/speed.md, and the figure of --growth to docs/speed.png.
+
+--busy measures a step of `python train.py` without flags: with OMP_WAIT_POLICY=passive, which the kit sets, and without
+it; on a quiet machine, and beside one single-threaded process a core that never waits. The fair share is the time that
+a step takes if all threads get equal parts of the cores. With T threads in a step and S spinning processes on S cores
+there are (T + S) / S threads on each core, so it is (T + S) / S times the quiet step: twice for one thread a core.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -28,8 +31,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +79,8 @@ from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 FORWARD = "forward penalty"
-VARIANTS = ("bare TRL", "no penalty, both KLs measured", FORWARD, "LoRA, forward")
+NO_PENALTY = "no penalty, both KLs measured"  # train.py without flags
+VARIANTS = ("bare TRL", NO_PENALTY, FORWARD, "LoRA, forward")
 WIDTH = 256
 # What is varied -> {size: flags}; the middle size is the default
 GROWTH: dict[str, dict[int, dict[str, Any]]] = {
@@ -83,6 +88,8 @@ GROWTH: dict[str, dict[int, dict[str, Any]]] = {
     "tokens of a completion": {n: {"max_completion_length": n} for n in (20, 40, 80)},
     "width of the model": {n: {} for n in (128, WIDTH, 512)},
 }
+# How OpenMP's threads wait. 200 is the default of macOS's OpenMP and nothing to Linux's: it only keeps `quiet` away
+WAITING = {"unset": {"KMP_BLOCKTIME": "200"}, "passive": {"OMP_WAIT_POLICY": "passive"}}
 PAGE = ROOT / "docs" / "speed.md"
 
 
@@ -219,10 +226,19 @@ def random_gpt2(folder: Path) -> ModelChoice:
 
 
 def time_all(cases: dict[str, tuple], steps: int) -> dict[str, Timing]:
-    """The cases (variant, models, flags), each in a fresh process, there and back again."""
+    """The cases (variant, models, flags, waiting), each in a fresh process, there and back again.
+
+    OpenMP reads its environment when torch is imported, so `waiting` is set before the process starts.
+    """
     found: dict[str, Timing] = {}
     for name in (*cases, *reversed(cases)):
-        timing = in_new_process(name, *cases[name], steps)
+        variant, choice, flags, waiting = cases[name]
+        for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+            os.environ.pop(variable, None)
+        os.environ |= WAITING[waiting]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            timing = process.submit(time_variant, variant, choice, steps, flags).result()
+        print(f"{name:<30} {np.median(timing.steps):.2f} s", flush=True)
         if name not in found:
             found[name] = timing
             continue
@@ -234,24 +250,22 @@ def time_all(cases: dict[str, tuple], steps: int) -> dict[str, Timing]:
     return found
 
 
-def in_new_process(name: str, variant: str, choice: ModelChoice, flags: dict[str, Any], steps: int) -> Timing:
-    """`time_variant`, with a line on the screen for the case called `name`."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        timing = processes.submit(time_variant, variant, choice, steps, flags).result()
-    print(f"{name:<30} {np.median(timing.steps):.2f} s", flush=True)
-    return timing
+def spread(seconds: list[float]) -> str:
+    """`2.82 [2.77, 2.94]`, the median and the quartiles."""
+    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    return f"{median:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def compared(choice: ModelChoice, steps: int) -> str:
     """Markdown: a step of each variant, and the phases of the one with a forward penalty."""
-    found = time_all({variant: (variant, choice, {}) for variant in VARIANTS}, steps)
+    found = time_all({variant: (variant, choice, {}, "passive") for variant in VARIANTS}, steps)
     gpu = torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU"
     bare = float(np.median(found[VARIANTS[0]].steps))
     rows = []
     for variant, t in found.items():
-        low, seconds, high = np.quantile(t.steps, [0.25, 0.5, 0.75])
-        cells = [variant, f"{seconds:.2f} [{low:.2f}, {high:.2f}]", f"{seconds / bare:.2f} x"]
+        seconds = float(np.median(t.steps))
+        cells = [variant, spread(t.steps), f"{seconds / bare:.2f} x"]
         share = f"{t.gflop / seconds / t.gflops:.0%}"
         rows.append([*cells, f"{t.tokens / seconds:,.0f}", share, f"{t.memory:,.0f} MB"])
     t = found[FORWARD]
@@ -277,7 +291,7 @@ def growth(folder: Path, steps: int) -> tuple[str, Figure]:
             if not policy.exists():
                 random_policy(policy, width=width, layers=6, heads=width // 64, vocabulary=8192)
             choice = ModelChoice(str(policy), str(MINI / "sentiment"), "a benchmark")
-            cases[f"{axis} {size}"] = (FORWARD, choice, flags)
+            cases[f"{axis} {size}"] = (FORWARD, choice, flags, "passive")
     found, rows = time_all(cases, steps), []
     figure, axes = plots.grid(1, len(GROWTH), (9, 2.8), sharey=True)
     for ax, (axis, sizes) in zip(axes.flat, GROWTH.items(), strict=True):
@@ -296,38 +310,41 @@ def growth(folder: Path, steps: int) -> tuple[str, Figure]:
     return markdown(["varied", "size", "seconds a step", "tokens/s", "peak memory", "slope"], rows), figure
 
 
-def beside_others(choice: ModelChoice, steps: int, others: int = 2) -> str:
-    """Markdown: a step with and without the kit's wait policy, and with it beside `others` programs."""
-    passive, spin = {"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "300000"}  # libgomp's own number
-    cases = {
-        "alone, OpenMP's own waiting": (spin, 0),
-        "alone, passive": (passive, 0),
-        "beside others, passive": (passive, others),
+@contextmanager
+def spinning(count: int) -> Iterator[list[subprocess.Popen]]:
+    """`count` processes of one thread that never wait. Each also ends when this process is gone."""
+    code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+    spinners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    try:
+        yield spinners
+    finally:
+        for process in spinners:
+            process.kill()
+            process.wait()
+
+
+def busy(choice: ModelChoice, steps: int) -> str:
+    """Markdown: the default step with and without the wait policy, and beside one spinning process a core."""
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    cases = {f"quiet, {waiting}": (NO_PENALTY, choice, {}, waiting) for waiting in WAITING}
+    quiet_steps = time_all(cases, steps)
+    with spinning(cores):
+        busy_steps = time_all({"busy, passive": (NO_PENALTY, choice, {}, "passive")}, (steps + 1) // 2)
+    seconds = {name: float(np.median(t.steps)) for name, t in (quiet_steps | busy_steps).items()}
+    passive = seconds["quiet, passive"] / seconds["quiet, unset"]
+    share = seconds["busy, passive"] / (seconds["quiet, passive"] * (threads + cores) / cores)
+    ratios = {
+        "quiet, unset": "",
+        "quiet, passive": f"quiet: passive / unset = {passive:.2f} (at most 1.05 wanted)",
+        "busy, passive": f"busy: passive / fair share = {share:.2f} (at most 2 wanted)",
     }
-    found: dict[str, list[float]] = defaultdict(list)
-    for name in (*cases, *reversed(cases)):
-        policy, count = cases[name]
-        for variable in (*passive, *spin):
-            os.environ.pop(variable, None)
-        os.environ |= policy
-        spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-        try:
-            found[name] += in_new_process(name, FORWARD, choice, {}, steps).steps
-        finally:
-            for process in spinning:
-                process.kill()
-    own, alone, busy = (float(np.median(found[name])) for name in cases)
-    threads = torch.get_num_threads()
-    fair = alone * (threads + others) / threads
-    ratios = ["", f"{alone / own:.2f} x OpenMP's own (at most 1.05)"]
-    ratios.append(f"{busy / fair:.2f} x the fair share, {fair:.2f} s (at most 2)")
     rows = [
-        [name, "{1:.2f} [{0:.2f}, {2:.2f}]".format(*np.quantile(found[name], [0.25, 0.5, 0.75])), ratio]
-        for name, ratio in zip(cases, ratios, strict=True)
+        [*name.split(", "), spread(t.steps), ratios[name]] for name, t in (quiet_steps | busy_steps).items()
     ]
+    header = ["machine", "OMP_WAIT_POLICY", "seconds a step", "ratio"]
     return (
-        f"{choice.policy_name}, {threads} threads, {others} other programs of one thread; median [quartiles] of "
-        f"{2 * steps} steps.\n\n" + markdown(["step with a forward penalty", "seconds", ""], rows)
+        f"{choice.policy_name}, {platform.machine()} CPU, {threads} threads; `python train.py` without flags; "
+        f"busy = beside {cores} spinning processes; median [quartiles].\n\n{markdown(header, rows)}"
     )
 
 
@@ -338,15 +355,15 @@ def main() -> None:
     add("--steps", type=at_least_1, default=8, metavar="N", help="measured steps a process (default: 8)")
     add("--gpt2", action="store_true", help="GPT-2 and DistilBERT in their real sizes, with random weights")
     add("--growth", action="store_true", help="how a step grows, instead of its comparison with TRL")
-    add("--busy", action="store_true", help="a step beside two other programs, instead")
+    add("--busy", action="store_true", help="a step beside programs that keep every core busy")
     add("--write", action="store_true", help="write to docs/speed.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
         if args.growth:
             text, figure = growth(Path(folder), args.steps)
         else:
-            text = (beside_others if args.busy else compared)(choice, args.steps)
+            choice = random_gpt2(Path(folder)) if args.gpt2 else resolve_models(args.model)
+            text = busy(choice, args.steps) if args.busy else compared(choice, args.steps)
     print(f"\n{text}")
     if args.write:
         flag = " --growth" if args.growth else " --busy" if args.busy else ""
