@@ -3,17 +3,17 @@
     python -m benchmarks.placement                     three seeds of twelve places and of no term: half an hour
     python -m benchmarks.placement --only "k3 loss"
 
-With d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d), the term of a completion is sum_t f_t:
+The term of a completion is sum_t f_t, with d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d):
 
     k1 = d    k2 = d^2/2    k3 = w - 1 + d    w log w    1 - w    exact = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t))
 
-In the reward it is a number, in the loss it is differentiated on the samples as they stand:
+In the reward it is a number; in the loss it is differentiated, with the samples fixed:
 
     reward   A = r - c sum_t f_t - (mean of the group)     loss = E[-A sum_t log pi(x_t)]
     loss     A = r - (mean of the group)                   loss = E[-A sum_t log pi(x_t) + c sum_t f_t]
 
-No advantage is divided by a standard deviation: that would give the same c another weight in either place. It can be
-stopped and started again at any time.
+Advantages are not divided by a standard deviation: the same c would then weigh differently in the two places. The
+command can be stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -48,15 +48,11 @@ from sentiment import load_scorer
 
 KEPT, PAGE = ROOT / "outputs" / "placement.jsonl", ROOT / "docs" / "results.md"
 ESTIMATORS = ("k1", "k2", "k3", "w log w", "1 - w", "exact")
-PLACES = {"none": ("", "")} | {
-    f"{f} {place}": (f, place) for f, place in product(ESTIMATORS, ("reward", "loss"))
-}
+PLACES = {"none": ("", "")} | {f"{f} {at}": (f, at) for f, at in product(ESTIMATORS, ("reward", "loss"))}
 PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
 STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
 SETTINGS = [PROMPTS, GROUP, TOKENS, STEPS, RATE, PRICE]  # kept with every row: others make other numbers
 MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
-
-
 DIGITS = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
 
 
@@ -70,8 +66,8 @@ def estimate(name: str, log_p: Tensor, log_q: Tensor, sampled: Tensor) -> Tensor
 
 
 def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk, score: Tensor) -> Tensor:
-    """The loss of a chunk of B completions, groups of `GROUP` side by side in their own order, as `score` (B,) has
-    them: the formulas above. The log-probs are (N, V), of all tokens of the chunk."""
+    """The loss above of a chunk of B completions. The log-probs are (N, V), for all tokens of the chunk; `score` (B,)
+    has groups of `GROUP` side by side."""
     chosen = log_p.gather(-1, chunk.sampled[:, None]).squeeze(-1)
     places = torch.tensor(chunk.rows).argsort()  # a chunk has the shortest first
 
@@ -112,15 +108,10 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
     found = sample(policy, tokenizer, HELD_OUT_PROMPTS, 2, TOKENS, seed=1)
-    _, _, forth, back = exact_distances(
-        policy, reference, [c.prompt_ids for c in found], [c.completion_ids for c in found]
-    )
-    return {
-        "sentiment": fmean(score([c.text for c in found])),
-        "kl_policy_ref": fmean(forth),
-        "kl_ref_policy": fmean(back),
-        "length": fmean(len(c.completion_ids) for c in found),
-    }
+    ids = [c.prompt_ids for c in found], [c.completion_ids for c in found]
+    _, _, forth, back = exact_distances(policy, reference, *ids)
+    numbers = score([c.text for c in found]), forth, back, map(len, ids[1])
+    return dict(zip(DIGITS, map(fmean, numbers), strict=True))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
