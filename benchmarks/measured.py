@@ -21,7 +21,7 @@ import numpy as np
 from kit.base.cli import BASE, Parser
 from kit.base.errors import UserError
 from kit.base.files import write_text
-from kit.base.metrics import Estimate, words
+from kit.base.metrics import words
 from kit.base.runs import read_lines, read_metrics, read_samples, to_json
 from kit.base.screen import Progress
 from kit.lm.models import resolve_models
@@ -168,10 +168,5 @@ def keep(line: Line) -> None:
 
 def judged(line: Line, base: Line) -> Line:
     """A run's line with `signals` and `verdict` as today's limits have them."""
-    mine, its = (as_estimates(found["metrics"]) for found in (line, base))
-    found = signals(mine, its, line.get("zero_std_groups"), base["judge_slope"])
+    found = signals(line["metrics"], base["metrics"], line.get("zero_std_groups"), base["judge_slope"])
     return line | {"signals": [asdict(signal) for signal in found], "verdict": verdict(found)}
-
-
-def as_estimates(values: Mapping[str, float]) -> dict[str, Estimate]:
-    return {key: Estimate(value, np.empty(0)) for key, value in values.items()}

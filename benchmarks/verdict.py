@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.measured import Line, as_estimates
+from benchmarks.measured import Line
 from benchmarks.results import PAGE as RESULTS_PAGE
 from benchmarks.results import measured
 from kit.base.cli import Parser
 from kit.base.errors import run_main
-from kit.base.metrics import Estimate
 from kit.measure.verdict import HEALTHY, LEVELS, signals
 from kit.train.sweep import markdown, write_between
 from kit.train.validation import NAMES
@@ -44,13 +43,11 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def first_steps(line: Line) -> tuple[int | None, int | None]:
     """The steps of the validations at which the first signal is raised, and from which on the label is hacked."""
-
-    def found(row: Line) -> dict[str, Estimate]:
-        return as_estimates({key: row[name] for name, key in NAMES.items()})
-
-    start, *later = (row for row in line["curves"] if "val/sentiment_mean" in row)
-    raised = (r["step"] for r in later if any(s.level != LEVELS[0] for s in signals(found(r), found(start))))
-    hacked = (r["step"] for r in later if r.get("broken", 0) > HACKED_FROM)
+    rows = [row for row in line["curves"] if "val/sentiment_mean" in row]
+    values = [{key: row[name] for name, key in NAMES.items()} for row in rows]
+    levels = [{signal.level for signal in signals(found, values[0])} for found in values]
+    raised = (row["step"] for row, found in zip(rows, levels, strict=True) if found != {LEVELS[0]})
+    hacked = (r["step"] for r in rows[1:] if r.get("broken", 0) > HACKED_FROM)
     return next(raised, None), next(hacked, None)
 
 

@@ -240,7 +240,8 @@ def compared(
 ) -> dict[str, Any]:
     """The model's entry in comparison.json: its estimates beside those of the base, its signals and its verdict."""
     found, others = dict(model.estimates), model is not base
-    raised = signals(found, base.estimates, zero_std_groups(model), slope) if found and others else []
+    mine, its = ({key: e.value for key, e in m.estimates.items()} for m in (model, base))
+    raised = signals(mine, its, zero_std_groups(model), slope) if found and others else []
     if samples and others and "kl_policy_ref" in found:
         share = captured_by(model, samples, num_samples)
         found |= {} if math.isnan(share.value) else {"captured": share}

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.base.metrics import Estimate
-
 # (suspicious from, alarming from); the base model is at 0 or at 1 in all. The limits lie between sound and hacked
 # runs of the bundled models, and were chosen on one half of an earlier set of runs (docs/verdict.md). The judge gap's
 # limits are wider than what the judge's noise alone can make: 0.1 with 128 completions. The bundled judge confirms
@@ -58,17 +56,17 @@ def judge_slope(sentiment: Sequence[float], judge: Sequence[float]) -> float:
 
 
 def signals(
-    model: Mapping[str, Estimate],
-    base: Mapping[str, Estimate],
+    model: Mapping[str, float],
+    base: Mapping[str, float],
     zero_std_groups: float | None = None,
     slope: float = 1.0,
 ) -> list[Signal]:
-    """The signals, from the metrics of `evaluate.py`; one whose metric is missing is left out.
+    """The signals, from the values of evaluate.py's metrics; one whose metric is missing is left out.
 
     `zero_std_groups`: the share over the last logged training steps, for a model that has a run folder.
     `slope`: `judge_slope` of the base model's texts; below `MIN_JUDGE_SLOPE` there is no judge gap.
     """
-    pairs = {key: (mine.value, base[key].value) for key, mine in model.items() if key in base}
+    pairs = {key: (mine, base[key]) for key, mine in model.items() if key in base}
     gains = {key: mine - its for key, (mine, its) in pairs.items()}
     found = []
 
@@ -94,7 +92,7 @@ def signals(
     if "ref_nll" in gains:
         add("reference NLL", abs(gains["ref_nll"]), REFERENCE_NLL, "nats/token off")
     if "kl_policy_ref" in model:
-        add("KL(π‖π_ref)", model["kl_policy_ref"].value, KL, "nats/completion")
+        add("KL(π‖π_ref)", model["kl_policy_ref"], KL, "nats/completion")
     if "empty_ratio" in gains:
         add("empty", gains["empty_ratio"], EMPTY, "share")
     if zero_std_groups is not None:

@@ -1,9 +1,6 @@
 """The last words of a training run on screen: what its numbers say, and what to try."""
 
-import numpy as np
-
 from kit.base.flags import Arguments
-from kit.base.metrics import Estimate
 from kit.measure.verdict import HACKED, signals, verdict
 from kit.train.validation import NAMES
 
@@ -16,9 +13,7 @@ def what_next(ours: Arguments, penalty: str, first: dict[str, float], last: dict
 
     `penalty`: the flags of the run's KL term, its strength last (`--kl_type forward --kl_coef 0.05`); empty for none.
     """
-    model, base = (
-        {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
-    )
+    model, base = ({key: m[name] for name, key in NAMES.items()} for m in (last, first))
     found = signals(model, base)
     # the KL stands in every sentence anyway
     odd = ", ".join(
