@@ -111,8 +111,7 @@ def draw(ax: Axes, runs: Runs, key: str) -> None:
     for i, (label, how) in enumerate(runs.items()):
         run, look = trained(*how), style(i)
         if key:
-            shown = {"label": label, "color": look.color, "ls": look.line, "marker": look.marker}
-            join(ax, read_metrics(run), "step", key, ms=3, **shown)
+            join(ax, read_metrics(run), "step", key, ms=3, label=label, **look.pen)
         else:
             values = kl_by_position(run)
             places = np.arange(1, len(values) + 1) + 0.4 * i - 0.2

@@ -169,8 +169,8 @@ def figure(runs: dict[str, list[Line]]) -> Figure:
                 dots = [(x, value) for x, seeds in found for value in seeds]
                 means = [(x, float(np.nanmean(seeds))) for x, seeds in found if seeds]
                 ax.plot(*zip(*dots, strict=True), ".", color=look.color, ms=4)
-                ax.plot(*zip(*means, strict=True), color=look.color, ls="" if names else look.line, lw=1,
-                        marker=look.marker, mfc="none", label=label)  # fmt: skip
+                pen = look.pen | ({"ls": ""} if names else {})
+                ax.plot(*zip(*means, strict=True), lw=1, mfc="none", label=label, **pen)
             ax.set_ylim(*limits)
             if ax in axes[:, 0]:
                 ax.set_ylabel(unit)

@@ -284,10 +284,10 @@ def spinning(count: int) -> Iterator[list[subprocess.Popen]]:
 def busy(choice: ModelChoice, steps: int) -> str:
     """Markdown: the default step with and without the wait policy, and beside one spinning process a core."""
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    cases = {f"quiet, {waiting}": (NO_PENALTY, choice, {}, waiting) for waiting in WAITING}
+    cases: dict[str, tuple] = {f"quiet, {waiting}": (NO_PENALTY, choice, {}, waiting) for waiting in WAITING}
     unset, passive = time_all(cases, steps).values()
     with spinning(cores):
-        case = {"busy, passive": (NO_PENALTY, choice, {}, "passive")}
+        case: dict[str, tuple] = {"busy, passive": (NO_PENALTY, choice, {}, "passive")}
         (beside,) = time_all(case, (steps + 1) // 2).values()
     fair_share = passive.seconds * (threads + cores) / cores
     cost = f"quiet: passive / unset = {passive.seconds / unset.seconds:.2f} (at most 1.05 wanted)"

@@ -3,6 +3,7 @@
 Every series has its own colour (Okabe & Ito, for colour-blind readers), line style, marker and hatch (for grey prints).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,11 @@ class Style(NamedTuple):
     line: str | tuple[int, tuple[int, ...]]
     marker: str
     hatch: str
+
+    @property
+    def pen(self) -> dict[str, Any]:
+        """The look of a line, for `Axes.plot`."""
+        return {"color": self.color, "ls": self.line, "marker": self.marker}
 
 
 STYLES = (
@@ -126,18 +132,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int 
         for index, (name, rows) in enumerate(runs.items(), start=start):
             look = style(index)
             size = 4 if sum(r.get(key) is not None for r in rows) <= 20 else 0
-            join(
-                ax,
-                rows,
-                "step",
-                key,
-                color=look.color,
-                ls=look.line,
-                marker=look.marker,
-                ms=size,
-                lw=1.6,
-                label=name,
-            )
+            join(ax, rows, "step", key, ms=size, lw=1.6, label=name, **look.pen)
             low, high = key.replace("_mean", "_ci_low"), key.replace("_mean", "_ci_high")
             band = [(r["step"], r[low], r[high]) for r in rows if low != key and r.get(low) is not None]
             if band:
@@ -162,9 +157,8 @@ def reward_against_kl(
 ) -> Figure:
     """Score against KL(pi||pi_ref): left by the reward model, right by the judge (Gao et al. 2022).
 
-    `points`: `model`, `step`, `source` ("samples" or "validation"), `kl`, `sentiment`, `judge` (None: not on
-    the right). Curve points: `kl`, `sentiment`, `judge`. `names` fixes the look of each model. The horizontal
-    axis is linear up to 1 nat and logarithmic beyond: best-of-n lives below 2 nats, a hacked run above 100.
+    The points are those of `frontier` in comparison.json; `names` fixes the look of each model. The horizontal axis is
+    linear up to 1 nat and logarithmic beyond: best-of-n stays below 2 nats, and a hacked run is above 100.
     """
     figure, axes = grid(1, 2, (10.5, 4.9), sharex=True, sharey=True)
     drawn = [*points, *best_of_n, *tilt]
@@ -191,8 +185,7 @@ def reward_against_kl(
             ):
                 mine = [p for p in points if (p["model"], p["source"]) == (name, source)]
                 mine.sort(key=lambda p: (p["step"] is None, p["step"]))
-                join(ax, mine, "kl", key, color=look.color, ls=look.line, lw=1.0, marker=look.marker, ms=size,
-                     mfc=face, label=label)  # fmt: skip
+                join(ax, mine, "kl", key, lw=1.0, ms=size, mfc=face, label=label, **look.pen)
         ax.set_xscale("symlog", linthresh=1.0, linscale=1.0)
         ax.set_xlim(0, top * 1.3)
         ticks = (0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -217,23 +210,23 @@ def metric_bars(
     A model without a value has no bar but keeps its place.
     """
     columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
+    rows = math.ceil(len(panels) / columns)
     size = (2.7 * columns + 1.0, rows * (0.9 + 0.3 * len(names)) + 0.3)
     figure, axes = grid(rows, columns, size, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     for ax, (title, unit, values) in zip(axes.flat, panels, strict=False):
         for row, name in enumerate(names):
-            value, low, high = values.get(name, (np.nan, np.nan, np.nan))
-            look = style(row)
-            if not np.isfinite(value):
-                ax.text(
-                    0.02, row, "not measured", transform=ax.get_yaxis_transform(), va="center", fontsize=7
-                )
+            if name not in values:
+                place = ax.get_yaxis_transform()
+                ax.text(0.02, row, "not measured", transform=place, va="center", fontsize=7)
                 continue
+            value, low, high = values[name]
+            look = style(row)
             ax.barh(row, value, color=look.color, alpha=0.5, hatch=look.hatch, edgecolor="black", lw=0.6)
-            if np.isfinite(low) and np.isfinite(high):
-                ax.plot([low, high], [row, row], color="black", lw=1.5, marker="|", ms=6)
+            ax.plot(
+                [low, high], [row, row], color="black", lw=1.5, marker="|", ms=6
+            )  # nothing if they are NaN
         ax.set_title(title, loc="left")
         ax.set_xlabel(unit)
         ax.set_yticks(range(len(names)), names)
