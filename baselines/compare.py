@@ -24,10 +24,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kit import ROOT
 from kit.base.cli import Parser, at_least_1, positive
 from kit.base.errors import UserError, run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT, resolve_models
+from kit.lm.models import resolve_models
 from kit.measure import plots
 from kit.measure.measuring import METRICS
 from kit.train.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between

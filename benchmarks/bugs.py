@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from kit import ROOT
 from kit.base.cli import Parser
 from kit.base.errors import run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT
 from kit.measure.plots import grid, join, style
 
 OUT = ROOT / "outputs" / "bug-figures"

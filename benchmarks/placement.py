@@ -35,12 +35,13 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
+from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import UserError, run_main
 from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
 from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
-from kit.lm.models import ROOT, load_policy, load_reference, resolve_models
+from kit.lm.models import load_policy, load_reference, resolve_models
 from kit.lm.sampling import end_tokens, rollout, sample
 from kit.measure.measuring import METRICS
 from kit.train.sweep import cells, markdown, write_between

@@ -25,10 +25,10 @@ import yaml
 from matplotlib.figure import Figure
 
 from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
+from kit import ROOT
 from kit.base.cli import BASE, Parser, at_least_1
 from kit.base.errors import UserError, run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT
 from kit.measure import plots
 from kit.measure.measuring import METRICS
 from kit.train import sweep

@@ -48,19 +48,12 @@ from trl import GRPOTrainer
 import reward_utils
 import rewards_solution
 from data import load_prompts
+from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
 from kit.lm.loading import load_tokenizer
 from kit.lm.memory import keep_freed_memory
-from kit.lm.models import (
-    MINI,
-    ROOT,
-    ModelChoice,
-    default_device,
-    load_policy,
-    load_reference,
-    resolve_models,
-)
+from kit.lm.models import MINI, ModelChoice, default_device, load_policy, load_reference, resolve_models
 from kit.measure import plots
 from kit.train.hooks import Rollouts
 from kit.train.sweep import markdown, write_between

@@ -15,13 +15,13 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
+from kit import ROOT
 from kit.base.cli import BASE
 from kit.base.errors import UserError
 from kit.base.metrics import Estimate
 from kit.base.runs import Run, read_config, read_metrics
 from kit.lm.models import (
     MINI,
-    ROOT,
     ModelChoice,
     context,
     default_device,
