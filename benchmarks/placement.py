@@ -37,7 +37,7 @@ from torch.nn.functional import kl_div
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
 from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
@@ -136,11 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
     )
-    parser.add_argument("--only", nargs="+", metavar="PLACE", help='such as "k3 loss"; none: no term')
+    parser.add_argument(
+        "--only", nargs="+", choices=PLACES, metavar="PLACE", help='such as "k3 loss"; none: no term'
+    )
     args = parser.parse_args(argv)
-    for where in args.only or []:
-        if where not in PLACES:
-            raise UserError(f"--only {where!r}: it is none of {', '.join(PLACES)}")
     KEPT.parent.mkdir(exist_ok=True)
     done = {(row["where"], row["seed"]) for row in read(KEPT)}
     todo = [(where, seed) for seed in range(args.seeds) for where in args.only or PLACES]

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
 from kit import ROOT
 from kit.base.cli import BASE, Parser, at_least_1
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.base.runs import read_metrics
 from kit.measure import plots
 from kit.measure.measuring import METRICS
@@ -198,14 +198,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__.splitlines()[0])
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
     parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments of benchmarks/results.yaml")
+    parser.add_argument(
+        "--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="of benchmarks/results.yaml"
+    )
     parser.add_argument("--steps", help="shorter runs, for a try; no page is written", **n)
     parser.add_argument("--jobs", default=2, help="trainings at a time (default: 2)", **n)
     parser.add_argument("--missing", action="store_true", help="only runs without a line in results.jsonl")
     args: argparse.Namespace = parser.parse_args(argv)
-    for name in args.only or []:
-        if name not in EXPERIMENTS:
-            raise UserError(f"--only {name}: it is none of {', '.join(EXPERIMENTS)}")
     wanted = [  # seed by seed: after the first there is a whole table to look at
         Training(command(name, args.steps), RUNS / f"{name}-{seed}", seed)
         for seed in range(args.seeds)

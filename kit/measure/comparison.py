@@ -62,9 +62,7 @@ class Model:
     def __post_init__(self) -> None:
         path = Path(self.path)
         folder = next((f for f in (path, path.parent) if (f / "metrics.jsonl").is_file()), None)
-        if (
-            folder is None or self.name == BASE
-        ):  # the base may be the final model of a run; its history is not shown
+        if folder is None or self.name == BASE:  # base may be a run's model, but counts as the start of all
             return
         try:
             self.config = read_config(folder)
@@ -73,9 +71,8 @@ class Model:
         except UserError as error:  # the weights may be fine
             self.notes.append(str(error))
         if self.settings.get("hackable_reward"):
-            self.notes.append(
-                "trained to use words of praise (--hackable_reward); its sentiment is the classifier's"
-            )
+            note = "trained to use words of praise (--hackable_reward); its sentiment is the classifier's"
+            self.notes.append(note)
 
     @property
     def settings(self) -> dict[str, Any]:
