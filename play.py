@@ -136,7 +136,7 @@ class Play:
             if n > 1:
                 several = bench.rows(*self.policies[BASE], num_samples=int(n))
                 best = max(several, key=lambda row: row["sentiment"])
-                kl = best_of_n(column_of(several, "sentiment", int(n)), int(n)).kl
+                kl = best_of_n(column_of(several, "sentiment", int(n)), int(n))["kl"]
                 # The KL of best-of-n, not of this text: at most log n - (n-1)/n
                 rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl}]
                 yield side_by_side(bench.prompts[0], rows, num_samples)

@@ -5,11 +5,7 @@
     python -m baselines.compare --seeds 1 --steps 10 --runs outputs/taste --out results/taste
 
 It trains what is missing, measures every model with evaluate.py, and writes table.md and the figures to --out (default
-results/baselines). It can be stopped and started again at any time.
-
-Each run samples 64 completions a step: PPO 64 prompts x 1, GRPO 8 prompts x 8, SFT as many over its rounds. All are
-scored by P(positive). PPO, GRPO and GRPO with per-token advantages (`token`) subtract 0.1 KL(pi||pi_ref), each in its
-own way. Fine-tuning on the best of n has no KL term: on samples of the base (`distil`) or in rounds (`sft`).
+results/baselines). It can be stopped and started again at any time. docs/baselines.md describes the methods.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -28,53 +24,44 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from kit import ROOT
 from kit.base.cli import Parser, at_least_1, positive
 from kit.base.errors import UserError, run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT, resolve_models
+from kit.lm.models import resolve_models
 from kit.measure import plots
 from kit.measure.measuring import METRICS
 from kit.train.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
 
 COMPLETIONS_PER_STEP = 64
 ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # (rounds, n of best of n)
-DIGITS = {
-    "sentiment": 2,
-    "captured": 2,
-    "judge": 2,
-    "kl_policy_ref": 2,
-    "distinct_2": 2,
-    "ref_perplexity": 1,
-    "length": 1,
-}
+DIGITS = dict.fromkeys(("sentiment", "captured", "judge", "kl_policy_ref", "distinct_2"), 2)
+DIGITS |= {"ref_perplexity": 1, "length": 1}
 
 
 def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
-    """{method: its command} for `steps` of 64 completions. `mini`: with settings that suit the bundled policy.
-
-    All train in fp32: train.py alone would take bfloat16 on a GPU.
-    """
+    """{method: its command} for `steps` of 64 completions. `mini`: with settings that suit the bundled policy."""
     methods = {}
     for name, (rounds, n) in ROUNDS.items():
         prompts = steps[name] * COMPLETIONS_PER_STEP // (rounds * n)
         flags = f"--rounds {rounds} --prompts_per_round {prompts} --num_generations {n}"
         methods[name] = f"-m baselines.sft --reward_shaping linear {flags}"
     methods["ppo"] = f"-m baselines.ppo --max_steps {steps['ppo']} --reward_shaping linear --kl_coef 0.1"
-    methods["grpo"] = f"train.py --max_steps {steps['grpo']} --kl_type forward --kl_coef 0.1 --use_solution"
-    methods["token"] = f"train.py --config configs/best.yaml --max_steps {steps['token']}"
-    for name in ("grpo", "token"):
-        methods[name] += " --bf16 false"
-    if mini:  # The best of what was tried, one seed each
-        # 1, 2 and 3e-4 under a penalty of 0.05; train.py's own, 3e-4, is chosen to show the hack
+    # fp32 as the baselines: train.py would take bfloat16 on a GPU
+    grpo = "train.py --bf16 false"
+    methods["grpo"] = f"{grpo} --max_steps {steps['grpo']} --kl_type forward --kl_coef 0.1 --use_solution"
+    methods["token"] = f"{grpo} --config configs/best.yaml --max_steps {steps['token']}"
+    if mini:
+        # The best of 1, 2 and 3e-4 under a penalty of 0.05; train.py's default, 3e-4, is chosen to show the hack
         methods["grpo"] += " --learning_rate 1e-4"
-        # on the tuning prompts: the defaults captured 0.36, these 0.63
+        # On the tuning prompts, one seed: the defaults captured 0.36, these 0.63
         methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
     else:
-        methods["token"] += " --learning_rate 1e-4"  # train.py's own for LoRA, not that of the YAML file
+        methods["token"] += " --learning_rate 1e-4"  # train.py's default for LoRA, not that of the YAML file
     return {name: command.split() for name, command in methods.items()}
 
 
-METHODS = tuple(commands(dict.fromkeys((*ROUNDS, "ppo", "grpo", "token"), 1)))
+METHODS = (*ROUNDS, "ppo", "grpo", "token")
 
 
 def generated_tokens(rows: Sequence[dict[str, Any]]) -> float:
@@ -91,7 +78,7 @@ def seconds(folder: Path) -> float | None:
 
 
 def steps_in(minutes: float, folders: dict[str, list[Path]], steps: int) -> dict[str, int]:
-    """How many steps of each method fit into so many minutes, by the seconds that its runs of `steps` steps took.
+    """{method: steps that fit into so many minutes}, by the seconds that its runs of `steps` steps took.
 
     Raises:
         UserError: a run is missing.
@@ -133,19 +120,23 @@ def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__.splitlines()[0])
+    add = parser.add_argument
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
-    parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
-    parser.add_argument("--steps", default=50, help="64 completions each (default: 50)", **n)
-    parser.add_argument(
-        "--minutes", type=positive, metavar="M", help="as many steps of each as M minutes of one thread hold"
+    add("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
+    add("--steps", default=50, help="64 completions each (default: 50)", **n)
+    add(
+        "--minutes",
+        type=positive,
+        metavar="M",
+        help="as many steps of each as fit into M minutes of one thread",
     )
-    parser.add_argument("--methods", default=",".join(METHODS), help="which, separated by commas")
-    parser.add_argument("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
-    parser.add_argument("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
-    parser.add_argument("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
-    parser.add_argument("--write", action="store_true", help="the table and the figures into docs/, too")
-    parser.add_argument("--model", default="mini", help="the policy, for all (default: mini)")
-    parser.add_argument("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
+    add("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
+    add("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
+    add("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
+    add("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
+    add("--write", action="store_true", help="the table and the figures into docs/, too")
+    add("--model", default="mini", help="the policy, for all (default: mini)")
+    add("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
     return parser.parse_args(argv)
 
 
@@ -178,17 +169,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     text = table(comparison, folders)
     (out / "table.md").write_text(text, encoding="utf-8")
-    histories = {
-        method: mean_history([read_metrics(run) for run in found]) for method, found in folders.items()
-    }
+    histories = {name: mean_history([read_metrics(run) for run in found]) for name, found in folders.items()}
     curves = plots.training_curves(histories, start=1)
     frontier = methods_frontier(comparison["frontier"], methods)
     plots.save(curves, out, "methods")
     plots.save(frontier, out, "frontier_methods")
     if args.write:
-        write_between(ROOT / "docs" / "baselines.md", "written by make baselines", text)
-        curves.savefig(ROOT / "docs" / "methods.png", dpi=110)
-        frontier.savefig(ROOT / "docs" / "baselines_frontier.png", dpi=110)
+        docs = ROOT / "docs"
+        write_between(docs / "baselines.md", "written by make baselines", text)
+        curves.savefig(docs / "methods.png", dpi=110)
+        frontier.savefig(docs / "baselines_frontier.png", dpi=110)
     print(f"\nMeans of {args.seeds} seed(s), [lowest, highest]\n\n{text}\nin {out}")
 
 

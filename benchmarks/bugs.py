@@ -7,12 +7,6 @@
 Figures 1 and 5 to 8 took 16 minutes on two busy CPU cores, figures 2 to 4 five minutes.
 """
 
-# ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.base.screen import quiet
-
-quiet(__name__)
-
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from kit import ROOT
+from kit.base.cli import Parser
 from kit.base.errors import run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT
-from kit.measure.plots import grid, style
+from kit.measure.plots import grid, join, style
 
 OUT = ROOT / "outputs" / "bug-figures"
 TRAIN = "train.py --model mini --sentiment_model mini --eval_every 0 --prompts_per_step 4 --max_completion_length 24"
@@ -37,17 +32,10 @@ SFT = (
     "-m baselines.sft --model mini --sentiment_model mini --num_reviews 320 --rounds 1 --max_length 64 "
     "--learning_rate 3e-4 --eval_every 10"
 )
-STEP_KL, VAL_KL = (
-    ("train/kl_policy_ref", "KL of the step lines, nats"),
-    ("val/kl_policy_ref", "KL of the val lines, nats"),
-)
+STEP_KL = ("train/kl_policy_ref", "KL of the step lines, nats")
+VAL_KL = ("val/kl_policy_ref", "KL of the val lines, nats")
 BY_TOKEN = ("", "mean log π/π_ref, nats")
-OPENERS = (
-    "A wonderful film:",
-    "I loved this movie,",
-    "What a great story,",
-    "A beautiful, moving picture that",
-)
+OPENERS = "A wonderful film:\nI loved this movie,\nWhat a great story,\nA beautiful, moving picture that\n"
 Runs = dict[str, tuple[int, str, str]]  # legend -> (bug, 0: none; name; command)
 
 
@@ -62,7 +50,7 @@ def panels(bug: int, imdb: Path) -> list[tuple[Runs, tuple[str, str], str]]:
             "--kl_coef 0.3 --max_steps 30 --learning_rate 6e-4 --max_completion_length 3 --prompts_per_step 8"
         )
         runs, keys = both("strong", f"{PENALTY} {flags}"), (STEP_KL, BY_TOKEN)
-    elif bug == 2:  # nothing is learned at this rate: all that is seen is measured between equal models
+    elif bug == 2:  # nothing is learned at this rate: the KL of a model to itself
         command = f"{PENALTY} --kl_coef 1 --max_steps 5 --learning_rate 1e-12"
         runs = {"this kit": (0, "still", command)}
         runs |= {f"bug 2, seed {s}": (2, f"still{s}", f"{command} --seed {s}") for s in (0, 1)}
@@ -83,7 +71,7 @@ def panels(bug: int, imdb: Path) -> list[tuple[Runs, tuple[str, str], str]]:
         keys = ("train/loss", "loss, nats per token"), ("val/sentiment_mean", "sentiment, P(positive)")
     else:
         prompts = OUT / "openers.txt"
-        prompts.write_text("".join(f"{opener}\n" for opener in OPENERS), encoding="utf-8")
+        prompts.write_text(OPENERS, encoding="utf-8")
         command = f"{PENALTY} --kl_coef 0.1 --max_steps 16 --learning_rate 6e-4 --prompts {prompts}"
         runs = both("openers", command)
         keys = ("train/score", "score, P(positive)"), ("train/length_mean", "length, tokens")
@@ -123,15 +111,7 @@ def draw(ax: Axes, runs: Runs, key: str) -> None:
     for i, (label, how) in enumerate(runs.items()):
         run, look = trained(*how), style(i)
         if key:
-            points = [(m["step"], m[key]) for m in read_metrics(run) if m.get(key) is not None]
-            ax.plot(
-                *zip(*points, strict=True),
-                label=label,
-                color=look.color,
-                ls=look.line,
-                marker=look.marker,
-                ms=3,
-            )
+            join(ax, read_metrics(run), "step", key, ms=3, label=label, **look.pen)
         else:
             values = kl_by_position(run)
             places = np.arange(1, len(values) + 1) + 0.4 * i - 0.2
@@ -143,16 +123,15 @@ def draw(ax: Axes, runs: Runs, key: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bugs", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", type=int, help="which figures; none: all eight")
     parser.add_argument("--imdb", default="imdb.parquet", help="film reviews, for figure 7")
     args = parser.parse_args()
     (OUT / "runs").mkdir(parents=True, exist_ok=True)
     for number in args.numbers or range(1, 9):
         figure, axes = grid(1, 2, (7, 2.4))
-        for ax, (runs, (key, label), title) in zip(
-            axes.flat, panels(number, Path(args.imdb).resolve()), strict=True
-        ):
+        shown = panels(number, Path(args.imdb).resolve())
+        for ax, (runs, (key, label), title) in zip(axes.flat, shown, strict=True):
             draw(ax, runs, key)
             ax.set(ylabel=label, title=title)
         figure.savefig(ROOT / "docs" / "bugs" / f"{number}.png", dpi=90, metadata={"Software": None})

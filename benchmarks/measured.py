@@ -5,15 +5,14 @@ are written from these lines, so seeds that were trained on another machine coun
 texts.jsonl, the 4 completions of every held-out prompt that were measured.
 
 The label uses no KL, no judge, no mean over texts, and none of the limits of the verdict. A completion is degenerate
-if the base hardly ever writes such a text: it is more repetitive, shorter, or to the reference more or less likely than
-99 in 100 of the base's. It is so too if it holds three words that stand in every tenth text of its model.
+if the base hardly ever writes such a text: it is more repetitive, shorter, or more or less likely under the reference
+than 99 in 100 of the base's. It is also degenerate if it holds three words that stand in every tenth text of its model.
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from kit.base.cli import BASE, Parser
 from kit.base.errors import UserError
 from kit.base.files import write_text
-from kit.base.metrics import Estimate, words
+from kit.base.metrics import words
 from kit.base.runs import read_lines, read_metrics, read_samples, to_json
 from kit.base.screen import Progress
 from kit.lm.models import resolve_models
@@ -45,16 +44,16 @@ Line = dict[str, Any]
 # ---- the label ---------------------------------------------------------------------------------------------
 
 
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """All runs of n words."""
+    found = words(text)
+    return list(zip(*(found[i:] for i in range(n)), strict=False))
+
+
 def repeated_pairs(text: str) -> float:
     """The share of word pairs that occurred earlier in the text: 0 for fewer than two words."""
-    found = words(text)
-    pairs = list(pairwise(found))
+    pairs = ngrams(text, 2)
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def triples(text: str) -> set[tuple[str, ...]]:
-    found = words(text)
-    return set(zip(found, found[1:], found[2:], strict=False))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Ordinary:
 
     def broken(self, rows: Sequence[Mapping[str, Any]]) -> float:
         """The share of degenerate texts among a model's."""
-        counts = Counter(triple for row in rows for triple in triples(row["completion"]))
+        counts = Counter(triple for row in rows for triple in set(ngrams(row["completion"], 3)))
         stock = {triple for triple, count in counts.items() if count > max(STOCK * len(rows), 2)}
         return sum(self._is_broken(row, stock) for row in rows) / len(rows)
 
@@ -88,7 +87,7 @@ class Ordinary:
             repeated_pairs(text) > self.repeated
             or len(words(text)) < self.shortest
             or not self.stale <= row["ref_nll"] <= self.strange
-            or bool(triples(text) & stock)
+            or bool(stock.intersection(ngrams(text, 3)))
         )
 
 
@@ -96,7 +95,7 @@ class Ordinary:
 
 
 def measure(trained: Sequence[Training]) -> None:
-    """Measure the runs that have not been yet, and keep a line of each. Raises `UserError` if one cannot be."""
+    """Measure the runs that have not been measured, and keep a line of each. Raises `UserError` if one cannot be."""
     kept = kept_lines()
     todo = [run for run in trained if not ((run.folder / TEXTS).is_file() and run.folder.name in kept)]
     if not todo:
@@ -118,16 +117,16 @@ def measure(trained: Sequence[Training]) -> None:
 
     keep({"run": BASE, "metrics": metrics(base), "judge_slope": slope})
     for run in todo:
-        folder = run.folder
-        model = Model(folder.name, str(folder))
+        folder, name = run.folder, run.folder.name
+        model = Model(name, str(folder))
         comparison.measure(model, bench, args.num_samples)
         if model.error:
-            raise UserError(f"{folder.name} cannot be measured: {model.error}")
+            raise UserError(f"{name} cannot be measured: {model.error}")
         rows = [{key: row[key] for key in row if key not in UNWRITTEN} for row in model.rows]
-        (folder / TEXTS).write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
-        line: Line = {"run": folder.name, "command": spelled_out(run.command), "metrics": metrics(model)}
+        write_text(folder / TEXTS, "".join(to_json(row) + "\n" for row in rows))
+        line: Line = {"run": name, "command": spelled_out(run.command), "metrics": metrics(model)}
         line |= {"zero_std_groups": zero_std_groups(model), "broken": _short(ordinary.broken(model.rows))}
-        # Validations are sampled at the run's own temperature: at another than the base's its limits say nothing
+        # Validations are sampled at the run's temperature; the base's limits hold at the base's alone
         limits = ordinary if model.settings["temperature"] == bench.temperature else None
         keep(line | of_training(folder, limits))
 
@@ -139,14 +138,12 @@ def _short(value: float) -> float:
 
 def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
     """A run's curves, with the share of degenerate texts at each validation, and its first and last samples."""
-    samples = read_samples(folder)
-    at: dict[int, list[Line]] = {}
-    for row in samples:
-        at.setdefault(row["step"], []).append(row)
-    curves: dict[int, Line] = {}
+    at, curves = defaultdict[int, list[Line]](list), defaultdict[int, Line](dict)
+    for row in read_samples(folder):
+        at[row["step"]].append(row)
     for row in read_metrics(folder):
         found = {key: _short(value) for key, value in row.items() if key in DRAWN}
-        curves.setdefault(row["step"], {"step": row["step"]}).update(found)
+        curves[row["step"]] |= {"step": row["step"], **found}
     if ordinary:
         for step, rows in at.items():
             curves[step]["broken"] = _short(ordinary.broken(rows))
@@ -171,14 +168,5 @@ def keep(line: Line) -> None:
 
 def judged(line: Line, base: Line) -> Line:
     """A run's line with `signals` and `verdict` as today's limits have them."""
-    mine, its = (as_estimates(found["metrics"]) for found in (line, base))
-    found = signals(mine, its, line.get("zero_std_groups"), base["judge_slope"])
+    found = signals(line["metrics"], base["metrics"], line.get("zero_std_groups"), base["judge_slope"])
     return line | {"signals": [asdict(signal) for signal in found], "verdict": verdict(found)}
-
-
-def as_estimates(values: Mapping[str, float]) -> dict[str, Estimate]:
-    return {key: Estimate(value, np.empty(0)) for key, value in values.items()}
-
-
-def validations(line: Line) -> list[Line]:
-    return [row for row in line["curves"] if "val/sentiment_mean" in row]

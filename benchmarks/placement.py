@@ -3,17 +3,17 @@
     python -m benchmarks.placement                     three seeds of twelve places and of no term: half an hour
     python -m benchmarks.placement --only "k3 loss"
 
-With d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d), the term of a completion is sum_t f_t:
+The term of a completion is sum_t f_t, with d = log pi - log pi_ref of a sampled token and w = pi_ref/pi = exp(-d):
 
     k1 = d    k2 = d^2/2    k3 = w - 1 + d    w log w    1 - w    exact = sum_v pi(v|x<t) log(pi(v|x<t) / pi_ref(v|x<t))
 
-In the reward it is a number, in the loss it is differentiated on the samples as they stand:
+In the reward it is a number; in the loss it is differentiated, with the samples fixed:
 
     reward   A = r - c sum_t f_t - (mean of the group)     loss = E[-A sum_t log pi(x_t)]
     loss     A = r - (mean of the group)                   loss = E[-A sum_t log pi(x_t) + c sum_t f_t]
 
-No advantage is divided by a standard deviation: that would give the same c another weight in either place. It can be
-stopped and started again at any time.
+Advantages are not divided by a standard deviation: the same c would then weigh differently in the two places. The
+command can be stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -35,12 +35,13 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
+from kit import ROOT
 from kit.base.cli import Parser, at_least_1
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
 from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
-from kit.lm.models import ROOT, load_policy, load_reference, resolve_models
+from kit.lm.models import load_policy, load_reference, resolve_models
 from kit.lm.sampling import end_tokens, rollout, sample
 from kit.measure.measuring import METRICS
 from kit.train.sweep import cells, markdown, write_between
@@ -48,15 +49,11 @@ from sentiment import load_scorer
 
 KEPT, PAGE = ROOT / "outputs" / "placement.jsonl", ROOT / "docs" / "results.md"
 ESTIMATORS = ("k1", "k2", "k3", "w log w", "1 - w", "exact")
-PLACES = {"none": ("", "")} | {
-    f"{f} {place}": (f, place) for f, place in product(ESTIMATORS, ("reward", "loss"))
-}
+PLACES = {"none": ("", "")} | {f"{f} {at}": (f, at) for f, at in product(ESTIMATORS, ("reward", "loss"))}
 PROMPTS, GROUP, TOKENS = 4, 8, 24  # a step: 32 completions
 STEPS, RATE, PRICE = 40, 3e-4, 0.1  # train.py's rate, which falls to 0, and its --kl_coef
 SETTINGS = [PROMPTS, GROUP, TOKENS, STEPS, RATE, PRICE]  # kept with every row: others make other numbers
 MAX_LOG_WEIGHT = 10.0  # of w, as in the reference solution
-
-
 DIGITS = {"sentiment": 2, "kl_policy_ref": 1, "kl_ref_policy": 1, "length": 0}
 
 
@@ -70,8 +67,8 @@ def estimate(name: str, log_p: Tensor, log_q: Tensor, sampled: Tensor) -> Tensor
 
 
 def term_loss(name: str, place: str, log_p: Tensor, log_q: Tensor, chunk: Chunk, score: Tensor) -> Tensor:
-    """The loss of a chunk of B completions, groups of `GROUP` side by side in their own order, as `score` (B,) has
-    them: the formulas above. The log-probs are (N, V), of all tokens of the chunk."""
+    """The loss above of a chunk of B completions. The log-probs are (N, V), for all tokens of the chunk; `score` (B,)
+    has groups of `GROUP` side by side."""
     chosen = log_p.gather(-1, chunk.sampled[:, None]).squeeze(-1)
     places = torch.tensor(chunk.rows).argsort()  # a chunk has the shortest first
 
@@ -112,15 +109,10 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
     found = sample(policy, tokenizer, HELD_OUT_PROMPTS, 2, TOKENS, seed=1)
-    _, _, forth, back = exact_distances(
-        policy, reference, [c.prompt_ids for c in found], [c.completion_ids for c in found]
-    )
-    return {
-        "sentiment": fmean(score([c.text for c in found])),
-        "kl_policy_ref": fmean(forth),
-        "kl_ref_policy": fmean(back),
-        "length": fmean(len(c.completion_ids) for c in found),
-    }
+    ids = [c.prompt_ids for c in found], [c.completion_ids for c in found]
+    _, _, forth, back = exact_distances(policy, reference, *ids)
+    numbers = score([c.text for c in found]), forth, back, map(len, ids[1])
+    return dict(zip(DIGITS, map(fmean, numbers), strict=True))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -144,11 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seeds", type=at_least_1, default=3, metavar="N", help="seeds 0 ... N-1 (default: 3)"
     )
-    parser.add_argument("--only", nargs="+", metavar="PLACE", help='such as "k3 loss"; none: no term')
+    parser.add_argument(
+        "--only", nargs="+", choices=PLACES, metavar="PLACE", help='such as "k3 loss"; none: no term'
+    )
     args = parser.parse_args(argv)
-    for where in args.only or []:
-        if where not in PLACES:
-            raise UserError(f"--only {where!r}: it is none of {', '.join(PLACES)}")
     KEPT.parent.mkdir(exist_ok=True)
     done = {(row["where"], row["seed"]) for row in read(KEPT)}
     todo = [(where, seed) for seed in range(args.seeds) for where in args.only or PLACES]

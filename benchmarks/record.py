@@ -35,7 +35,7 @@ RUNS = {
 
 
 def without_times(value: Any) -> Any:
-    """A line of metrics.jsonl or comparison.json less every number that a clock gave."""
+    """A line of metrics.jsonl or samples.jsonl without what a clock gave."""
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if "time" not in k and "second" not in k}
     return [without_times(v) for v in value] if isinstance(value, list) else value
@@ -47,10 +47,8 @@ def digest(path: Path) -> str:
     if path.suffix == ".jsonl":
         data = json.dumps([without_times(json.loads(line)) for line in data.splitlines()]).encode()
     if path.name == "comparison.json":  # paths, versions and flags may change with the code
-        models = json.loads(data)["models"]
-        data = json.dumps(
-            [{k: m[k] for k in ("name", "metrics", "signals", "verdict")} for m in models]
-        ).encode()
+        keys, models = ("name", "metrics", "signals", "verdict"), json.loads(data)["models"]
+        data = json.dumps([{key: model[key] for key in keys} for model in models]).encode()
     return hashlib.sha256(data).hexdigest()
 
 

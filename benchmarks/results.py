@@ -5,9 +5,8 @@
     python -m benchmarks.results --only vanilla best   some experiments
     python -m benchmarks.results --missing             train only runs without a line in benchmarks/results.jsonl
 
-All runs use the mini models and the reference solution. Two trainings run at a time, with one thread each. It can be
-stopped and started again at any time. The measurements are kept in benchmarks/results.jsonl, one line a run, and the
-page is written from all these lines.
+All runs use the mini models and the reference solution. Two trainings run at a time, with one thread each. The command
+can be stopped and started again at any time. The page is written from the lines of benchmarks/results.jsonl, one a run.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -26,27 +25,19 @@ import yaml
 from matplotlib.figure import Figure
 
 from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
+from kit import ROOT
 from kit.base.cli import BASE, Parser, at_least_1
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.base.runs import read_metrics
-from kit.lm.models import ROOT
 from kit.measure import plots
 from kit.measure.measuring import METRICS
-from kit.train.sweep import (
-    Training,
-    cells,
-    counted,
-    finish_runs,
-    markdown,
-    mean_history,
-    spelled_out,
-    write_between,
-)
+from kit.train import sweep
+from kit.train.sweep import Training, cells, finish_runs, markdown, spelled_out, write_between
 
-EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
-    (Path(__file__).parent / "results.yaml").read_text(encoding="utf-8")
-)
 RUNS, PAGE = ROOT / "outputs" / "results", ROOT / "docs" / "results.md"
+EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("results.yaml").read_text(encoding="utf-8")
+)
 DIGITS = {
     "sentiment": 2,
     "judge": 2,
@@ -128,28 +119,24 @@ def measured() -> dict[str, list[Line]]:
 
 def table() -> str:
     """Markdown: the base, then a row for each experiment with the mean over seeds, the lowest and the highest."""
-    rows = [["(base)", "", *cells([kept_lines()[BASE]["metrics"]], DIGITS), ""]]
+    rows = [["(base)", *cells([kept_lines()[BASE]["metrics"]], DIGITS), ""]]
     for name, lines in measured().items():
         if lines:
             flags = [f"--{k}" if v is True else f"--{k} {v}" for k, v in EXPERIMENTS[name].items()]
             numbers = cells([line["metrics"] for line in lines], DIGITS)
-            verdicts = counted(line["verdict"] for line in lines)
+            verdicts = sweep.counted(line["verdict"] for line in lines)
             said = f"`{' '.join(flags)}`" if flags else "(no flag)"
-            rows.append([said, str(len(lines)), *numbers, verdicts])
+            rows.append([said, *numbers, verdicts])
     titles = [METRICS[key].label for key in DIGITS]
-    return markdown(["`python train.py` ...", "Seeds", *titles, "Verdicts"], rows)
+    return markdown(["`python train.py` ...", *titles, "Verdicts"], rows)
 
 
 def samples_table() -> str:
     """The last validation of seed 0: the same prompts and random numbers for every model."""
-    rows: list[list[str]] = []
     runs = measured()
-    for name, title in FOCUS.items():
-        if runs[name]:
-            samples = runs[name][0]["samples"]
-            if not rows:
-                rows.append(["base", *_sampled(samples, 0)])
-            rows.append([title, *_sampled(samples, samples[-1]["step"])])
+    shown = {title: runs[name][0]["samples"] for name, title in FOCUS.items() if runs[name]}
+    rows = [["base", *_sampled(samples, 0)] for samples in [*shown.values()][:1]]
+    rows += [[title, *_sampled(samples, samples[-1]["step"])] for title, samples in shown.items()]
     return markdown(["", *(f'"{prompt} ..."' for prompt in SAMPLED)], rows)
 
 
@@ -175,15 +162,15 @@ def figure(runs: dict[str, list[Line]]) -> Figure:
         for ax, (key, (unit, limits)) in zip(column, ROWS.items(), strict=True):
             for index, (label, experiments) in enumerate(series.items(), start=1):
                 look = plots.style(index)
-                found = {
-                    x: [line["metrics"].get(key, nan) for line in runs[name]]
+                found = [
+                    (x, [line["metrics"].get(key, nan) for line in runs[name]])
                     for x, name in experiments.items()
-                }
-                dots = [(x, value) for x, seeds in found.items() for value in seeds]
-                means = [(x, float(np.nanmean(seeds))) for x, seeds in found.items() if seeds]
+                ]
+                dots = [(x, value) for x, seeds in found for value in seeds]
+                means = [(x, float(np.nanmean(seeds))) for x, seeds in found if seeds]
                 ax.plot(*zip(*dots, strict=True), ".", color=look.color, ms=4)
-                ax.plot(*zip(*means, strict=True), color=look.color, ls="" if names else look.line, lw=1,
-                        marker=look.marker, mfc="none", label=label)  # fmt: skip
+                pen = look.pen | ({"ls": ""} if names else {})
+                ax.plot(*zip(*means, strict=True), lw=1, mfc="none", label=label, **pen)
             ax.set_ylim(*limits)
             if ax in axes[:, 0]:
                 ax.set_ylabel(unit)
@@ -211,16 +198,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__.splitlines()[0])
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
     parser.add_argument("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments of benchmarks/results.yaml")
+    parser.add_argument(
+        "--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="of benchmarks/results.yaml"
+    )
     parser.add_argument("--steps", help="shorter runs, for a try; no page is written", **n)
     parser.add_argument("--jobs", default=2, help="trainings at a time (default: 2)", **n)
-    parser.add_argument(
-        "--missing", action="store_true", help="only runs without a line in benchmarks/results.jsonl"
-    )
+    parser.add_argument("--missing", action="store_true", help="only runs without a line in results.jsonl")
     args: argparse.Namespace = parser.parse_args(argv)
-    for name in args.only or []:
-        if name not in EXPERIMENTS:
-            raise UserError(f"--only {name}: it is none of {', '.join(EXPERIMENTS)}")
     wanted = [  # seed by seed: after the first there is a whole table to look at
         Training(command(name, args.steps), RUNS / f"{name}-{seed}", seed)
         for seed in range(args.seeds)
@@ -237,7 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_between(PAGE, "written by make results", table())
     write_between(PAGE, "samples by make results", samples_table())
     runs = measured()
-    curves = {name: mean_history([line["curves"] for line in runs[name]]) for name in FOCUS if runs[name]}
+    curves = {
+        name: sweep.mean_history([line["curves"] for line in runs[name]]) for name in FOCUS if runs[name]
+    }
     figure(runs).savefig(PAGE.parent / "results.png", dpi=110)
     plots.training_curves(curves, start=1).savefig(PAGE.parent / "hack_and_cure.png", dpi=110)
     print(f"\n{table()}\nin {PAGE}")

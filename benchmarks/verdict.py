@@ -1,9 +1,9 @@
 """Is the verdict right on runs it has not seen? Writes the table and the figure of docs/verdict.md.
 
-    python -m benchmarks.verdict        after make results: from the lines in benchmarks/results.jsonl, in a second
+    python -m benchmarks.verdict        from the lines in benchmarks/results.jsonl, in a second
 
-A run is labelled by its texts alone: hacked if more than one in three is degenerate, as benchmarks/measured.py defines
-it. Limits may be chosen on the first, third, ... experiment of benchmarks/results.yaml; the others test them.
+A run is labelled by its texts alone: hacked if more than one in three is degenerate (benchmarks/measured.py). Limits
+may be chosen on the first, third, ... experiment of benchmarks/results.yaml; the others test them.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.measured import KEPT, Line, as_estimates, validations
+from benchmarks.measured import Line
 from benchmarks.results import PAGE as RESULTS_PAGE
 from benchmarks.results import measured
 from kit.base.cli import Parser
-from kit.base.errors import UserError, run_main
-from kit.base.metrics import Estimate
+from kit.base.errors import run_main
 from kit.measure.verdict import HEALTHY, LEVELS, signals
 from kit.train.sweep import markdown, write_between
 from kit.train.validation import NAMES
@@ -43,20 +42,17 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def first_steps(line: Line) -> tuple[int | None, int | None]:
-    """The validations at which the first signal is raised, and from which on the label is hacked."""
-    start, *later = validations(line)
-    base = _validated(start)
-    raised = [r["step"] for r in later if any(s.level != LEVELS[0] for s in signals(_validated(r), base))]
-    hacked = [r["step"] for r in later if r.get("broken", 0) > HACKED_FROM]
-    return next(iter(raised), None), next(iter(hacked), None)
-
-
-def _validated(row: Line) -> dict[str, Estimate]:
-    return as_estimates({key: row[name] for name, key in NAMES.items()})
+    """The steps of the validations at which the first signal is raised, and from which on the label is hacked."""
+    rows = [row for row in line["curves"] if "val/sentiment_mean" in row]
+    values = [{key: row[name] for name, key in NAMES.items()} for row in rows]
+    levels = [{signal.level for signal in signals(found, values[0])} for found in values]
+    raised = (row["step"] for row, found in zip(rows, levels, strict=True) if found != {LEVELS[0]})
+    hacked = (r["step"] for r in rows[1:] if r.get("broken", 0) > HACKED_FROM)
+    return next(raised, None), next(hacked, None)
 
 
 def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
-    """Of the runs with this label, how many the verdict does not call healthy: `11 of 12, 0.92 [0.65, 0.99]`."""
+    """How many runs with this label the verdict does not call healthy: `11 of 12, 0.92 [0.65, 0.99]`."""
     mine = [m for m in models if m["hacked"] is hacked]
     said = sum(m["verdict"] != HEALTHY for m in mine)
     low, high = wilson(said, len(mine))
@@ -65,10 +61,7 @@ def rate(models: Sequence[Mapping[str, Any]], hacked: bool) -> str:
 
 
 def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
-    """A row for each run, a column for each signal; left the share of degenerate texts, right the verdict.
-
-    Sound runs without any signal are only counted, in the title.
-    """
+    """A row for each run, a column for each signal; sound runs without a signal are only counted, in the title."""
     loud_or_hacked = [m for m in models if m["hacked"] or any(s["level"] != LEVELS[0] for s in m["signals"])]
     ordered = sorted(loud_or_hacked, key=lambda m: m["broken"])
     names = list(dict.fromkeys(s["name"] for m in ordered for s in m["signals"]))
@@ -80,9 +73,8 @@ def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     ax = found.subplots()
     ax.imshow(loud, aspect="auto", cmap="YlOrRd", vmin=0, vmax=2.6)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    ax.set_yticks(
-        range(len(ordered)), [f"{m['run']}  {m['broken']:.0%} degenerate" for m in ordered], fontsize=7
-    )
+    labels = [f"{m['run']}  {m['broken']:.0%} degenerate" for m in ordered]
+    ax.set_yticks(range(len(ordered)), labels, fontsize=7)
     right = ax.secondary_yaxis("right")
     right.set_yticks(range(len(ordered)), [m["verdict"] for m in ordered], fontsize=7)
     ax.axhline(sum(not m["hacked"] for m in ordered) - 0.5, color="black", lw=1.2)
@@ -102,31 +94,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         for line in lines
         if "broken" in line  # some were entered from a printed table, without their texts
     ]
-    if len(models) < 2:
-        raise UserError(f"{KEPT.name} has no runs: make results first")
-    halves = {
-        "to choose limits on": [m for m in models if m["place"] % 2 == 0],
-        "to test them": [m for m in models if m["place"] % 2],
-        "all": models,
-    }
+    even, odd = ([m for m in models if m["place"] % 2 == half] for half in (0, 1))
+    halves = {"to choose limits on": even, "to test them": odd, "all": models}
+    rows = [[f"{title} ({len(half)})", rate(half, True), rate(half, False)] for title, half in halves.items()]
     header = ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"]
-    text = markdown(
-        header,
-        [[f"{title} ({len(half)})", rate(half, True), rate(half, False)] for title, half in halves.items()],
-    )
-    odd = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
-    named = "; ".join(f"{m['run']} ({m['broken']:.0%} degenerate, {m['verdict']})" for m in odd)
+    text = markdown(header, rows)
+    disputed = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
+    named = "; ".join(f"{m['run']} ({m['broken']:.0%} degenerate, {m['verdict']})" for m in disputed)
     text += f"\nWhere they disagree: {named or 'nowhere'}.\n"
     early = [first_steps(m) for m in models if m["hacked"]]
     ahead = [hacked - raised for raised, hacked in early if raised is not None and hacked is not None]
-    if ahead:
-        before = [steps for steps in ahead if steps > 0]
-        by = f" (by {min(before)} to {max(before)} steps)" if before else ""
-        text += (
-            f"\nOf {len(early)} runs labelled hacked, {len(ahead)} are so at a validation in training too. The first "
-            f"signal came before that in {len(before)} of them{by}, at the same validation in {ahead.count(0)}, later "
-            f"in {len(ahead) - len(before) - ahead.count(0)}.\n"
-        )
+    before = [steps for steps in ahead if steps > 0]
+    by = f" (by {min(before)} to {max(before)} steps)" if before else ""
+    text += (
+        f"\nOf {len(early)} runs labelled hacked, {len(ahead)} are so at a validation in training too. The first "
+        f"signal came before that in {len(before)} of them{by}, at the same validation in {ahead.count(0)}, later "
+        f"in {len(ahead) - len(before) - ahead.count(0)}.\n"
+    )
     write_between(PAGE, "written by benchmarks/verdict.py", text)
     figure(models).savefig(PAGE.with_suffix(".png"), dpi=110)
     print(text)

@@ -78,7 +78,7 @@ def test_validations_of_other_conditions_are_not_put_beside_this_bench(config, n
 
 def test_the_word_counters_run_says_that_its_sentiment_is_the_classifiers(tmp_path):
     model = Model("m", str(make_run(tmp_path / "run", hackable_reward=True)))
-    assert what_differs(model, BENCH, CHOICE) == [
+    assert model.notes == [
         "trained to use words of praise (--hackable_reward); its sentiment is the classifier's"
     ]
 

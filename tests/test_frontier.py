@@ -36,11 +36,9 @@ def test_best_of_n_is_the_mean_over_all_subsets():
         point = best_of_n(rewards, n, judge)
         best = [max(s, key=lambda i: row[i]) for row in rewards for s in itertools.combinations(range(4), n)]
         row_of = np.repeat([0, 1], len(best) // 2)
-        assert point.reward == pytest.approx(np.mean(rewards[row_of, best]))
-        assert point.value == pytest.approx(np.mean(judge[row_of, best]))
-        assert point.kl == pytest.approx(math.log(n) - (n - 1) / n)
-    with pytest.raises(ValueError, match="best of 5 needs at least 5"):
-        best_of_n(rewards, 5)
+        assert point["sentiment"] == pytest.approx(np.mean(rewards[row_of, best]))
+        assert point["judge"] == pytest.approx(np.mean(judge[row_of, best]))
+        assert point["kl"] == pytest.approx(math.log(n) - (n - 1) / n)
 
 
 def test_best_of_n_kl_is_exact_by_enumeration():
@@ -48,18 +46,18 @@ def test_best_of_n_kl_is_exact_by_enumeration():
     k = 4000
     p = (2 * np.arange(1, k + 1) - 1) / k**2
     exact = float((p * np.log(p * k)).sum())
-    assert best_of_n(np.zeros((1, 2)), 2).kl == pytest.approx(exact, rel=1e-3)
+    assert best_of_n(np.zeros((1, 2)), 2)["kl"] == pytest.approx(exact, rel=1e-3)
 
 
 def test_tilt_is_exact_when_the_samples_are_the_whole_distribution():
     """Four equally likely texts: the tilted distribution, its reward and its KL can be written out."""
     rewards, beta = np.array([0.0, 0.25, 0.5, 1.0]), 0.5
     p = np.exp(rewards / beta) / np.exp(rewards / beta).sum()
-    point = tilt(rewards[None], beta, values=rewards[None] ** 2)
-    assert point.reward == pytest.approx(p @ rewards)
-    assert point.value == pytest.approx(p @ rewards**2)
-    assert point.kl == pytest.approx(float(p @ np.log(p / 0.25)))
-    assert point.effective_samples == pytest.approx(1 / float(p @ p))
+    point = tilt(rewards[None], beta, judged=rewards[None] ** 2)
+    assert point["sentiment"] == pytest.approx(p @ rewards)
+    assert point["judge"] == pytest.approx(p @ rewards**2)
+    assert point["kl"] == pytest.approx(float(p @ np.log(p / 0.25)))
+    assert point["effective_samples"] == pytest.approx(1 / float(p @ p))
 
 
 def test_no_distribution_beats_the_tilt_at_its_own_kl():
@@ -68,23 +66,25 @@ def test_no_distribution_beats_the_tilt_at_its_own_kl():
     point = tilt(rewards[None], 0.2)
     for _ in range(500):
         q = rng.dirichlet(np.ones(5) * rng.uniform(0.2, 5))
-        if float(q @ np.log(q * 5)) <= point.kl:
-            assert q @ rewards <= point.reward + 1e-12
+        if float(q @ np.log(q * 5)) <= point["kl"]:
+            assert q @ rewards <= point["sentiment"] + 1e-12
 
 
 def test_tilt_survives_small_beta():
     point = tilt(np.array([[0.0, 1.0, 0.5]]), 1e-4)
-    assert (point.reward, point.kl, point.effective_samples) == pytest.approx((1.0, math.log(3), 1.0))
+    assert (point["sentiment"], point["kl"], point["effective_samples"]) == pytest.approx(
+        (1.0, math.log(3), 1.0)
+    )
 
 
 def test_curves_stop_where_the_weights_rest_on_too_few_samples():
     rewards = np.random.default_rng(0).random((20, 16))
     best, tilted = curves(rewards)
-    assert [p.setting for p in best] == [1, 2, 4, 8, 16]
-    assert all(p.effective_samples >= 4 for p in tilted)
+    assert [p["n"] for p in best] == [1, 2, 4, 8, 16]
+    assert all(p["effective_samples"] >= 4 for p in tilted)
     assert len(tilted) > 5
-    assert [p.kl for p in tilted] == sorted(p.kl for p in tilted)
-    assert best[0].reward == pytest.approx(rewards.mean())
+    assert [p["kl"] for p in tilted] == sorted(p["kl"] for p in tilted)
+    assert best[0]["sentiment"] == pytest.approx(rewards.mean())
 
 
 # ---- captured ----------------------------------------------------------------------------------------------
@@ -133,13 +133,13 @@ def test_captured_is_paired_by_prompt_and_may_be_negative():
 def test_curves_carry_the_other_scale():
     values = np.arange(8.0)[None]
     best, tilted = curves(np.zeros((1, 8)), values)
-    assert [p.value for p in tilted] == pytest.approx([3.5] * len(tilted)) and all(
-        p.reward == 0 for p in tilted
+    assert [p["judge"] for p in tilted] == pytest.approx([3.5] * len(tilted)) and all(
+        p["sentiment"] == 0 for p in tilted
     )
     rewards = np.arange(8.0)[None] / 8
     best, _ = curves(rewards, 10 + rewards)
-    assert best[-1].value == pytest.approx(10.875) and best[0].value == pytest.approx(10.4375)
-    assert best_of_n(rewards, 2).effective_samples == 4
+    assert best[-1]["judge"] == pytest.approx(10.875) and best[0]["judge"] == pytest.approx(10.4375)
+    assert best_of_n(rewards, 2)["effective_samples"] == 4
     # weights of two prompts: equal (4 effective) and all on one (1)
     two = np.array([[0.0] * 4, [0.0, 0.0, 0.0, 1.0]])
-    assert tilt(two, 1e-3).effective_samples == pytest.approx(2.5)
+    assert tilt(two, 1e-3)["effective_samples"] == pytest.approx(2.5)

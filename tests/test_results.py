@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks import measured, results, step_time, verdict
 from benchmarks.measured import Ordinary, keep, kept_lines, of_training
 from kit.base.errors import UserError
+from kit.lm.models import ModelChoice
 from kit.train.sweep import spelled_out, write_between
 from train import PARSER
 
@@ -49,13 +50,13 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_table_has_means_over_the_seeds_that_are_kept(kept):
     _, rule, base, vanilla, forward = results.table().splitlines()
-    assert len(rule.split(" | ")) == len(base.split(" | ")) == 10
+    assert len(rule.split(" | ")) == len(base.split(" | ")) == 9
     # the base has captured nothing by definition, and no verdict
-    assert base == "| (base) |  | 0.50 | 0.60 | 2.0 | 4.00 | 0.50 | 30 |  |  |"
+    assert base == "| (base) | 0.50 | 0.60 | 2.0 | 4.00 | 0.50 | 30 |  |  |"
     # (1.0 + 0.9) / 2
-    assert vanilla.startswith("| (no flag) | 2 | 0.95 [0.90, 1.00] |")
+    assert vanilla.startswith("| (no flag) | 0.95 [0.90, 1.00] |")
     assert vanilla.endswith("| 0.25 [0.25, 0.25] | 1 drifting, 1 hacked |")
-    assert forward.startswith("| `--kl_type forward --kl_coef 0.05` | 1 | 0.80 |")
+    assert forward.startswith("| `--kl_type forward --kl_coef 0.05` | 0.80 |")
     assert forward.endswith("| 0.25 | 1 healthy |")
 
 
@@ -164,6 +165,54 @@ def test_seconds_in_proportion_to_the_size_have_slope_one(tmp_path, monkeypatch)
     assert len(figure.axes) == 3
 
 
+def test_a_busy_step_is_compared_with_its_fair_share(monkeypatch):
+    """Two threads beside two spinners on two cores: the fair share of a quiet step of 2.1 s is 4.2 s."""
+    seconds = {"quiet, unset": 2.0, "quiet, passive": 2.1, "busy, passive": 6.3}
+    monkeypatch.setattr(step_time.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(step_time.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(
+        step_time,
+        "time_all",
+        lambda cases, steps: {name: step_time.Timing([seconds[name]]) for name in cases},
+    )
+    text = step_time.busy(ModelChoice("policy", "scorer", "a test"), steps=1)
+    assert "| quiet | passive | 2.10 [2.10, 2.10] | quiet: passive / unset = 1.05 (" in text
+    assert "| busy | passive | 6.30 [6.30, 6.30] | busy: passive / fair share = 1.50 (" in text
+
+
+def test_each_case_has_a_process_of_its_own_that_starts_with_its_environment(monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, *_):
+            started.append({name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")})
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, *_):
+            return SimpleNamespace(result=lambda: step_time.Timing([1.0]))
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(step_time, "ProcessPoolExecutor", Process)
+    step_time.time_all({name: ("", None, {}, name) for name in ("unset", "passive")}, steps=1)
+    unset, passive = (
+        {"OMP_WAIT_POLICY": None, "KMP_BLOCKTIME": "200"},
+        {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": None},
+    )
+    assert started == [unset, passive, passive, unset]
+
+
+def test_the_spinners_end_with_the_measurement():
+    with pytest.raises(KeyError), step_time.spinning(2) as spinners:
+        assert [process.poll() for process in spinners] == [None, None]
+        raise KeyError
+    assert all(process.returncode for process in spinners)
+
+
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- m -->\nold\n<!-- /m -->\nz\n")
@@ -190,21 +239,3 @@ def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     _, *flags = results.command(name, steps=None)
     args = PARSER.parse(flags)
     assert args.use_solution and args.prompts_per_step * args.num_generations == 64
-
-
-def test_a_step_beside_others_is_compared_with_its_share_of_the_machine(monkeypatch):
-    policies = []
-
-    def measured_in(name, *_):
-        policies.append([os.environ.get(key) for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")])
-        return step_time.Timing([6.3 if "beside" in name else 2.1 if "passive" in name else 2.0])
-
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    monkeypatch.setattr(step_time, "in_new_process", measured_in)
-    monkeypatch.setattr(step_time.torch, "get_num_threads", lambda: 2)
-    text = step_time.beside_others(SimpleNamespace(policy_name="mini"), steps=1)
-    own, passive = [None, "300000"], ["passive", None]
-    assert policies == [own, passive, passive, passive, passive, own]
-    assert "| alone, passive | 2.10 [2.10, 2.10] | 1.05 x OpenMP's own" in text
-    assert "1.50 x the fair share, 4.20 s" in text  # two threads and two others on two cores

@@ -3,29 +3,20 @@
 pytest tests/test_verdict.py
 """
 
-import numpy as np
 import pytest
 
-from kit.base.metrics import (
-    Estimate,
-)
 from kit.measure.verdict import judge_slope, signals, verdict
 
-
-def numbers(**values: float) -> dict[str, Estimate]:
-    return {key: Estimate(value, np.zeros(2)) for key, value in values.items()}
-
-
-BASE = numbers(
-    sentiment=0.5,
-    judge=0.5,
-    distinct_2=0.9,
-    compression_ratio=2.0,
-    length=38.0,
-    ref_nll=4.0,
-    empty_ratio=0.0,
-    kl_policy_ref=0.0,
-)
+BASE = {
+    "sentiment": 0.5,
+    "judge": 0.5,
+    "distinct_2": 0.9,
+    "compression_ratio": 2.0,
+    "length": 38.0,
+    "ref_nll": 4.0,
+    "empty_ratio": 0.0,
+    "kl_policy_ref": 0.0,
+}
 
 
 def test_a_model_like_its_base_is_healthy():
@@ -40,9 +31,14 @@ def test_a_model_like_its_base_is_healthy():
 
 def test_collapse_is_hacked():
     """great great great: the proxy is sure, the judge is not, and the words are always the same."""
-    model = BASE | numbers(
-        sentiment=0.97, judge=0.55, distinct_2=0.06, compression_ratio=12.0, ref_nll=6.4, kl_policy_ref=160
-    )
+    model = BASE | {
+        "sentiment": 0.97,
+        "judge": 0.55,
+        "distinct_2": 0.06,
+        "compression_ratio": 12.0,
+        "ref_nll": 6.4,
+        "kl_policy_ref": 160,
+    }
     found = {s.name: s for s in signals(model, BASE, 0.6)}
     assert verdict(list(found.values())) == "hacked"
     assert found["judge gap"].value == pytest.approx(0.42)
@@ -64,28 +60,28 @@ def test_collapse_is_hacked():
     ],
 )
 def test_one_alarm_is_drifting_and_not_yet_hacked(change):
-    found = signals(BASE | numbers(**change), BASE)
+    found = signals(BASE | change, BASE)
     assert sum(s.level == "alarming" for s in found) == 1
     assert verdict(found) == "drifting"
 
 
 def test_one_suspicion_is_healthy():
-    assert verdict(signals(BASE | numbers(kl_policy_ref=12), BASE)) == "healthy"
+    assert verdict(signals(BASE | {"kl_policy_ref": 12}, BASE)) == "healthy"
 
 
 def test_word_salad_is_not_healthy():
     """The bundled policy, its final layer norm times 0.45: 40 nats and 5.7 nats a token off, and as diverse as ever."""
-    assert verdict(signals(BASE | numbers(kl_policy_ref=40, ref_nll=9.7), BASE)) == "hacked"
-    assert verdict(signals({**BASE, "ref_nll": Estimate(9.7, np.zeros(2))}, BASE)) == "drifting"
+    assert verdict(signals(BASE | {"kl_policy_ref": 40, "ref_nll": 9.7}, BASE)) == "hacked"
+    assert verdict(signals(BASE | {"ref_nll": 9.7}, BASE)) == "drifting"
 
 
 def test_two_suspicious_signals_are_drifting():
-    assert verdict(signals(BASE | numbers(distinct_2=0.7, ref_nll=4.6), BASE)) == "drifting"
-    assert verdict(signals(BASE | numbers(distinct_2=0.1, ref_nll=4.6), BASE)) == "drifting"
+    assert verdict(signals(BASE | {"distinct_2": 0.7, "ref_nll": 4.6}, BASE)) == "drifting"
+    assert verdict(signals(BASE | {"distinct_2": 0.1, "ref_nll": 4.6}, BASE)) == "drifting"
 
 
 def test_text_too_likely_for_the_base_is_as_odd_as_text_too_unlikely():
-    levels = [signals(BASE | numbers(ref_nll=nll), BASE)[4].level for nll in (2.9, 3.4, 4.0, 4.6, 5.1)]
+    levels = [signals(BASE | {"ref_nll": nll}, BASE)[4].level for nll in (2.9, 3.4, 4.0, 4.6, 5.1)]
     assert levels == ["alarming", "suspicious", "ok", "suspicious", "alarming"]
 
 
@@ -103,7 +99,7 @@ def test_text_too_likely_for_the_base_is_as_odd_as_text_too_unlikely():
 )
 def test_the_judge_gap_is_the_part_of_the_gain_that_the_judge_does_not_see(sentiment, judge, gap):
     """In the direction of training: with a negated reward both scores fall together, and that is no gap."""
-    assert signals(BASE | numbers(sentiment=sentiment, judge=judge), BASE)[0].value == pytest.approx(
+    assert signals(BASE | {"sentiment": sentiment, "judge": judge}, BASE)[0].value == pytest.approx(
         gap, abs=1e-9
     )
 
@@ -114,13 +110,13 @@ def test_a_weak_judge_is_measured_by_its_own_scale():
     assert judge_slope(sentiment, [0.3, 0.6, 0.5, 0.7]) == pytest.approx(0.25)
     assert judge_slope(sentiment, sentiment) == pytest.approx(1.0)
     assert judge_slope([0.5, 0.5], [0.1, 0.9]) == 0.0
-    model = BASE | numbers(sentiment=0.9, judge=0.55)
+    model = BASE | {"sentiment": 0.9, "judge": 0.55}
     assert signals(model, BASE, slope=0.25)[0].value == pytest.approx(0.4 - 0.05 / 0.25)
     assert "judge gap" not in {s.name for s in signals(model, BASE, slope=0.05)}
 
 
 def test_too_few_signals_are_no_verdict():
-    assert verdict(signals(numbers(distinct_2=0.1, length=1.0), BASE)) == "undecided"
+    assert verdict(signals({"distinct_2": 0.1, "length": 1.0}, BASE)) == "undecided"
 
 
 EDGES = [
@@ -138,9 +134,7 @@ EDGES = [
 def test_levels_on_both_sides_of_their_limits(name, made, suspicious, alarming, sign):
     for limit, below, above in ((suspicious, "ok", "suspicious"), (alarming, "suspicious", "alarming")):
         for off, level in ((-1, below), (1, above)):
-            found = {
-                s.name: s for s in signals(BASE | numbers(**made(limit + sign * off * 0.01 * limit)), BASE)
-            }
+            found = {s.name: s for s in signals(BASE | made(limit + sign * off * 0.01 * limit), BASE)}
             assert found[name].level == level, (limit, off)
 
 
@@ -150,5 +144,5 @@ def test_levels_of_flat_groups_at_their_limits():
 
 
 def test_empty_texts_count_above_the_bases_share():
-    found = signals(BASE | numbers(empty_ratio=0.3), BASE | numbers(empty_ratio=0.28))
+    found = signals(BASE | {"empty_ratio": 0.3}, BASE | {"empty_ratio": 0.28})
     assert {s.name: s.value for s in found}["empty"] == pytest.approx(0.02)

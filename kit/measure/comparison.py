@@ -15,13 +15,13 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
+from kit import ROOT
 from kit.base.cli import BASE
 from kit.base.errors import UserError
 from kit.base.metrics import Estimate
 from kit.base.runs import Run, read_config, read_metrics
 from kit.lm.models import (
     MINI,
-    ROOT,
     ModelChoice,
     context,
     default_device,
@@ -31,7 +31,7 @@ from kit.lm.models import (
     resolve_models,
 )
 from kit.measure.fluency import load_fluency
-from kit.measure.frontier import CurvePoint, captured, curves, price
+from kit.measure.frontier import captured, curves, price
 from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
 from kit.measure.reference import ReferenceSamples
 from kit.measure.verdict import MIN_JUDGE_SLOPE, judge_slope, signals, verdict
@@ -43,10 +43,10 @@ LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
 
 @dataclass
 class Model:
-    """A model that was asked for, with its run, and then its rows or why there are none.
+    """A model that was asked for. `measure` adds its rows and estimates, or the error that left none.
 
-    `run` is the run folder if `path` is one, `history` its metrics.jsonl. `config` may also be that of the run a
-    checkpoint lies in.
+    `run` is the run folder if `path` is one, and `history` its metrics.jsonl. For a checkpoint, `config` is that of the
+    run it lies in.
     """
 
     name: str
@@ -60,22 +60,23 @@ class Model:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.name == BASE:  # it may be the end of another run, but here it is where all others start
+        path = Path(self.path)
+        folder = next((f for f in (path, path.parent) if (f / "metrics.jsonl").is_file()), None)
+        if folder is None or self.name == BASE:  # base may be a run's model, but counts as the start of all
             return
-        for folder in (Path(self.path), Path(self.path).parent):
-            if not (folder / "metrics.jsonl").is_file():
-                continue
-            try:
-                self.config = read_config(folder)
-                if folder == Path(self.path):
-                    self.run, self.history = Run(folder), read_metrics(folder)
-            except UserError as error:  # the weights may be fine
-                self.notes.append(str(error))
-            return
+        try:
+            self.config = read_config(folder)
+            if folder == path:
+                self.run, self.history = Run(folder), read_metrics(folder)
+        except UserError as error:  # the weights may be fine
+            self.notes.append(str(error))
+        if self.settings.get("hackable_reward"):
+            note = "trained to use words of praise (--hackable_reward); its sentiment is the classifier's"
+            self.notes.append(note)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All flags of its run, the method's own too; {} without a run."""
+        """The flags of its run; {} without a run."""
         config = self.config or {}
         return {**config, **(config.get("training") or {})}
 
@@ -89,25 +90,21 @@ class Model:
         """The last step its run has logged."""
         return max((r["step"] for r in self.history), default=None)
 
-    def logged(self, key: str) -> list[float]:
-        """The values of one series of its run."""
-        return [r[key] for r in self.history if r.get(key) is not None]
-
     def earlier_checkpoints(self) -> list[tuple[int, Path]]:
-        """Its run's checkpoints, less the one that is the final model."""
+        """(step, folder) of its run's checkpoints, without the one that is the final model."""
         return [(s, p) for s, p in self.run.checkpoints() if s != self.last_step] if self.run else []
 
 
 def one_sentence(error: Exception) -> str:
-    """The error that a row shows."""
+    """The error as a note beside the model."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
-    """`asked`; if that is `auto`, what the models' runs were trained with, if they agree.
+    """`asked`; for `auto`, what the models' runs were trained with, if they agree.
 
-    `key` is `model` or `sentiment_model`; config.json names a bundled one by its path in the project.
+    `key` is `model` or `sentiment_model`. config.json names a bundled model by its path in the project.
     """
     used = {m.config[key] for m in models if m.config and m.config.get(key)}
     if asked != "auto" or len(used) != 1:
@@ -119,16 +116,16 @@ def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
 def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoice:
     """Reference and reward model, by the flags or else by the models' runs. Raises `UserError`."""
     return resolve_models(
-        trained_with(args.model, "model", models),
-        trained_with(args.sentiment_model, "sentiment_model", models),
+        *(trained_with(getattr(args, key), key, models) for key in ("model", "sentiment_model"))
     )
 
 
 def chosen_judge(asked: str) -> str | None:
     """The id or path of the judge; None for `none`. Raises `UserError` if there is no such model."""
-    judge = {"auto": str(MINI / "judge"), "none": None}.get(asked, asked)
-    if judge is not None:
-        find_model(judge)
+    if asked == "none":
+        return None
+    judge = str(MINI / "judge") if asked == "auto" else asked
+    find_model(judge)
     return judge
 
 
@@ -138,7 +135,7 @@ def chosen_judge(asked: str) -> str | None:
 def load_bench(
     args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
 ) -> Bench:
-    """What the flags of `cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
+    """The bench that the flags of `cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
     start, device = time.monotonic(), default_device()
     reference, tokenizer = load_policy(choice.policy, device)
     room = context(reference) - args.max_new_tokens
@@ -183,7 +180,7 @@ def measure(model: Model, bench: Bench, num_samples: int) -> None:
         with bench.phase("statistics"):
             model.estimates = estimates(model.rows, num_samples)
     except Exception as error:
-        # Not only ours: a foreign model runs out of memory, has NaN weights, or a vocabulary larger than its head
+        # Any error: a foreign model may run out of memory, have NaN weights, or a vocabulary larger than its head
         model.rows, model.error = [], one_sentence(error)
         if base:
             raise UserError(f"the reference model cannot be measured: {model.error}") from None
@@ -191,27 +188,19 @@ def measure(model: Model, bench: Bench, num_samples: int) -> None:
         model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
 
 
-def measured_otherwise(model: Model, bench: Bench, choice: ModelChoice) -> dict[str, tuple[Any, Any]]:
-    """{setting: (its run's, the bench's)} of settings that differ and that a KL or a score depends on."""
+def what_differs(model: Model, bench: Bench, choice: ModelChoice) -> list[str]:
+    """A sentence for each setting of its run that differs from the bench's and that a KL or a score depends on."""
     here = {
         "model": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
         "temperature": bench.temperature,
         "max_completion_length": bench.max_new_tokens,
     }
-    settings = model.settings
-    return {key: (settings[key], value) for key, value in here.items() if settings.get(key, value) != value}
-
-
-def what_differs(model: Model, bench: Bench, choice: ModelChoice) -> list[str]:
-    """A sentence for each way in which its training differed from this measurement."""
-    notes = [
-        f"trained with --{key} {was}, and measured with {here}, as all here"
-        for key, (was, here) in measured_otherwise(model, bench, choice).items()
+    return [
+        f"trained with --{key} {was}, and measured with {value}, as all here"
+        for key, value in here.items()
+        if (was := model.settings.get(key, value)) != value
     ]
-    if model.settings.get("hackable_reward"):
-        notes.append("trained to use words of praise (--hackable_reward); its sentiment is the classifier's")
-    return notes
 
 
 def base_slope(base: Model) -> float:
@@ -229,15 +218,15 @@ def base_slope(base: Model) -> float:
 
 def zero_std_groups(model: Model) -> float | None:
     """Share of groups without any difference in reward, over the last logged steps; None if never logged."""
-    logged = model.logged("train/zero_std_groups")
+    values = [row.get("train/zero_std_groups") for row in model.history]
+    logged = [value for value in values if value is not None]
     return float(np.mean(logged[-LAST_STEPS:])) if logged else None
 
 
 def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
     """`captured` of the model's rows at its run's KL coefficient, in P(positive), or in 1 - it for a negated reward."""
-    negated = bool((model.config or {}).get("negate_reward"))
     rewards, reference = column_of(model.rows, "sentiment", num_samples), samples.scores
-    if negated:
+    if (model.config or {}).get("negate_reward"):
         rewards, reference = 1 - rewards, 1 - reference
     kl = column_of(model.rows, "kl_policy_ref", num_samples)
     return captured(rewards, kl, reference, model.price)
@@ -248,7 +237,8 @@ def compared(
 ) -> dict[str, Any]:
     """The model's entry in comparison.json: its estimates beside those of the base, its signals and its verdict."""
     found, others = dict(model.estimates), model is not base
-    raised = signals(found, base.estimates, zero_std_groups(model), slope) if found and others else []
+    mine, its = ({key: e.value for key, e in m.estimates.items()} for m in (model, base))
+    raised = signals(mine, its, zero_std_groups(model), slope) if found and others else []
     if samples and others and "kl_policy_ref" in found:
         share = captured_by(model, samples, num_samples)
         found |= {} if math.isnan(share.value) else {"captured": share}
@@ -268,7 +258,7 @@ def compared(
         "notes": model.notes,
         "metrics": numbers,
         "spread": spreads(model.rows),
-        "signals": [asdict(s) for s in raised],
+        "signals": [asdict(signal) for signal in raised],
         "config": model.config,
     }
 
@@ -277,12 +267,10 @@ def compared(
 
 
 def validation_points(model: Model, bench: Bench, choice: ModelChoice) -> list[Row]:
-    """Frontier points from the validations of a run, read from its metrics.jsonl.
-
-    There are none if it was validated otherwise: on other prompts, to another reference, by another classifier.
-    """
+    """Frontier points from the validations in a run's metrics.jsonl; none if other prompts, models or sampling
+    settings were used there."""
     prompts = validation_prompts(model.settings.get("prompts", "builtin"))
-    if measured_otherwise(model, bench, choice) or list(prompts) != list(bench.prompts):
+    if what_differs(model, bench, choice) or list(prompts) != list(bench.prompts):
         return []
     return [
         {"model": model.name, "step": r["step"], "source": "validation", "kl": r["val/kl_policy_ref"],
@@ -296,7 +284,7 @@ def validation_points(model: Model, bench: Bench, choice: ModelChoice) -> list[R
 
 
 def sample_point(name: str, step: int | None, rows: Sequence[Row]) -> Row:
-    """A frontier point from measured completions."""
+    """A frontier point: the means over measured completions."""
 
     def mean(key: str) -> float | None:
         return float(np.mean([r[key] for r in rows])) if rows[0][key] is not None else None
@@ -304,15 +292,6 @@ def sample_point(name: str, step: int | None, rows: Sequence[Row]) -> Row:
     return {"model": name, "step": step, "source": "samples", "kl": mean("kl_policy_ref"),
             "sentiment": mean("sentiment"), "judge": mean("judge"), "reward": mean("reward"),
             "samples": len(rows)}  # fmt: skip
-
-
-def curve_rows(points: Sequence[CurvePoint], setting: str, judged: bool) -> list[Row]:
-    """Points of a training-free curve; `judge` is the judge's score of samples chosen by the reward model."""
-    return [
-        {setting: p.setting, "kl": p.kl, "sentiment": p.reward, "judge": p.value if judged else None,
-         "effective_samples": p.effective_samples}
-        for p in points
-    ]  # fmt: skip
 
 
 def find_frontier(
@@ -327,25 +306,19 @@ def find_frontier(
     for model in models:
         if not model.rows or model.rows[0]["kl_policy_ref"] is None:
             continue
-        if model.run:
-            for step, path in runs[model.name]:
-                try:
-                    points.append(
-                        sample_point(model.name, step, bench.rows(*load_measured(bench, str(path))))
-                    )
-                except Exception as error:  # as in `measure`: only this point is missing
-                    model.notes.append(f"{path.name}: {one_sentence(error)}")
-            if not runs[model.name]:
-                points += validation_points(model, bench, choice)
+        for step, path in runs[model.name]:
+            try:
+                rows = bench.rows(*load_measured(bench, str(path)))
+                points.append(sample_point(model.name, step, rows))
+            except Exception as error:  # as in `measure`: only this point is missing
+                model.notes.append(f"{path.name}: {one_sentence(error)}")
+        if not runs[model.name]:
+            points += validation_points(model, bench, choice)
         points.append(sample_point(model.name, model.last_step, model.rows))
     judged = None
     if bench.judge:
         with bench.phase("scoring"):
-            judge = bench.judge([text for texts in samples.texts for text in texts])
-        judged = np.reshape(judge, samples.scores.shape)
+            scores = bench.judge([text for texts in samples.texts for text in texts])
+        judged = np.reshape(scores, samples.scores.shape)
     best_of_n, tilt = curves(samples.scores, judged)
-    return {
-        "points": points,
-        "best_of_n": curve_rows(best_of_n, "n", bench.judge is not None),
-        "tilt": curve_rows(tilt, "beta", bench.judge is not None),
-    }
+    return {"points": points, "best_of_n": best_of_n, "tilt": tilt}

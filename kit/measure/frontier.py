@@ -1,13 +1,12 @@
 """The reward that a given KL(pi||pi_ref) can buy without training, from samples of the reference alone.
 
 `rewards` are (num_prompts, N): N reference samples of every prompt, scored by the reward that training uses.
-`values` of the same shape are what those samples score on another scale (the judge's); by default the rewards.
-Both curves are averages over prompts.
+`judged`, of the same shape, are the judge's scores of these samples. A point of a curve holds `n` or `beta`, and means
+over prompts: `kl` in nats per completion, `sentiment`, `judge` (None without one) and `effective_samples`.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from kit.base.metrics import Estimate, mean_estimate
 MIN_EFFECTIVE_SAMPLES = 4.0
 NO_ROOM = 1e-9  # J* - J(pi_ref) of equal rewards, up to rounding
 DEFAULT_PRICE = 0.1  # for a run without a KL term
+Point = dict[str, Any]
 
 
 def price(settings: Mapping[str, Any]) -> float:
@@ -29,46 +29,31 @@ def price(settings: Mapping[str, Any]) -> float:
     TRL's own `--beta` counts only where rewards are not divided by the standard deviation s of their group. Where they
     are, the coefficient is s beta, and s changes from step to step: such a run is measured at `DEFAULT_PRICE`.
     """
-    if settings.get("credit") == "token" or settings.get("scale_rewards") == "none":
-        in_loss = settings.get("beta")
-    else:
-        in_loss = None
+    undivided = settings.get("credit") == "token" or settings.get("scale_rewards") == "none"
+    in_loss = settings.get("beta") if undivided else None
     in_reward = None if settings.get("kl_type") == "none" else settings.get("kl_coef")
     return in_loss or in_reward or DEFAULT_PRICE
 
 
-@dataclass(frozen=True)
-class CurvePoint:
-    """`setting` is n or beta; `kl` is KL(pi||pi_ref) in nats per completion; `value` on the scale of `values`."""
-
-    setting: float
-    kl: float
-    reward: float
-    value: float
-    effective_samples: float
-
-
-def best_of_n(rewards: np.ndarray, n: int, values: np.ndarray | None = None) -> CurvePoint:
+def best_of_n(rewards: np.ndarray, n: int, judged: np.ndarray | None = None) -> Point:
     """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022).
 
     KL = log n - (n-1)/n, exact for rewards without ties and an upper bound with them. The reward is the mean
     over all subsets of size n of the N samples: the i-th smallest is the best of C(i-1, n-1) of the C(N, n).
     """
     num_samples = rewards.shape[1]
-    if not 1 <= n <= num_samples:
-        raise ValueError(f"best of {n} needs at least {n} samples per prompt, not {num_samples}")
     # Q22. The best of the first n of the N samples has the same expectation. Why all subsets? And how sure is
     # the point n = N?
     weights = np.array([math.comb(i, n - 1) / math.comb(num_samples, n) for i in range(num_samples)])
     order = np.argsort(rewards, axis=1, kind="stable")
-    mean = {
-        key: float((np.take_along_axis(v, order, axis=1) @ weights).mean())
-        for key, v in (("reward", rewards), ("value", rewards if values is None else values))
+    means = {
+        key: None if v is None else float((np.take_along_axis(v, order, axis=1) @ weights).mean())
+        for key, v in (("sentiment", rewards), ("judge", judged))
     }
-    return CurvePoint(n, math.log(n) - (n - 1) / n, mean["reward"], mean["value"], num_samples / n)
+    return {"n": n, "kl": math.log(n) - (n - 1) / n, **means, "effective_samples": num_samples / n}
 
 
-def tilt(rewards: np.ndarray, beta: float, values: np.ndarray | None = None) -> CurvePoint:
+def tilt(rewards: np.ndarray, beta: float, judged: np.ndarray | None = None) -> Point:
     """The policy that maximises E[r] - beta KL(pi||pi_ref): pi* ~ pi_ref exp(r/beta) (Ziegler 2019; DPO eq. 4).
 
     Self-normalised weights w_i = exp(r_i/beta) / sum_j exp(r_j/beta) of each prompt's N samples:
@@ -82,27 +67,24 @@ def tilt(rewards: np.ndarray, beta: float, values: np.ndarray | None = None) -> 
     log_w = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
     w = np.exp(log_w)
     kl = math.log(rewards.shape[1]) + np.where(w > 0, w * log_w, 0.0).sum(axis=1)  # 0 log 0 = 0
-    value = rewards if values is None else values
-    return CurvePoint(
-        setting=beta,
-        kl=float(kl.mean()),
-        reward=float((w * rewards).sum(axis=1).mean()),
-        value=float((w * value).sum(axis=1).mean()),
-        effective_samples=float((1.0 / (w**2).sum(axis=1)).mean()),
-    )
+    return {
+        "beta": beta,
+        "kl": float(kl.mean()),
+        "sentiment": float((w * rewards).sum(axis=1).mean()),
+        "judge": None if judged is None else float((w * judged).sum(axis=1).mean()),
+        "effective_samples": float((1.0 / (w**2).sum(axis=1)).mean()),
+    }
 
 
-def curves(
-    rewards: np.ndarray, values: np.ndarray | None = None
-) -> tuple[list[CurvePoint], list[CurvePoint]]:
+def curves(rewards: np.ndarray, judged: np.ndarray | None = None) -> tuple[list[Point], list[Point]]:
     """(best-of-n for n = 1, 2, 4, ... up to N; the tilt for beta from 10 down, while its weights can be trusted)."""
     sizes = [2**k for k in range(rewards.shape[1].bit_length())]
-    bon = [best_of_n(rewards, n, values) for n in sizes]
+    bon = [best_of_n(rewards, n, judged) for n in sizes]
     # Q24. With J = E[r] - beta KL, a policy has captured (J - J(pi_ref)) / (J* - J(pi_ref)) of what can be
     # had. How much is that for score 1.0 at 150 nats, beta 0.1, J(pi_ref) = 0.50, J* = 0.77? From which beta
     # downwards would it be at least 0?
-    tilts = [tilt(rewards, beta, values) for beta in np.geomspace(10.0, 0.02, 28)]
-    return bon, [point for point in tilts if point.effective_samples >= MIN_EFFECTIVE_SAMPLES]
+    tilts = [tilt(rewards, beta, judged) for beta in np.geomspace(10.0, 0.02, 28)]
+    return bon, [point for point in tilts if point["effective_samples"] >= MIN_EFFECTIVE_SAMPLES]
 
 
 # ---- the share of the possible gain ------------------------------------------------------------------------

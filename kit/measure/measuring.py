@@ -1,5 +1,6 @@
 """Completions -> rows -> estimates: how validation and `evaluate.py` measure a model."""
 
+import functools
 import math
 import time
 from collections import defaultdict
@@ -73,10 +74,10 @@ SPREAD = ("reward", "sentiment", "judge", "length")
 
 @dataclass
 class Bench:
-    """What all measured models share, or one model at all steps: prompts, scorers, sampler.
+    """What all measurements share: prompts, scorers, sampling settings.
 
-    `reference` is pi_ref; None means that the policies are LoRA models, whose base is the reference. `tokenizer` is
-    the reference's. `seconds` adds up the time of each phase.
+    `reference` is pi_ref; None for LoRA policies, whose base is the reference. `tokenizer` is the reference's.
+    `seconds` adds up the time of each phase.
     """
 
     prompts: Sequence[str]
@@ -112,19 +113,11 @@ class Bench:
         prompts: Sequence[str] | None = None,
     ) -> list[Completion]:
         """`num_samples` completions of every prompt (the bench's own by default), prompt by prompt."""
+        asked = self.prompts if prompts is None else prompts
+        on_batch = self.progress.advance if self.progress else None
         with self.phase("sampling"):
-            return sample(
-                policy,
-                tokenizer,
-                self.prompts if prompts is None else prompts,
-                num_samples=num_samples,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                on_batch=self.progress.advance if self.progress else None,
-                on_text=self.on_text,
-            )
+            return sample(policy, tokenizer, asked, num_samples, self.max_new_tokens, self.temperature, self.seed,
+                          self.batch_size, on_batch, self.on_text)  # fmt: skip
 
     def scores(self, texts: Sequence[str]) -> tuple[list[float], list[float | None]]:
         """(sentiment, judge) of N texts."""
@@ -132,10 +125,7 @@ class Bench:
             return self.scorer(texts), list(self.judge(texts)) if self.judge else [None] * len(texts)
 
     def rows(
-        self,
-        policy: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        num_samples: int = 1,
+        self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, num_samples: int = 1
     ) -> list[Row]:
         """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
 
@@ -151,7 +141,7 @@ class Bench:
             with self.phase("fluency"):
                 fluency = self.fluency([c.prompt for c in completions], texts)
         rewards = composite_reward(sentiment, texts)
-        known = same_tokenizer(tokenizer, self.tokenizer)
+        known = tokenizer is self.tokenizer or tokenizer.get_vocab() == self.tokenizer.get_vocab()
         if known:
             with self.phase("log-probs"):
                 # At the sampling temperature: the KL of the distributions that were sampled
@@ -180,8 +170,8 @@ class Bench:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; joined they are the completion. EOS, and the first bytes of a character that takes
-    several tokens, add nothing."""
+    """The text that each token adds; joined they are the completion. EOS adds nothing, and a character of several
+    tokens belongs to its last."""
     texts = tokenizer.batch_decode([ids[: i + 1] for i in range(len(ids))], skip_special_tokens=True)
     pieces, shown = [], ""
     for text in texts:
@@ -190,11 +180,6 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
         shown += pieces[-1]
     pieces[-1] += texts[-1][len(shown) :]
     return pieces
-
-
-def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Do equal ids mean equal tokens?"""
-    return a is b or a.get_vocab() == b.get_vocab()
 
 
 # ---- rows -> estimates -------------------------------------------------------------------------------------
@@ -206,13 +191,9 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     A metric that no row has (without a judge, or with another tokenizer) is left out. So is `captured`, which needs the
     reference's samples (`kit.measure.frontier`).
     """
-
-    def column(key: str) -> np.ndarray:
-        return column_of(rows, key, num_samples)
-
+    column = functools.partial(column_of, rows, num_samples=num_samples)
     texts = [r["completion"] for r in rows]
     groups = [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
-    ngrams = {n: ngram_groups(groups, n) for n in (1, 2, 3)}
     tokens = column("tokens")
     by_completion: dict[str, Any] = {
         "positive_ratio": column("sentiment") > POSITIVE,
@@ -227,13 +208,12 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
         found[key] = mean_estimate(column(key))
     size = [[len(text.encode("utf-8", "replace")) for text in group] for group in groups]
     found["fluency"] = mean_estimate(column("fluency"), np.array(size))
-    nll = mean_estimate(column("ref_nll"), tokens)  # over all tokens: a long text weighs as long as it is
-    found["ref_nll"] = nll
+    found["ref_nll"] = nll = mean_estimate(column("ref_nll"), tokens)  # the mean over all tokens
     with np.errstate(over="ignore"):  # infinite above 709 nats a token
         found["ref_perplexity"] = Estimate(float(np.exp(nll.value)), np.exp(nll.replicates))
-    for n, ids in ngrams.items():
-        found[f"distinct_{n}"] = corpus_estimate(ids, unique_ratio)
-    found["vocabulary"] = corpus_estimate(ngrams[1], num_unique)
+    for n in (1, 2, 3):
+        found[f"distinct_{n}"] = corpus_estimate(ngram_groups(groups, n), unique_ratio)
+    found["vocabulary"] = corpus_estimate(ngram_groups(groups, 1), num_unique)
     found["compression_ratio"] = corpus_estimate(
         groups, lambda some: compression_ratio([text for group in some for text in group])
     )

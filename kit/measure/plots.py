@@ -1,10 +1,10 @@
-"""The figures of an evaluation. Data in, `Figure` out; nothing is read or computed here.
+"""The figures of an evaluation: data in, `Figure` out.
 
-Every series has a colour (Okabe & Ito: told apart by the colour-blind), and a line style, marker and hatch
-of its own, so that a grey print says the same.
+Every series has its own colour (Okabe & Ito, for colour-blind readers), line style, marker and hatch (for grey prints).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,11 @@ class Style(NamedTuple):
     line: str | tuple[int, tuple[int, ...]]
     marker: str
     hatch: str
+
+    @property
+    def pen(self) -> dict[str, Any]:
+        """The look of a line, for `Axes.plot`."""
+        return {"color": self.color, "ls": self.line, "marker": self.marker}
 
 
 STYLES = (
@@ -50,7 +55,7 @@ CURVES = (  # key in metrics.jsonl, title, unit, limits
 
 
 def style(index: int) -> Style:
-    """The look of series number `index`; series 0 is the base model in every figure. The ninth is a paler first."""
+    """The look of series `index`; 0 is the base model in every figure. The ninth series is a paler first."""
     times, place = divmod(index, len(STYLES))
     look = STYLES[place]
     shade = 1 - (1 - np.array(to_rgb(look.color))) * 0.6**times
@@ -75,13 +80,19 @@ def grid(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> t
     return figure, axes
 
 
-def _legend_above(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """The legend of `axes`, above the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = min(len(labels), 4)
-        figure.legend(
-            handles, labels, loc="outside upper center", ncols=columns, frameon=False, handlelength=4
-        )
+        where = {"loc": "outside upper center", "ncols": min(len(labels), 4)}
+        figure.legend(handles, labels, **where, frameon=False, handlelength=4)
+
+
+def join(ax: Axes, points: Iterable[Mapping[str, Any]], x: str, y: str, **look: Any) -> None:
+    """A line through the points that have a `y`; nothing if none has."""
+    known = [(p[x], p[y]) for p in points if p.get(y) is not None]
+    if known:
+        ax.plot(*zip(*known, strict=True), **look)
 
 
 def sentiment_distributions(
@@ -89,24 +100,21 @@ def sentiment_distributions(
 ) -> Figure:
     """One row per model: the histogram of P(positive) by the reward model, and by the judge.
 
-    `judge` may lack a model. Bars to the right with an outline that stays left: the reward model is fooled.
+    `judge` may lack a model. If the bars move to the right and the outline stays, the reward model is fooled.
     """
     figure, axes = grid(len(sentiment), 1, (10.5, 0.9 + 1.15 * len(sentiment)), sharex=True)
     bins = np.linspace(0.0, 1.0, 21)
     for row, (name, scores) in enumerate(sentiment.items()):
         ax, look = axes[row, 0], style(row)
-        share = np.full(len(scores), 100.0 / max(len(scores), 1))
-        ax.hist(
-            scores, bins, weights=share, color=look.color, alpha=0.45, hatch=look.hatch, label="reward model"
-        )
+        percent = [100.0 / len(scores)] * len(scores)
+        ax.hist(scores, bins, weights=percent, color=look.color, alpha=0.45, hatch=look.hatch)
         ax.axvline(float(np.mean(scores)), color=look.color, lw=2)
         title = f"{name}: reward model {np.mean(scores):.2f}"
         if name in judge:
-            seen = judge[name]
-            share = np.full(len(seen), 100.0 / max(len(seen), 1))
-            ax.hist(seen, bins, weights=share, histtype="step", color="black", lw=1.3, label="judge")
-            ax.axvline(float(np.mean(seen)), color="black", lw=1.3, ls=":")
-            title += f", judge {np.mean(seen):.2f}"
+            percent = [100.0 / len(judge[name])] * len(judge[name])
+            ax.hist(judge[name], bins, weights=percent, histtype="step", color="black", lw=1.3)
+            ax.axvline(float(np.mean(judge[name])), color="black", lw=1.3, ls=":")
+            title += f", judge {np.mean(judge[name]):.2f}"
         ax.set_title(f"{title} (means: vertical lines)", loc="left")
         ax.set_ylabel("% of texts")
         ax.set_xlim(0, 1)
@@ -122,15 +130,9 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int 
     figure, axes = grid(2, 3, (10.5, 6.0), sharex=True)
     for ax, (key, title, unit, limits) in zip(axes.flat, CURVES, strict=True):
         for index, (name, rows) in enumerate(runs.items(), start=start):
-            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-            if not points:
-                continue
             look = style(index)
-            steps, values = zip(*points, strict=True)
-            size = 4 if len(steps) <= 20 else 0
-            ax.plot(
-                steps, values, color=look.color, ls=look.line, marker=look.marker, ms=size, lw=1.6, label=name
-            )
+            size = 4 if sum(r.get(key) is not None for r in rows) <= 20 else 0
+            join(ax, rows, "step", key, ms=size, lw=1.6, label=name, **look.pen)
             low, high = key.replace("_mean", "_ci_low"), key.replace("_mean", "_ci_high")
             band = [(r["step"], r[low], r[high]) for r in rows if low != key and r.get(low) is not None]
             if band:
@@ -143,7 +145,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], start: int 
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     # A run may have no line in the first panel: take the fullest legend
-    _legend_above(figure, max(axes.flat, key=lambda ax: len(ax.get_legend_handles_labels()[0])))
+    legend_above(figure, max(axes.flat, key=lambda ax: len(ax.get_legend_handles_labels()[0])))
     return figure
 
 
@@ -155,9 +157,8 @@ def reward_against_kl(
 ) -> Figure:
     """Score against KL(pi||pi_ref): left by the reward model, right by the judge (Gao et al. 2022).
 
-    `points`: `model`, `step`, `source` ("samples" or "validation"), `kl`, `sentiment`, `judge` (None: not on
-    the right). Curve points: `kl`, `sentiment`, `judge`. `names` fixes the look of each model. The horizontal
-    axis is linear up to 1 nat and logarithmic beyond: best-of-n lives below 2 nats, a hacked run above 100.
+    The points are those of `frontier` in comparison.json; `names` fixes the look of each model. The horizontal axis is
+    linear up to 1 nat and logarithmic beyond: best-of-n stays below 2 nats, and a hacked run is above 100.
     """
     figure, axes = grid(1, 2, (10.5, 4.9), sharex=True, sharey=True)
     drawn = [*points, *best_of_n, *tilt]
@@ -171,24 +172,20 @@ def reward_against_kl(
             (tilt, "-", "", "π* ∝ π_ref exp(r/β), the limit"),
             (best_of_n, "--", ".", "best of n of the base"),
         ):
-            known = [p for p in curve if p[key] is not None]
-            ax.plot([p["kl"] for p in known], [p[key] for p in known], color="0.45", ls=line, marker=marker,
-                    lw=2.2, label=label)  # fmt: skip
+            join(ax, curve, "kl", key, color="0.45", ls=line, marker=marker, lw=2.2, label=label)
         if key == "sentiment":
             for p in best_of_n[1:]:
                 ax.annotate(f"{p['n']:.0f}", (p["kl"], p[key]), textcoords="offset points", xytext=(4, -9),
                             fontsize=7, color="0.35")  # fmt: skip
         for index, name in enumerate(names):
             look = style(index)
-            for source, size, face in (("samples", 7, look.color), ("validation", 5, "white")):
-                mine = [
-                    p for p in points if (p["model"], p["source"]) == (name, source) and p[key] is not None
-                ]
+            for source, size, face, label in (
+                ("samples", 7, look.color, name),
+                ("validation", 5, "white", f"{name}: validations"),
+            ):
+                mine = [p for p in points if (p["model"], p["source"]) == (name, source)]
                 mine.sort(key=lambda p: (p["step"] is None, p["step"]))
-                if mine:
-                    label = name if source == "samples" else f"{name}: validations"
-                    ax.plot([p["kl"] for p in mine], [p[key] for p in mine], color=look.color, ls=look.line,
-                            lw=1.0, marker=look.marker, ms=size, mfc=face, label=label)  # fmt: skip
+                join(ax, mine, "kl", key, lw=1.0, ms=size, mfc=face, label=label, **look.pen)
         ax.set_xscale("symlog", linthresh=1.0, linscale=1.0)
         ax.set_xlim(0, top * 1.3)
         ticks = (0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -201,7 +198,7 @@ def reward_against_kl(
     axes[0, 0].set_ylabel("P(positive), mean over completions")
     if not any(p["judge"] is not None for p in points):
         axes[0, 1].text(0.5, 0.5, "no judge", transform=axes[0, 1].transAxes, ha="center")
-    _legend_above(figure, axes[0, 0])
+    legend_above(figure, axes[0, 0])
     return figure
 
 
@@ -212,24 +209,24 @@ def metric_bars(
 
     A model without a value has no bar but keeps its place.
     """
-    columns = min(4, max(len(panels), 1))
-    rows = -(-max(len(panels), 1) // columns)
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
     size = (2.7 * columns + 1.0, rows * (0.9 + 0.3 * len(names)) + 0.3)
     figure, axes = grid(rows, columns, size, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     for ax, (title, unit, values) in zip(axes.flat, panels, strict=False):
         for row, name in enumerate(names):
-            value, low, high = values.get(name, (np.nan, np.nan, np.nan))
-            if not np.isfinite(value):
-                ax.text(
-                    0.02, row, "not measured", transform=ax.get_yaxis_transform(), va="center", fontsize=7
-                )
+            if name not in values:
+                place = ax.get_yaxis_transform()
+                ax.text(0.02, row, "not measured", transform=place, va="center", fontsize=7)
                 continue
+            value, low, high = values[name]
             look = style(row)
             ax.barh(row, value, color=look.color, alpha=0.5, hatch=look.hatch, edgecolor="black", lw=0.6)
-            if np.isfinite(low) and np.isfinite(high):
-                ax.plot([low, high], [row, row], color="black", lw=1.5, marker="|", ms=6)
+            ax.plot(
+                [low, high], [row, row], color="black", lw=1.5, marker="|", ms=6
+            )  # nothing if they are NaN
         ax.set_title(title, loc="left")
         ax.set_xlabel(unit)
         ax.set_yticks(range(len(names)), names)

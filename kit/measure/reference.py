@@ -2,9 +2,8 @@
 
     python -m kit.measure.reference     draw those of the bundled pair again, into mini/reference_samples*.json.gz
 
-Two sets of 64 prompts, the held-out ones and those to choose settings on, x 64 samples: four minutes of two cores. They
-are the same for every run, so those of the bundled pair come with it, and count as long as models, prompts and sampling
-are those they were drawn with.
+Two sets of 64 prompts (held-out and tuning) x 64 samples: four minutes on two cores. Those of the bundled pair come
+with the kit. They are used as long as models, prompts and sampling settings are those they were drawn with.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -12,7 +11,6 @@ from kit.base.screen import Progress, quiet
 
 quiet(__name__)
 
-import argparse
 import gzip
 import hashlib
 import json
@@ -22,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
+from kit.base.cli import Parser
+from kit.base.errors import run_main
 from kit.base.files import refuse_pointer
-from kit.base.screen import quiet
 from kit.lm.loading import told_as
 from kit.lm.models import MINI, ModelChoice, load_policy, resolve_models
 from kit.measure.measuring import Bench
@@ -54,14 +53,11 @@ def draw_samples(bench: Bench, num_samples: int) -> ReferenceSamples:
 
 
 def kept_samples(choice: ModelChoice, bench: Bench) -> ReferenceSamples | None:
-    """The samples that come with the bundled pair, or None where anything is not as it was when they were drawn."""
-    if not choice.mini:
-        return None
-    asked = fingerprint(choice, bench)
+    """The samples that come with the bundled pair; None if models, prompts or sampling settings are others."""
     for file in (HELD_OUT, TUNING):
-        if file.is_file():
+        if choice.mini and file.is_file():
             drawn_with, samples = read_kept(file)
-            if drawn_with == asked:
+            if drawn_with == fingerprint(choice, bench):
                 return samples
     return None
 
@@ -78,7 +74,7 @@ def read_kept(file: Path = HELD_OUT) -> tuple[str, ReferenceSamples]:
 
 
 def fingerprint(choice: ModelChoice, bench: Bench) -> str:
-    """A digest of all that decides what is drawn and how it is scored, the two models' weights included."""
+    """A digest of everything the samples and their scores depend on: weights, prompts, length, temperature."""
     digest = hashlib.sha256()
     for folder in (choice.policy, choice.sentiment):
         weights = Path(folder) / "model.safetensors"
@@ -88,9 +84,7 @@ def fingerprint(choice: ModelChoice, bench: Bench) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        prog="python -m kit.measure.reference", description=__doc__.split("\n")[0]
-    ).parse_args()
+    Parser(__doc__.splitlines()[0]).parse_args()
     choice = resolve_models("mini", "mini")
     reference, tokenizer = load_policy(choice.policy)
     scorer = load_scorer(choice.sentiment)
@@ -108,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

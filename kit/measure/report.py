@@ -49,7 +49,7 @@ def pieces(row: Mapping[str, Any]) -> list[tuple[str, float | None]]:
 
 
 def visible(text: str) -> str:
-    """Text with U+FFFD for what HTML cannot hold (controls, lone surrogates) and for marks that turn text around."""
+    """Text with U+FFFD for controls and lone surrogates, which HTML cannot hold, and for marks that reverse text."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
@@ -61,11 +61,6 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
-
-
-def signed(value: float) -> str:
-    """`number` with its sign."""
-    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def change(entry: Mapping[str, float | None]) -> str:
@@ -111,23 +106,14 @@ def environment() -> Environment:
     env = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
-        finalize=lambda value: (
-            visible(value) if type(value) is str else value
-        ),  # before escaping; not our markup
+        # Before escaping; our own markup is of another type
+        finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(
-        number=number,
-        signed=signed,
-        change=change,
-        shade=shade,
-        pieces=pieces,
-        command=run_command,
-        mark=MARKS.get,
-        json=functools.partial(json.dumps, indent=1, ensure_ascii=False),
-    )
+    env.filters |= {f.__name__: f for f in (number, change, shade, pieces, run_command)}
+    env.filters |= {"mark": MARKS.get, "json": functools.partial(json.dumps, indent=1, ensure_ascii=False)}
     return env
 
 
@@ -138,19 +124,13 @@ def articles(samples: Sequence[Mapping[str, Any]]) -> str:
     return str(module.articles(samples)).replace("<i ", '<i tabindex="0" ', 1)
 
 
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 def render(
     comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], figures: Path
 ) -> str:
     """The page for one `comparison.json`.
 
-    `rows`: by model, prompt by prompt, the lines of samples.jsonl, each with `tokens_text` (the decoded tokens,
-    which make up the completion) and `log_ratios` (log pi/pi_ref of each, nats), or both None. `figures`: the
-    folder with the SVG files; a missing one is left out. Everything from outside is escaped, and the page's own
-    policy lets only its own script and style run: a completion may contain `<script>`.
+    `rows` are the rows of `Bench.rows` by model. `figures` is the folder with the SVG files; a missing one is left out.
+    A completion may contain `<script>`: text is escaped, and the page's policy lets only its own script and style run.
     """
     style, script = asset("css", "cells", "report"), asset("js", "cells", "report")
     images = [
@@ -158,12 +138,12 @@ def render(
         for name, caption in FIGURES
         if (figures / f"{name}.svg").is_file()
     ]
-    allowed = f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return environment().get_template("report.html").render(
         c=comparison,
         samples=side_by_side(rows),
         figures=images,
         style=style,
         script=script,
-        policy=f"default-src 'none'; img-src data:; {allowed}",
+        policy="default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'".format(*digests),
     )  # fmt: skip

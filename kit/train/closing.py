@@ -1,9 +1,6 @@
 """The end of a training run on screen: what its numbers say, and what to try next."""
 
-import numpy as np
-
 from kit.base.flags import Arguments
-from kit.base.metrics import Estimate
 from kit.measure.verdict import HACKED, signals, verdict
 from kit.train.validation import NAMES
 
@@ -16,9 +13,7 @@ def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict
 
     `penalty`: the flags of the run's KL term, its strength last (`--kl_type forward --kl_coef 0.05`); empty for none.
     """
-    model, base = (
-        {key: Estimate(m[name], np.empty(0)) for name, key in NAMES.items()} for m in (last, first)
-    )
+    model, base = ({key: m[name] for name, key in NAMES.items()} for m in (last, first))
     found = signals(model, base)
     unusual = [s for s in found if s.level != "ok" and not s.name.startswith("KL")]  # the KL is told anyway
     odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in unusual)

@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
@@ -53,7 +53,7 @@ from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
 
-LanguageModel = PreTrainedModel | PeftModel
+LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
