@@ -30,7 +30,9 @@ from grading.submission import (
     close,
     wrong_kind,
 )
-from grading.trees import cosine, gradient, kl, make_tree, norm, policy_gradient
+from grading.trees import Model, Tree, cosine, gradient, kl, make_tree, norm, policy_gradient
+
+CHANGED_ARGUMENTS = "The function changes its arguments: work on copies, the caller still needs them."
 
 # ---- the KL penalties --------------------------------------------------------------------------------------
 
@@ -42,39 +44,23 @@ def varied(values: list[float]) -> list[float]:
     return values
 
 
+# name -> (its KL in words, the KL of a tree with another policy)
+DIVERGENCES: dict[str, tuple[str, Callable[[Tree, Model], float]]] = {
+    FORWARD: ("KL(pi || pi_ref)", lambda tree, pi: kl(tree, pi, tree.ref)),
+    BACKWARD: ("KL(pi_ref || pi)", lambda tree, pi: kl(tree, tree.ref, pi)),
+}
+
+
 def forward_value(student: Student, rng: random.Random) -> None:
     for eos in (False, True):
         tree = make_tree(rng, vocab=3, length=3, eos=eos, nats=0.3)
         right = kl(tree, tree.policy, tree.ref)
-        values = varied(student.penalties(FORWARD, tree.pairs()))
-        mean = tree.mean(values)
+        mean = tree.mean(varied(student.penalties(FORWARD, tree.pairs())))
         if not close(mean, right):
             raise Mistake(
                 f"Over all completions of a small policy (weighted by its probabilities, kl_coef = 1) your penalty "
                 f"averages {mean:.4f}, but KL(pi || pi_ref) is {right:.4f} nats."
             )
-
-
-def forward_gradient(student: Student, rng: random.Random) -> None:
-    for vocab, length, eos in ((4, 2, False), (3, 4, True)):
-        tree = make_tree(rng, vocab, length, eos, nats=0.4)
-        right = gradient(partial(kl, tree, q=tree.ref), tree.policy)
-        ours = policy_gradient(tree, varied(student.penalties(FORWARD, tree.pairs())))
-        compare(ours, right, "KL(pi || pi_ref)", exactly=True)
-
-
-def backward_gradient_token(student: Student, rng: random.Random) -> None:
-    """One token, models far apart: nothing is approximate here, and the two KLs clearly differ."""
-    done = 0
-    while done < 2:
-        tree = make_tree(rng, vocab=4, length=1, eos=False, nats=0.5)
-        right = gradient(partial(kl, tree, tree.ref), tree.policy)
-        other = gradient(partial(kl, tree, q=tree.ref), tree.policy)
-        if cosine(right, other) > 0.95:
-            continue
-        done += 1
-        ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
-        compare(ours, right, "KL(pi_ref || pi)", exactly=True)
 
 
 # Token-level weights leave out how often pi_ref would reach the prefix. Over several tokens they only approximate the
@@ -84,13 +70,22 @@ NEAR = 0.05
 COSINE = 0.9
 
 
-def backward_gradient_tree(student: Student, rng: random.Random) -> None:
-    """Several tokens, and models so close that token-level weights are good enough."""
-    for vocab, length, eos in ((3, 3, False), (3, 4, True)):
-        tree = make_tree(rng, vocab, length, eos, nats=NEAR)
-        right = gradient(partial(kl, tree, tree.ref), tree.policy)
-        ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
-        compare(ours, right, "KL(pi_ref || pi)", exactly=False)
+def gradient_of_kl(name: str, one_token: bool, student: Student, rng: random.Random) -> None:
+    """The penalty's policy gradient is that of its KL: exactly, but for 1b and more than one token nearly."""
+    exactly = one_token or name == FORWARD
+    for shape in ((4, 1, False), (4, 1, False)) if one_token else ((3, 3, False), (3, 4, True)):
+        while True:
+            tree = make_tree(rng, *shape, nats=0.4 if exactly else NEAR)
+            right = {kind: gradient(partial(of, tree), tree.policy) for kind, (_, of) in DIVERGENCES.items()}
+            if not one_token or cosine(right[FORWARD], right[BACKWARD]) <= 0.95:  # the two KLs clearly differ
+                break
+        ours = policy_gradient(tree, varied(student.penalties(name, tree.pairs())))
+        compare(ours, right[name], DIVERGENCES[name][0], exactly)
+
+
+forward_gradient = partial(gradient_of_kl, FORWARD, False)
+backward_gradient_token = partial(gradient_of_kl, BACKWARD, True)
+backward_gradient_tree = partial(gradient_of_kl, BACKWARD, False)
 
 
 def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> None:
@@ -98,8 +93,8 @@ def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> 
     cos, ratio = cosine(ours, right), norm(ours) / norm(right)
     if cos < -0.5:
         raise Mistake(
-            f"Your penalty pushes the policy away from the reference: its policy gradient and the gradient of {name} "
-            f"point in opposite directions (cosine {cos:.2f})."
+            "Your penalty pushes the policy away from the reference: its policy gradient points against that of "
+            f"{name} (cosine {cos:.2f})."
         )
     off = norm([a - b for a, b in zip(ours, right, strict=True)]) / norm(right)
     if off < 3 * TOLERANCE or (not exactly and cos >= COSINE and 0.75 < ratio < 4 / 3):
@@ -126,10 +121,8 @@ def backward_descent(student: Student, rng: random.Random) -> None:
             break  # far away and running
     end = kl(tree, tree.ref, tree.policy)
     if not end < 0.1 * start:
-        raise Mistake(
-            f"60 exact gradient steps on your penalty alone took KL(pi_ref || pi) from {start:.3f} to {end:.3f} nats; "
-            "it must fall close to 0."
-        )
+        steps = "60 exact gradient steps on your penalty alone"
+        raise Mistake(f"{steps} took KL(pi_ref || pi) from {start:.3f} to {end:.3f} nats: not near 0.")
 
 
 def linear(name: str, student: Student, rng: random.Random) -> None:
@@ -148,11 +141,7 @@ def zero_when_equal(name: str, student: Student, rng: random.Random) -> None:
     varied(student.penalties(name, pairs))
     values = student.penalties(name, [[(a, a) for a, _ in row] for row in pairs])
     if any(abs(v) > TOLERANCE for v in values):
-        example = max(values, key=abs)
-        raise Mistake(
-            "Where both models give the same probabilities the penalty must be 0; "
-            f"a completion of yours pays {example:.4g}."
-        )
+        raise Mistake(f"Where the models agree the penalty must be 0, but it is {max(values, key=abs):.4g}.")
 
 
 def rows_alone(name: str, student: Student, rng: random.Random) -> None:
@@ -185,9 +174,7 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
     if reply.get("kind") != "list":
         raise Mistake(wrong_kind(reply.get("kind")))
     if reply.get("arguments") != [policy, ref]:
-        raise Mistake(
-            "The function changes its arguments: work on copies, the caller still needs the log-probs."
-        )
+        raise Mistake(CHANGED_ARGUMENTS)
     if student.values(name, [], [], kl_coef=1.0):
         raise Mistake("An empty batch must return an empty list.")
     if any(abs(v) > TOLERANCE for v in student.values(name, [[]], [[]], kl_coef=1.0)):
@@ -206,9 +193,7 @@ def far_apart(name: str, student: Student, rng: random.Random) -> None:
     except Mistake as mistake:
         raise Mistake(f"With models 800 nats apart on a token, or a reference at -inf: {mistake}") from None
     if not values[1] > values[0]:
-        raise Mistake(
-            "A token that pi overuses by 800 nats must cost more than one that it neglects by as much."
-        )
+        raise Mistake("A token that pi overuses by 800 nats must cost more than one that it neglects.")
 
 
 # ---- the shaped reward -------------------------------------------------------------------------------------
@@ -258,14 +243,9 @@ def steady_rewards(
     scores, texts, prompts = shaped_batch(rng)
     rewards = student.values(SHAPED, scores, texts, prompts)
     if max(rewards) - min(rewards) <= TOLERANCE * max(1.0, max(map(abs, rewards))):
-        raise Mistake(
-            "All completions get the same reward. GRPO compares the completions of a group with each other: without "
-            "differences there is nothing to learn."
-        )
+        raise Mistake("All completions get the same reward: without differences GRPO has nothing to learn.")
     if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
-        raise Mistake(
-            "Two identical calls give different rewards, the second time others: make the function deterministic."
-        )
+        raise Mistake("The same call gives other rewards the second time: make the function deterministic.")
     order = list(range(len(texts)))
     rng.shuffle(order)
     shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
@@ -282,12 +262,9 @@ def shaped_numbers(student: Student, rng: random.Random) -> None:
     if reply.get("kind") != "list":
         raise Mistake(wrong_kind(reply.get("kind")))
     if reply.get("arguments") != [scores, texts, prompts]:
-        raise Mistake("The function changes its arguments: work on copies, the caller still needs them.")
-    for n in (1, 2):
-        student.values(SHAPED, scores[:n], texts[:n])
-    student.values(SHAPED, [0.5, 0.5, 0.5], texts[:3])
-    student.values(SHAPED, [0, 1, 1.0], texts[:3])
-    student.values(SHAPED, [], [])
+        raise Mistake(CHANGED_ARGUMENTS)
+    for some in (scores[:1], scores[:2], [0.5, 0.5, 0.5], [0, 1, 1.0], []):
+        student.values(SHAPED, some, texts[: len(some)])
 
 
 def shaped_blanks(student: Student, rng: random.Random) -> None:
@@ -311,13 +288,9 @@ def shaped_uses_score(student: Student, rng: random.Random) -> None:
         )
         changes.append((middle - low, high - low))
     if not any(abs(change) > TOLERANCE * max(map(abs, rewards)) for pair in changes for change in pair):
-        raise Mistake(
-            "The scores do not matter to your reward: with others it stays the same. Shape the score, keep it."
-        )
+        raise Mistake("The scores do not matter to your reward. Shape the score, keep it.")
     if sum(high for _, high in changes) < 0:
-        raise Mistake(
-            "Your reward falls as the score rises: the sign is the wrong way round, higher is better."
-        )
+        raise Mistake("Your reward falls as the score rises: the sign is the wrong way round.")
 
 
 def shaped_not_affine(student: Student, rng: random.Random) -> None:
@@ -329,12 +302,11 @@ def shaped_not_affine(student: Student, rng: random.Random) -> None:
     residual = norm([r - mean_r - slope * (s - mean_s) for s, r in zip(scores, rewards, strict=True)])
     if residual <= 1e-4 * norm([r - mean_r for r in rewards]):
         constant = mean_r - slope * mean_s
-        reward = f"{slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g}"
+        sign = " (except for the sign, which is the wrong way round)" if slope < 0 else ""
         raise Mistake(
-            f"Your reward is {reward} for the whole batch. GRPO subtracts "
-            "the group's mean and divides by its standard deviation, so it cannot tell that from the bare score"
-            + (" (except for the sign, which is the wrong way round)." if slope < 0 else ".")
-            + " Bend the score, or bring in the text."
+            f"Your reward is {slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g} for all completions."
+            " GRPO subtracts the group's mean and divides by its deviation, so it cannot tell that from the bare "
+            f"score{sign}. Bend the score, or bring in the text."
         )
 
 
