@@ -1,9 +1,9 @@
 """The checks behind `python rewards.py`, the tests and the grader.
 
 They are exact: policy and reference are small tables of next-token probabilities (`trees.py`), and the student's
-penalty is called on all completions they can write. Its mean and its policy gradient E[f grad log pi] are then sums.
-They are compared with a KL divergence and with its gradient. A penalty inside a reward is a constant to the optimiser,
-so its gradient says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025 (arXiv 2512.21852).
+penalty is called on all completions they can write. Its mean and its policy gradient E[f grad log pi] are then sums,
+compared with a KL and its gradient. A penalty inside a reward is a constant to the optimiser, so its policy gradient
+says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025 (arXiv 2512.21852).
 
 A check asks a `Student` for values and raises `Mistake` with a hint; it does not know in which process the student's
 code runs. Standard library only.
@@ -304,7 +304,7 @@ def shaped_not_affine(student: Student, rng: random.Random) -> None:
         constant = mean_r - slope * mean_s
         sign = " (except for the sign, which is the wrong way round)" if slope < 0 else ""
         raise Mistake(
-            f"Your reward is {slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g} for all completions."
+            f"Your reward is {slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g} throughout."
             " GRPO subtracts the group's mean and divides by its deviation, so it cannot tell that from the bare "
             f"score{sign}. Bend the score, or bring in the text."
         )

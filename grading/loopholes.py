@@ -143,11 +143,9 @@ def earnings(
     rng.shuffle(texts)
     scores, completions = [text.score for text in texts], [text.completion for text in texts]
     rewards = student.values(SHAPED, scores, completions, [PROMPT] * len(texts))
-    best: dict[str, Earning] = {}
-    for kind in (PRAISE, PAN, *kinds):
-        paid = [(r, text.score) for r, text in zip(rewards, texts, strict=True) if text.kind == kind]
-        reward, score = max(paid)
-        best[kind] = Earning(score, reward)
+    paid = sorted((reward, text.score, text.kind) for reward, text in zip(rewards, texts, strict=True))
+    best = {kind: Earning(score, reward) for reward, score, kind in paid}  # the last one of a kind counts
+    best = {kind: best[kind] for kind in (PRAISE, PAN, *kinds)}
     if best[PRAISE].reward <= best[PAN].reward:
         raise Mistake(
             f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}: under your "
@@ -186,8 +184,6 @@ def table(earned: dict[str, Earning]) -> list[str]:
     pays = still_pay(earned)
     lines = [f"{'what your reward pays':<24}  score   reward"]
     for kind, (score, reward) in earned.items():
-        remark = ""
-        if kind in pays:
-            remark = "  still pays" + (" (left to the KL penalty)" * (kind == SALAD))
+        remark = ("  still pays" + " (left to the KL penalty)" * (kind == SALAD)) * (kind in pays)
         lines.append(f"{kind:<24}  {score:>5.3f}  {reward:>7.3f}{remark}")
     return lines
