@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from grading.loopholes import BLANK, ONE_WORD, PHRASE, SHORT, closed
+from grading.loopholes import BLANK, ONE_WORD, PHRASE, PROMPT, SHORT, closed, drawn
 from grading.mistakes import batch_hint, coefficient_hint, diagnose
 from grading.submission import (
     BACKWARD,
@@ -198,42 +198,28 @@ def far_apart(name: str, student: Student, rng: random.Random) -> None:
 
 # ---- the shaped reward -------------------------------------------------------------------------------------
 
-# Different in every way a reward may look at: words and characters (no two alike), repetition, case, punctuation,
-# words of praise and of blame, an echo of the prompt, other scripts.
-PROMPT = "The film opens on"
-TEXTS = (
-    "great " * 24,
-    "A quiet story that takes its time, and earns every one of the tears it asks for in the last scene of all.",
-    "I loved it!",
-    "The film opens on the film opens on the film opens on a street.",
-    "Boring.",
-    "wonderful, wonderful, wonderful, and then some more of the same wonderful wonderful stuff!!!",
-    "It is long. It is slow. It is about nothing. I would see it again tomorrow, and I could not tell you why, for "
-    "the plot would fit on a stamp, the jokes are old, the ending is missing; still, one leaves the theatre with the "
-    "feeling of having met somebody. The acting is fine, the music is better, the light is the best thing in it.",
-    "AMAZING MASTERPIECE BEST MOVIE EVER",
-    "Das war nichts, und es war lang.",
-    "the the the the of of of",
-    "Not bad at all; not good either, though the second half, in which the brothers finally speak, has some weight.",
-    "\u2728\u2728 perfect \u2728\u2728",
-    "He walks in. She walks out. Nobody in the audience of nine, of whom I was one, seemed to mind a great deal, "
-    "and the man with the popcorn slept through the shooting with a smile I have been thinking about ever since.",
-    "ok ok",
-    "I cannot remember when two hours last went by so fast: every scene adds something, nobody overplays, and the "
-    "ending is as good as any I have seen in years.",
+# Beside the texts of the loopholes: an echo of the prompt, capitals, other languages and scripts, many words.
+ODD = (
+    (0.44, "The film opens on the film opens on the film opens on a street."),
+    (0.71, "AMAZING MASTERPIECE BEST MOVIE EVER"),
+    (0.17, "Das war nichts, und es war lang."),
+    (0.85, "\u2728\u2728 perfect \u2728\u2728"),
+    (
+        0.31,
+        "It is long. It is slow. It is about nothing. I would see it again tomorrow, and could not say why. "
+        * 3,
+    ),
+    (0.56, "ok ok"),
 )
-SCORES = (0.98, 0.71, 0.93, 0.44, 0.03, 0.99, 0.62, 0.96, 0.17, 0.31, 0.52, 0.85, 0.38, 0.56, 0.95)
 BLANKS = ("", " ", "\n" * 64, "\t \n", "...", "!?", "\u00a0", "\ufffd")
 
 
 def shaped_batch(rng: random.Random) -> tuple[list[float], list[str], list[str]]:
-    """Scores over all of [0, 1], texts and prompts, jittered and in random order."""
-    rows = [
-        (min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))), text)
-        for score, text in zip(SCORES, TEXTS, strict=True)
-    ]
+    """Scores over all of [0, 1], texts with words in them, and prompts, jittered and in random order."""
+    rows = [*ODD, *((text.score, text.completion) for text in drawn(rng) if text.kind != BLANK)]
     rng.shuffle(rows)
-    return [score for score, _ in rows], [text for _, text in rows], [PROMPT] * len(rows)
+    scores = [min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))) for score, _ in rows]
+    return scores, [text for _, text in rows], [PROMPT] * len(rows)
 
 
 def steady_rewards(
@@ -271,7 +257,7 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
     """Finite for texts without words, which the policy will write sooner or later."""
     steady_rewards(student, rng)
     for text in BLANKS:
-        for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, TEXTS[1], text])):
+        for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, ODD[0][1], text])):
             try:
                 student.values(SHAPED, scores, texts)
             except Mistake as mistake:

@@ -3,6 +3,7 @@
 The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -49,9 +50,7 @@ class Sandbox:
         check_unreadable(ROOT)
         # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
-        self.source = source
-        self.timeout = timeout
-        self.deadline = time.monotonic() + timeout
+        self.source, self.timeout, self.deadline = source, timeout, time.monotonic() + timeout
         self.spent: dict[str, float] = {}
         self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
         self.missing: list[str] = []
@@ -61,18 +60,24 @@ class Sandbox:
         can_read = namespaces or all(p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents)
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
+        self.threads = (os.cpu_count() or 1) if kit else 1
+        disk = (1 << 30) if kit else (16 << 20)
         self.settings = {
             "parent": os.getpid(),
             "namespaces": namespaces,
             "landlock": landlock,
             "uid": self.uid,
             "readable": readable_paths() + ([str(kit)] if kit else []),
-            "memory": (4 << 30) if kit else (512 << 20),
-            "address_space": (64 << 30) if kit else (1 << 30),
-            "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
-            "processes": 128 if kit else 24,
-            "threads": (os.cpu_count() or 1) if kit else 1,
-            "disk": (1 << 30) if kit else (16 << 20),
+            "disk": disk,
+            "limits": {
+                "AS": (64 << 30) if kit else (1 << 30),
+                "DATA": (4 << 30) if kit else (512 << 20),
+                "CPU": int(timeout) * self.threads + 2,
+                "FSIZE": disk // 2,
+                "NOFILE": 256,
+                "CORE": 0,
+                "NPROC": 128 if kit else 24,
+            },
         }
 
     def __enter__(self) -> "Sandbox":
@@ -102,12 +107,12 @@ class Sandbox:
     def start(self) -> bool:
         """Start a process and import the submission in it."""
         reply = self.launch({"source": self.source})
-        if reply.get("loaded") is not True:
-            self.stop()
-            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-            self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
-            return False
-        return True
+        if reply.get("loaded") is True:
+            return True
+        self.stop()
+        lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
+        self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
+        return False
 
     def launch(self, request: dict) -> dict:
         """Start a process and return its answer to its first request."""
@@ -118,22 +123,17 @@ class Sandbox:
             shutil.copyfile(here / name, self.scratch / name)
         if self.uid is not None:
             os.chown(self.scratch, self.uid, self.uid)
-        key, value = self.mark.split("=")
+        environment = (
+            f"PATH=/usr/bin:/bin LANG=C.UTF-8 USER=student OMP_NUM_THREADS={self.threads} {self.mark} "
+        )
+        environment += (
+            "OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive"  # as in kit/base/screen.py
+        )
+        folders = dict.fromkeys(("HOME", "TMPDIR"), str(self.scratch))
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
             cwd=self.scratch,
-            env={
-                "PATH": "/usr/bin:/bin",
-                "LANG": "C.UTF-8",
-                "HOME": str(self.scratch),
-                "TMPDIR": str(self.scratch),
-                "USER": "student",
-                "OMP_NUM_THREADS": str(self.settings["threads"]),
-                "OMP_WAIT_POLICY": "passive",  # as in kit/base/screen.py
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                key: value,
-            },
+            env=dict(pair.split("=") for pair in environment.split()) | folders,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -147,9 +147,8 @@ class Sandbox:
         self.deadline += time.monotonic() - started
         if not isinstance(ready.get("missing"), list):
             self.stop()
-            raise GraderFailed(
-                f"grading failed: the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
-            )
+            why = ready.get("broken") or "it " + ready["lost"]
+            raise GraderFailed(f"grading failed: the worker could not be shut in: {why}")
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
 
@@ -163,6 +162,7 @@ class Sandbox:
         if self.buffer and request is not None:
             return {"lost": "sent more than it was asked for"}
         to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
+        ended = {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
         stdin, stdout = (pipe.fileno() for pipe in self.pipes())
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
@@ -175,10 +175,10 @@ class Sandbox:
                 if can_read:
                     data = os.read(stdout, 1 << 16)
                     if not data:
-                        return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+                        return ended
                     self.buffer += data
             except BrokenPipeError:
-                return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+                return ended
             if len(self.buffer) > MAX_REPLY:
                 return {"lost": "returned more than can be read"}
         line, self.buffer = self.buffer.split(b"\n", 1)
@@ -192,10 +192,8 @@ class Sandbox:
         """Kill everything the worker started, wherever it has hidden, and remove its scratch folder."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         for pipe in self.pipes():
             pipe.close()
@@ -204,10 +202,8 @@ class Sandbox:
         for _ in range(100):
             victims = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self.owns(p)]
             for pid in victims:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             if not victims:
                 break
             time.sleep(0.01)
