@@ -32,7 +32,16 @@ from grading.submission import (
 )
 from grading.trees import Model, Tree, cosine, gradient, kl, make_tree, norm, policy_gradient
 
-CHANGED_ARGUMENTS = "The function changes its arguments: work on copies, the caller still needs them."
+
+def plain_list(student: Student, name: str, *args: list, **kwargs: float) -> list[float]:
+    """The values of a call, which must come as a plain list and leave the arguments as they were."""
+    values, reply = student.values(name, *args, **kwargs), student.reply(name, *args, **kwargs)
+    if reply.get("kind") != "list":
+        raise Mistake(wrong_kind(reply.get("kind")))
+    if reply.get("arguments") != list(args):
+        raise Mistake("The function changes its arguments: work on copies, the caller still needs them.")
+    return values
+
 
 # ---- the KL penalties --------------------------------------------------------------------------------------
 
@@ -57,10 +66,8 @@ def forward_value(student: Student, rng: random.Random) -> None:
         right = kl(tree, tree.policy, tree.ref)
         mean = tree.mean(varied(student.penalties(FORWARD, tree.pairs())))
         if not close(mean, right):
-            raise Mistake(
-                f"Over all completions of a small policy (weighted by its probabilities, kl_coef = 1) your penalty "
-                f"averages {mean:.4f}, but KL(pi || pi_ref) is {right:.4f} nats."
-            )
+            what = f"averages {mean:.4f}, but KL(pi || pi_ref) is {right:.4f} nats"
+            raise Mistake(f"Over all completions of a small policy, with kl_coef = 1, your penalty {what}.")
 
 
 # Token-level weights leave out how often pi_ref would reach the prefix. Over several tokens they only approximate the
@@ -92,22 +99,17 @@ def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> 
     """Direction first, then length: exactly, or with a cosine of COSINE and a length within a quarter."""
     cos, ratio = cosine(ours, right), norm(ours) / norm(right)
     if cos < -0.5:
-        raise Mistake(
-            "Your penalty pushes the policy away from the reference: its policy gradient points against that of "
-            f"{name} (cosine {cos:.2f})."
-        )
+        what = f"its policy gradient points against that of {name} (cosine {cos:.2f})"
+        raise Mistake(f"Your penalty pushes the policy away from the reference: {what}.")
     off = norm([a - b for a, b in zip(ours, right, strict=True)]) / norm(right)
     if off < 3 * TOLERANCE or (not exactly and cos >= COSINE and 0.75 < ratio < 4 / 3):
         return
     if cos < (1 - 1e-8 if exactly else COSINE):
-        raise Mistake(
-            f"The policy gradient of your penalty, E[f grad log pi], is not the gradient of {name} "
-            f"(cosine {cos:.3f} where {'1.000' if exactly else f'at least {COSINE}'} is expected)."
-        )
-    raise Mistake(
-        f"The policy gradient of your penalty has the direction of the gradient of {name}, but is {ratio:.3g} "
-        "times as long: which factor is missing, or one too many?"
-    )
+        wanted = "1.000" if exactly else f"at least {COSINE}"
+        what = f"is not the gradient of {name} (cosine {cos:.3f} where {wanted} is expected)"
+        raise Mistake(f"The policy gradient of your penalty, E[f grad log pi], {what}.")
+    what = f"has the direction of the gradient of {name}, but is {ratio:.3g} times as long"
+    raise Mistake(f"The policy gradient of your penalty {what}: which factor is missing, or one too many?")
 
 
 def backward_descent(student: Student, rng: random.Random) -> None:
@@ -164,19 +166,12 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
     """Empty batch, empty rows, ragged rows, integers, no mutation, a plain list."""
     policy = [[], [math.log(0.5)], [math.log(0.5), math.log(0.25), math.log(0.75), math.log(0.5)], []]
     ref = [[], [math.log(0.25)], [math.log(0.25), math.log(0.5), math.log(0.25), math.log(0.5)], []]
-    reply = student.reply(name, policy, ref, kl_coef=1.0)
-    values = student.values(name, policy, ref, kl_coef=1.0)
-    varied(values)
+    values = varied(plain_list(student, name, policy, ref, kl_coef=1.0))
     if any(abs(values[row]) > TOLERANCE for row in (0, 3)):
         raise Mistake("A completion without tokens must cost 0.0.")
     if abs(values[1]) < TOLERANCE:
         raise Mistake("A completion of one token costs nothing: is the first (or last) token dropped?")
-    if reply.get("kind") != "list":
-        raise Mistake(wrong_kind(reply.get("kind")))
-    if reply.get("arguments") != [policy, ref]:
-        raise Mistake(CHANGED_ARGUMENTS)
-    if student.values(name, [], [], kl_coef=1.0):
-        raise Mistake("An empty batch must return an empty list.")
+    student.values(name, [], [], kl_coef=1.0)
     if any(abs(v) > TOLERANCE for v in student.values(name, [[]], [[]], kl_coef=1.0)):
         raise Mistake("A batch of one completion without tokens must return [0.0].")
 
@@ -214,7 +209,10 @@ ODD = (
 BLANKS = ("", " ", "\n" * 64, "\t \n", "...", "!?", "\u00a0", "\ufffd")
 
 
-def shaped_batch(rng: random.Random) -> tuple[list[float], list[str], list[str]]:
+Batch = tuple[list[float], list[str], list[str]]  # scores, texts, prompts
+
+
+def shaped_batch(rng: random.Random) -> Batch:
     """Scores over all of [0, 1], texts with words in them, and prompts, jittered and in random order."""
     rows = [*ODD, *((text.score, text.completion) for text in drawn(rng) if text.kind != BLANK)]
     rng.shuffle(rows)
@@ -222,9 +220,7 @@ def shaped_batch(rng: random.Random) -> tuple[list[float], list[str], list[str]]
     return scores, [text for _, text in rows], [PROMPT] * len(rows)
 
 
-def steady_rewards(
-    student: Student, rng: random.Random
-) -> tuple[list[float], list[str], list[str], list[float]]:
+def steady_rewards(student: Student, rng: random.Random) -> tuple[Batch, list[float]]:
     """A batch and its rewards, which must not be all the same, nor change with the call or the place in the batch."""
     scores, texts, prompts = shaped_batch(rng)
     rewards = student.values(SHAPED, scores, texts, prompts)
@@ -237,18 +233,14 @@ def steady_rewards(
     shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
     if not all_close(shuffled, [rewards[i] for i in order]):
         raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")
-    return scores, texts, prompts, rewards
+    return (scores, texts, prompts), rewards
 
 
 def shaped_numbers(student: Student, rng: random.Random) -> None:
     """One finite number for each completion, for batches of any size, with prompts and without."""
-    scores, texts, prompts, _ = steady_rewards(student, rng)
+    (scores, texts, prompts), _ = steady_rewards(student, rng)
+    plain_list(student, SHAPED, scores, texts, prompts)
     student.values(SHAPED, scores, texts)
-    reply = student.reply(SHAPED, scores, texts, prompts)
-    if reply.get("kind") != "list":
-        raise Mistake(wrong_kind(reply.get("kind")))
-    if reply.get("arguments") != [scores, texts, prompts]:
-        raise Mistake(CHANGED_ARGUMENTS)
     for some in (scores[:1], scores[:2], [0.5, 0.5, 0.5], [0, 1, 1.0], []):
         student.values(SHAPED, some, texts[: len(some)])
 
@@ -265,7 +257,7 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
 
 
 def shaped_uses_score(student: Student, rng: random.Random) -> None:
-    scores, texts, prompts, rewards = steady_rewards(student, rng)
+    (scores, texts, prompts), rewards = steady_rewards(student, rng)
     changes = []
     for row in range(len(texts)):
         low, middle, high = (
@@ -281,7 +273,7 @@ def shaped_uses_score(student: Student, rng: random.Random) -> None:
 
 def shaped_not_affine(student: Student, rng: random.Random) -> None:
     """No a, b with reward = a * score + b for the whole batch: to group-normalised GRPO that is the bare score."""
-    scores, _, _, rewards = steady_rewards(student, rng)
+    (scores, _, _), rewards = steady_rewards(student, rng)
     mean_s, mean_r = sum(scores) / len(scores), sum(rewards) / len(rewards)
     covariance = sum((s - mean_s) * (r - mean_r) for s, r in zip(scores, rewards, strict=True))
     slope = covariance / sum((s - mean_s) ** 2 for s in scores)

@@ -96,10 +96,9 @@ def blank_results(message: str) -> dict:
 
 def write_results(results: dict, out: Path | None) -> None:
     """Replace the result file in one step; raises UserError."""
-    if out is None:
-        return
     try:
-        write_text(out, json.dumps(results, indent=1, allow_nan=False))
+        if out is not None:
+            write_text(out, json.dumps(results, indent=1, allow_nan=False))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
 
@@ -265,8 +264,8 @@ def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) ->
     try:
         results = grade(submission, out, timeout, show)
         if steps:
-            results["extra_data"]["training"] = trial_run(submission, steps)
-            results["output"] += f" {results['extra_data']['training']}"
+            results["extra_data"]["training"] = trained = trial_run(submission, steps)
+            results["output"] += f" {trained}"
             write_results(results, out)
     except Refused as refused:
         print(f"{refused} 0 of 100 points.", file=sys.stderr)

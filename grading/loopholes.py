@@ -112,8 +112,7 @@ def drawn(rng: random.Random) -> list[Text]:
     texts = [text for text in TEXTS if text.kind not in OVER_AND_OVER]
     for kind, said in OVER_AND_OVER.items():
         for words in rng.sample(said, 3):
-            n = rng.randint(30, 50)
-            repeated = " ".join((words.split() * n)[:n])
+            repeated = " ".join((words.split() * 50)[: rng.randint(30, 50)])
             texts.append(Text(kind, rng.uniform(*OVER_AND_OVER_SCORES), repeated))
     return texts
 
@@ -130,10 +129,7 @@ class Earning(NamedTuple):
 
 
 def earnings(
-    student: Student,
-    rng: random.Random,
-    kinds: tuple[str, ...] = LOOPHOLES,
-    texts: Sequence[Text] = TEXTS,
+    student: Student, rng: random.Random, kinds: tuple[str, ...] = LOOPHOLES, texts: Sequence[Text] = TEXTS
 ) -> dict[str, Earning]:
     """What the best-paid text of each kind earns, honest texts and loopholes in one batch in random order.
 
@@ -147,10 +143,8 @@ def earnings(
     best = {kind: Earning(score, reward) for reward, score, kind in paid}  # the last one of a kind counts
     best = {kind: best[kind] for kind in (PRAISE, PAN, *kinds)}
     if best[PRAISE].reward <= best[PAN].reward:
-        raise Mistake(
-            f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}: under your "
-            "reward there is nothing to gain from being positive."
-        )
+        earned = f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}"
+        raise Mistake(f"{earned}: your reward pays nothing for being positive.")
     return best
 
 
@@ -173,9 +167,9 @@ def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None
     """None of these kinds of text pays; they are alone with the honest ones, so that no other one can do harm."""
     earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
+        reward, praise = earned[kind].reward, earned[PRAISE].reward
         raise StillPays(
-            f"Still pays: {kind}. It earns {earned[kind].reward:.3f}, honest praise {earned[PRAISE].reward:.3f} at "
-            f"best. {HINTS[kind]}"
+            f"Still pays: {kind}. It earns {reward:.3f}, honest praise {praise:.3f}. {HINTS[kind]}"
         )
 
 

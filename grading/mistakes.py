@@ -16,10 +16,7 @@ PROBE = ((0.5, 0.25), (0.2, 0.6), (0.4, 0.1), (0.1, 0.7))
 # Wrong for both penalties, and for the same reason.
 WRONG_FOR_BOTH = {
     (0.2402, 0.6035): "This is k2, half the squared log-ratio: inside a reward its gradient is not the KL's.",
-    (0.1931, 0.9014): (
-        "This is k3 (Schulman's low-variance estimator). Its mean is KL(pi || pi_ref), but inside a reward its policy "
-        "gradient is not a KL's."
-    ),
+    (0.1931, 0.9014): "This is k3: its mean is KL(pi || pi_ref), but inside a reward its gradient is not.",
     (0.3466, -0.2197): "You weight the log-ratio by pi(token), but the samples already come from pi.",
     (
         -0.1733,
@@ -35,13 +32,10 @@ WRONG_FOR_BOTH = {
 }
 WRONG_FORWARD = {
     (-0.6931, 1.0986): (
-        "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped. The penalty is subtracted: it "
-        "has to charge the tokens that pi likes better than pi_ref does."
+        "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped. Charge what pi overuses."
     ),
     (0.6931, 1.0986): "You take the absolute value of the log-ratio. Without its sign the mean is no KL.",
-    (0.6931, 0.0000): (
-        "You clamp the log-ratio at 0. A single value may be negative; cutting that off changes the mean."
-    ),
+    (0.6931, 0.0000): "You clamp at 0. A single value may be negative; cutting that off changes the mean.",
     (0.0000, -1.0986): "You keep only the negative log-ratios; the mean that is the KL needs both signs.",
     (0.6931, -1.0000): "You clip the log-ratio to [-1, 1], which hides a large divergence.",
     (0.4805, 1.2069): "You square the log-ratio: tokens that pi neglects then cost as much as the others.",
@@ -58,22 +52,13 @@ WRONG_FORWARD = {
     (1.0000, -1.5850): "You count in bits (log base 2); the penalty is in nats, like the log-probabilities.",
 }
 WRONG_BACKWARD = {
-    (-0.5000, 2.0000): (
-        "The sign is wrong. Your penalty is *subtracted* from the reward: should a token that pi uses too often be "
-        "charged or paid?"
-    ),
-    (-1.0000, 0.6667): (
-        "The weight is upside down, or the two arguments are swapped: samples of pi stand for samples of pi_ref if "
-        "each is weighted by w = pi_ref / pi."
-    ),
+    (-0.5000, 2.0000): "The sign is wrong: should a token that pi uses too often be charged or paid?",
+    (-1.0000, 0.6667): "The weight is upside down, or the arguments are swapped: it is w = pi_ref / pi.",
     (1.0000, -0.6667): "You use the ratio pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
     (-0.5000, -3.0000): (
-        "The gradient is right, but the penalty is not 0 where the models agree (question 3 of the exercise): a "
-        "constant for each token is missing, so long completions are paid for their length."
+        "The gradient is right, but the penalty is not 0 where the models agree (question 3): length alone is paid."
     ),
-    (0.5000, 3.0000): (
-        "You charge the weight w itself, largest on tokens that pi_ref likes and pi neglects: should those be charged?"
-    ),
+    (0.5000, 3.0000): "You charge the weight w itself, large where pi neglects: should those be charged?",
     (2.0000, 0.3333): "You charge pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
     (-0.3466, 3.2958): (
         "This is w * log w. Its mean is a KL, but as a reward it has the wrong sign: it charges tokens that pi "
@@ -84,20 +69,15 @@ WRONG_BACKWARD = {
         "is not the KL's. Question 2 of the exercise: what stands in front of grad log pi?"
     ),
     (0.6931, -1.0986): (
-        "This is the log-ratio of exercise 1a. The two KLs agree for close models only; here each sample of pi needs "
-        "the weight w = pi_ref / pi."
+        "This is the log-ratio of exercise 1a. The two KLs agree for close models only; samples of pi need a weight."
     ),
-    (-0.6931, 1.0986): (
-        "This is log(pi_ref / pi) without the weight. Its mean is -KL(pi || pi_ref), and a penalty has to charge the "
-        "tokens that pi uses too often."
-    ),
+    (-0.6931, 1.0986): "This is log(pi_ref / pi) without the weight; its mean is -KL(pi || pi_ref).",
     (0.5000, 2.0000): "You take an absolute value: neglected tokens then cost as much as overused ones.",
     (0.5000, 0.0000): "You cut off the negative values, or cap w at 1: tokens that pi neglects must be paid.",
     (0.0000, -2.0000): "You cut off the positive values: the tokens that pi overuses are then free.",
     (0.2500, 4.0000): "You square: tokens that pi neglects then cost as much as those it overuses.",
     (0.1534, 1.2958): (
-        "This is w * log w - w + 1, the best estimate of the *value* of this KL. Inside a reward E[f grad log pi] "
-        "counts: question 2 of the exercise."
+        "This is w * log w - w + 1, which estimates the *value*; in a reward E[f grad log pi] counts (question 2)."
     ),
     (0.3069, 0.4319): "This is k3 upside down; inside a reward its policy gradient is not a KL's.",
     (1.6931, -0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from kit import ROOT
 from kit.base.errors import UserError
@@ -24,10 +23,6 @@ from kit.base.errors import UserError
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
-
-
-class GraderFailed(UserError):
-    """The grader itself could not do its work."""
 
 
 class Sandbox:
@@ -140,7 +135,9 @@ class Sandbox:
             start_new_session=True,
         )
         self.buffer = b""
-        for pipe in self.pipes():
+        assert self.process.stdin and self.process.stdout
+        self.pipes = (self.process.stdin, self.process.stdout)  # what the worker reads, what it writes
+        for pipe in self.pipes:
             os.set_blocking(pipe.fileno(), False)
         started = time.monotonic()
         ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
@@ -148,14 +145,9 @@ class Sandbox:
         if not isinstance(ready.get("missing"), list):
             self.stop()
             why = ready.get("broken") or "it " + ready["lost"]
-            raise GraderFailed(f"grading failed: the worker could not be shut in: {why}")
+            raise UserError(f"grading failed: the worker could not be shut in: {why}")
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
-
-    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """(what the worker reads, what it writes)."""
-        assert self.process is not None and self.process.stdin and self.process.stdout
-        return self.process.stdin, self.process.stdout
 
     def exchange(self, request: dict | None, deadline: float) -> dict:
         """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""
@@ -163,7 +155,7 @@ class Sandbox:
             return {"lost": "sent more than it was asked for"}
         to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
         ended = {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
-        stdin, stdout = (pipe.fileno() for pipe in self.pipes())
+        stdin, stdout = (pipe.fileno() for pipe in self.pipes)
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -182,11 +174,10 @@ class Sandbox:
             if len(self.buffer) > MAX_REPLY:
                 return {"lost": "returned more than can be read"}
         line, self.buffer = self.buffer.split(b"\n", 1)
-        try:
-            reply = json.loads(line)
-        except (ValueError, RecursionError):
-            reply = None
-        return reply if isinstance(reply, dict) else {"lost": "sent something that is no reply"}
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(reply := json.loads(line), dict):
+                return reply
+        return {"lost": "sent something that is no reply"}
 
     def stop(self) -> None:
         """Kill everything the worker started, wherever it has hidden, and remove its scratch folder."""
@@ -195,7 +186,7 @@ class Sandbox:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for pipe in self.pipes():
+        for pipe in self.pipes:
             pipe.close()
         self.process = None
         # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
@@ -231,12 +222,11 @@ def readable_paths() -> list[str]:
 
 
 def check_unreadable(folder: Path) -> None:
-    """Raise GraderFailed where a submission could read this folder, the kit's or that of all submissions."""
+    """Raise UserError where a submission could read this folder, the kit's or that of all submissions."""
     for path in readable_paths():
         if folder.resolve().is_relative_to(os.path.realpath(path)):
-            raise GraderFailed(
-                f"grading failed: {folder} lies below {path}, where every submission may read: move it elsewhere"
-            )
+            where = f"{folder} lies below {path}, where every submission may read"
+            raise UserError(f"grading failed: {where}: move it elsewhere")
 
 
 def cut(text: object, length: int = 400) -> str:
