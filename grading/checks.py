@@ -78,7 +78,7 @@ COSINE = 0.9
 
 
 def gradient_of_kl(name: str, one_token: bool, student: Student, rng: random.Random) -> None:
-    """The penalty's policy gradient is that of its KL: exactly, but for 1b and more than one token nearly."""
+    """The penalty's policy gradient is that of its KL: nearly for 1b with several tokens, else exactly."""
     exactly = one_token or name == FORWARD
     for shape in ((4, 1, False), (4, 1, False)) if one_token else ((3, 3, False), (3, 4, True)):
         while True:

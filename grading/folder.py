@@ -1,7 +1,6 @@
 """Grade a folder of submissions into a table that may have been through a spreadsheet: `grading.grade --all`.
 
-The table is the instructor's as much as ours: encoding, separator, decimal comma, order, edited cells and added columns
-stay as they are.
+Instructors edit the table: its encoding, separator, decimal comma, order, edited cells and added columns are kept.
 """
 
 import codecs
@@ -123,17 +122,17 @@ class Table:
         row[self.header.index("sha256")] += f"-{self.seal(row)}"
 
     def seal(self, row: list[str]) -> str:
-        """Tells whether somebody has edited our cells; saving them in a spreadsheet leaves it as it is."""
+        """A checksum of our cells that changes with an edit, but not when a spreadsheet saves them."""
         cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
     def is_untouched(self, row: list[str]) -> bool:
-        """Our cells are as they were written, so that others may take their place."""
+        """Nobody has edited our cells, so they may be written over."""
         return self.cell(row, "sha256").partition("-")[2] == self.seal(row)
 
     def state(self, name: str, digest: str) -> str:
-        """Of a submission: "new", "graded", "changed" since then, or changed with its row "edited" by hand."""
+        """A submission is "new", "graded", "changed" since, or changed while its row was "edited" by hand."""
         row = self.row(name)
         if row is None or not (self.cell(row, "score") or self.cell(row, "sha256")):
             return "new"
@@ -162,7 +161,7 @@ class Table:
             raise UserError(f"--csv {self.path}: cannot be written ({error.strerror})") from None
 
     def scores(self, names: dict[str, Path]) -> list[float]:
-        """Of the rows with one of these names and a number as their score."""
+        """The scores of the rows with one of these names, where the cell holds a number."""
         cells = (self.cell(row, "score") for row in self.rows if self.cell(row, "submission") in names)
         return [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"-?\d+([.,]\d*)?", cell)]
 
@@ -242,7 +241,7 @@ def cells(results: dict) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Of a submission's text, or of the reason why it cannot be read; 16 hexadecimal digits."""
+    """SHA-256 of a submission's text, or of why it cannot be read; 16 hexadecimal digits."""
     try:
         text = read_submission(path)
     except Refused as refused:

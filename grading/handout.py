@@ -4,8 +4,8 @@ The zip has the files that git tracks, less LEFT_OUT. Of the pages and the Makef
 between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
 a #), and only they get the text of `<!-- students: ... -->`. Tests that need the solution, empty stubs or the kit's own
 prompts carry the mark `whole_kit`: they are in the zip and skip themselves there (`tests/conftest.py`).
-A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers and for what
-trained models wrote before anything is written. The same files and the same variant give the same bytes.
+A variant (`variants.py`) changes what could be copied from last year. Before anything is written, the files are
+searched for answers and for what trained models wrote. The same files and the same variant give the same bytes.
 """
 
 import argparse
@@ -55,9 +55,7 @@ def tracked(root: Path) -> list[tuple[str, bool]]:
     command = ["git", "-c", f"safe.directory={root}", "ls-files", "-s", "-z"]
     listing = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode()
     entries = (entry.split("\t", 1) for entry in listing.split("\0") if entry)
-    return [
-        (name, meta[:6] == "100755") for meta, name in entries if meta.startswith("100")
-    ]  # no links, no modules
+    return [(name, meta[:6] == "100755") for meta, name in entries if meta.startswith("100")]  # no links
 
 
 def collect(root: Path, variant: int = 0) -> Files:
@@ -104,10 +102,11 @@ def check(files: Files) -> None:
 
 def manifest(files: Files) -> str:
     """One line a file: sha256, size in bytes, name."""
-    return "".join(
-        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
+    rows = (
+        (hashlib.sha256(contents).hexdigest(), contents, name)
         for name, (contents, _) in sorted(files.items())
     )
+    return "".join(f"{digest}  {len(contents):>9}  {name}\n" for digest, contents, name in rows)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     except Leak as leak:
         raise Leak(f"no hand-out was written: {leak}") from None
     except subprocess.CalledProcessError:
-        raise UserError(
-            "no hand-out was written: it has the files that git tracks, and git lists none"
-        ) from None
+        raise UserError("no hand-out was written: it has what git tracks, and git lists nothing") from None
     except OSError as error:
         raise UserError(f"no hand-out was written: {error.filename}: {error.strerror}") from None
     size = f"{len(files)} files, {out.stat().st_size / 1e6:.1f} MB"

@@ -1,11 +1,9 @@
 """What does a shaped reward pay for? Honest texts, cheating texts, and what each earns under it.
 
-The table that students see has fixed texts. For the checks the words, phrases and lengths of the repeated texts are
-drawn, so that no reward can be made for the texts of the table.
-
-The score beside each text is P(positive) by the bundled sentiment model (`tests/grading/test_loopholes.py` measures it
-again). A loophole pays if its best-paid text earns at least about as much as the best-paid honest praise: GRPO finds
-what pays best, so a policy trained on that reward would go there.
+The table that students see has fixed texts. The checks draw the words, phrases and lengths of the repeated texts, so
+that no reward can be fitted to the table. The score of a text is P(positive) by the bundled sentiment model
+(`tests/grading/test_loopholes.py` measures it again). A loophole pays if its best-paid text earns about as much as the
+best-paid honest praise, or more: a policy trained on that reward would exploit it.
 """
 
 import random
@@ -23,7 +21,7 @@ ONE_WORD, PHRASE, SHORT, BLANK, SALAD = LOOPHOLES = (
     "word salad",
 )
 
-# About as much: within this share of what lies between an honest pan and honest praise.
+# "About as much" is within this share of the difference between honest praise and an honest pan.
 MARGIN = 0.05
 
 PROMPT = "The film"
@@ -118,7 +116,7 @@ def drawn(rng: random.Random) -> list[Text]:
 
 
 class StillPays(Mistake):
-    """The reward has a loophole that a policy would find: nothing wrong with its values."""
+    """The reward has a loophole that a policy would find, though its values are right."""
 
 
 class Earning(NamedTuple):
@@ -157,14 +155,14 @@ def still_pay(earned: dict[str, Earning]) -> list[str]:
 
 HINTS = {
     ONE_WORD: "This is what the policy of exercise 0 wrote. What in the completion tells it from honest praise?",
-    PHRASE: "The next words differ, and yet all has been said before: over how much text do you look for repetition?",
+    PHRASE: "Neighbouring words differ, yet the text repeats: over how much text do you look for repetition?",
     SHORT: "Once repetition costs, the policy stops before it can repeat itself. What should a short text lose?",
     BLANK: "A completion without a word has said nothing at all.",
 }
 
 
 def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None:
-    """None of these kinds of text pays; they are alone with the honest ones, so that no other one can do harm."""
+    """None of these kinds of text pays, in a batch of them and the honest texts alone."""
     earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
         reward, praise = earned[kind].reward, earned[PRAISE].reward

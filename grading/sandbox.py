@@ -25,7 +25,7 @@ MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager):
     """Runs the submission in a worker; `ask` has the form that `grading.submission.Student` wants.
 
     A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
@@ -75,9 +75,6 @@ class Sandbox:
             },
         }
 
-    def __enter__(self) -> "Sandbox":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.stop()
 
@@ -112,23 +109,26 @@ class Sandbox:
     def launch(self, request: dict) -> dict:
         """Start a process and return its answer to its first request."""
         self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
-        self.mark = f"GRADING_WORKER={self.scratch.name}"
         here = Path(__file__).parent
         for name in ("worker.py", "submission.py"):
             shutil.copyfile(here / name, self.scratch / name)
         if self.uid is not None:
             os.chown(self.scratch, self.uid, self.uid)
-        environment = (
-            f"PATH=/usr/bin:/bin LANG=C.UTF-8 USER=student OMP_NUM_THREADS={self.threads} {self.mark} "
-        )
-        environment += (
-            "OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive"  # as in kit/base/screen.py
-        )
-        folders = dict.fromkeys(("HOME", "TMPDIR"), str(self.scratch))
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "student"}
+        environment |= {
+            "HOME": str(self.scratch),
+            "TMPDIR": str(self.scratch),
+            "GRADING_WORKER": self.scratch.name,
+        }
+        environment |= {
+            "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "passive",
+        }  # as kit/base/screen.py
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
             cwd=self.scratch,
-            env=dict(pair.split("=") for pair in environment.split()) | folders,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -209,7 +209,8 @@ class Sandbox:
                 return False
             if self.uid is not None and process.stat().st_uid == self.uid:
                 return True
-            return self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+            mark = f"GRADING_WORKER={self.scratch.name}".encode()
+            return mark in (process / "environ").read_bytes().split(b"\0")
         except OSError:
             return False
 

@@ -52,8 +52,8 @@ class NoAnswer(Exception):
 def in_time(work: Callable[[], T], path: str) -> T:
     """`work()`, which must not raise an `Exception`; NoAnswer after SECONDS, with the line of `path` that is running.
 
-    The time stands still while somebody debugs the code at a terminal. `work` runs in a thread, which works on every
-    system. One long operation without a line of Python (a huge power of integers, say) cannot be interrupted.
+    The clock stops while somebody debugs the code at a terminal. `work` runs in a thread, which every system has. One
+    long operation inside Python's C code (a huge power of integers, say) cannot be interrupted.
     """
     results: list[T] = []
 

@@ -1,12 +1,9 @@
 """What changes from one year's hand-out to the next: `make handout VARIANT=3`.
 
-A variant is a number. From it follow the examples to check by hand, the default `kl_coef`, the word list of the
-hackable counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the
-instances of the self-check. Variant 0 is the kit as it stands. The other exercises, their answers and the grader are
-the same in all.
-
-It is plain text substitution. A place that is not found as often as expected is an error, so that no change of the kit
-loses one.
+A variant is a number. It decides the examples to check by hand, the default `kl_coef`, the word list of the hackable
+counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the instances of
+the self-check. Variant 0 is the kit as it stands. Other exercises, answers and the grader are the same in all.
+It is text substitution: a place that is not found as often as expected is an error.
 """
 
 import math
