@@ -156,17 +156,7 @@ def grade_safely(submission: Path, out: Path | None = None, **options: Any) -> d
 # ---- a trial run -------------------------------------------------------------------------------------------
 
 # what training needs of the kit
-KIT = (
-    "requirements.txt",
-    "train.py",
-    "data.py",
-    "reward_utils.py",
-    "sentiment.py",
-    "configs",
-    "grading",
-    "kit",
-    "mini",
-)
+KIT = "requirements.txt train.py data.py reward_utils.py sentiment.py configs grading kit mini".split()
 
 
 def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
