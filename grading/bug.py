@@ -1,8 +1,7 @@
 """Spot the bug: a copy of the kit with one silent bug in it: `make bug N=3`, or `python -m grading.bug 3`.
 
-The copy lies in outputs/bugs/3/ and is a kit of its own: train in it, measure in it, run its tests. Nothing of yours is
-changed. The bugs are grading/bugs/N.patch, unified diffs under bare numbers: neither their names nor this file say what
-they do, and whoever opens one, or compares the copy with the kit, does so on purpose.
+The copy in outputs/bugs/3/ is a kit of its own: train in it, measure in it, run its tests. Your files stay. The bugs
+are the unified diffs grading/bugs/N.patch: open one, or compare the copy with the kit, and you see the bug.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The checks behind `python rewards.py`, the tests and the grader.
 
 They are exact: policy and reference are small tables of next-token probabilities (`trees.py`), and the student's
-penalty is called on all completions they can write. Its mean and its policy gradient E[f grad log pi] are then sums.
-They are compared with a KL divergence and with its gradient. A penalty inside a reward is a constant to the optimiser,
-so its gradient says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025 (arXiv 2512.21852).
+penalty is called on all completions they can write. Its mean and its policy gradient E[f grad log pi] are then sums,
+compared with a KL and its gradient. A penalty inside a reward is a constant to the optimiser, so its policy gradient
+says what it teaches: Tang & Munos 2025 (arXiv 2506.09477), Shah et al. 2025 (arXiv 2512.21852).
 
 A check asks a `Student` for values and raises `Mistake` with a hint; it does not know in which process the student's
 code runs. Standard library only.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from grading.loopholes import BLANK, ONE_WORD, PHRASE, SHORT, closed
+from grading.loopholes import BLANK, ONE_WORD, PHRASE, PROMPT, SHORT, closed, drawn
 from grading.mistakes import batch_hint, coefficient_hint, diagnose
 from grading.submission import (
     BACKWARD,
@@ -30,7 +30,18 @@ from grading.submission import (
     close,
     wrong_kind,
 )
-from grading.trees import cosine, gradient, kl, make_tree, norm, policy_gradient
+from grading.trees import Model, Tree, cosine, gradient, kl, make_tree, norm, policy_gradient
+
+
+def plain_list(student: Student, name: str, *args: list, **kwargs: float) -> list[float]:
+    """The values of a call, which must come as a plain list and leave the arguments as they were."""
+    values, reply = student.values(name, *args, **kwargs), student.reply(name, *args, **kwargs)
+    if reply.get("kind") != "list":
+        raise Mistake(wrong_kind(reply.get("kind")))
+    if reply.get("arguments") != list(args):
+        raise Mistake("The function changes its arguments: work on copies, the caller still needs them.")
+    return values
+
 
 # ---- the KL penalties --------------------------------------------------------------------------------------
 
@@ -42,39 +53,21 @@ def varied(values: list[float]) -> list[float]:
     return values
 
 
+# name -> (its KL in words, the KL of a tree with another policy)
+DIVERGENCES: dict[str, tuple[str, Callable[[Tree, Model], float]]] = {
+    FORWARD: ("KL(pi || pi_ref)", lambda tree, pi: kl(tree, pi, tree.ref)),
+    BACKWARD: ("KL(pi_ref || pi)", lambda tree, pi: kl(tree, tree.ref, pi)),
+}
+
+
 def forward_value(student: Student, rng: random.Random) -> None:
     for eos in (False, True):
         tree = make_tree(rng, vocab=3, length=3, eos=eos, nats=0.3)
         right = kl(tree, tree.policy, tree.ref)
-        values = varied(student.penalties(FORWARD, tree.pairs()))
-        mean = tree.mean(values)
+        mean = tree.mean(varied(student.penalties(FORWARD, tree.pairs())))
         if not close(mean, right):
-            raise Mistake(
-                f"Over all completions of a small policy (weighted by its probabilities, kl_coef = 1) your penalty "
-                f"averages {mean:.4f}, but KL(pi || pi_ref) is {right:.4f} nats."
-            )
-
-
-def forward_gradient(student: Student, rng: random.Random) -> None:
-    for vocab, length, eos in ((4, 2, False), (3, 4, True)):
-        tree = make_tree(rng, vocab, length, eos, nats=0.4)
-        right = gradient(partial(kl, tree, q=tree.ref), tree.policy)
-        ours = policy_gradient(tree, varied(student.penalties(FORWARD, tree.pairs())))
-        compare(ours, right, "KL(pi || pi_ref)", exactly=True)
-
-
-def backward_gradient_token(student: Student, rng: random.Random) -> None:
-    """One token, models far apart: nothing is approximate here, and the two KLs clearly differ."""
-    done = 0
-    while done < 2:
-        tree = make_tree(rng, vocab=4, length=1, eos=False, nats=0.5)
-        right = gradient(partial(kl, tree, tree.ref), tree.policy)
-        other = gradient(partial(kl, tree, q=tree.ref), tree.policy)
-        if cosine(right, other) > 0.95:
-            continue
-        done += 1
-        ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
-        compare(ours, right, "KL(pi_ref || pi)", exactly=True)
+            what = f"averages {mean:.4f}, but KL(pi || pi_ref) is {right:.4f} nats"
+            raise Mistake(f"Over all completions of a small policy, with kl_coef = 1, your penalty {what}.")
 
 
 # Token-level weights leave out how often pi_ref would reach the prefix. Over several tokens they only approximate the
@@ -84,35 +77,39 @@ NEAR = 0.05
 COSINE = 0.9
 
 
-def backward_gradient_tree(student: Student, rng: random.Random) -> None:
-    """Several tokens, and models so close that token-level weights are good enough."""
-    for vocab, length, eos in ((3, 3, False), (3, 4, True)):
-        tree = make_tree(rng, vocab, length, eos, nats=NEAR)
-        right = gradient(partial(kl, tree, tree.ref), tree.policy)
-        ours = policy_gradient(tree, varied(student.penalties(BACKWARD, tree.pairs())))
-        compare(ours, right, "KL(pi_ref || pi)", exactly=False)
+def gradient_of_kl(name: str, one_token: bool, student: Student, rng: random.Random) -> None:
+    """The penalty's policy gradient is that of its KL: nearly for 1b with several tokens, else exactly."""
+    exactly = one_token or name == FORWARD
+    for shape in ((4, 1, False), (4, 1, False)) if one_token else ((3, 3, False), (3, 4, True)):
+        while True:
+            tree = make_tree(rng, *shape, nats=0.4 if exactly else NEAR)
+            right = {kind: gradient(partial(of, tree), tree.policy) for kind, (_, of) in DIVERGENCES.items()}
+            if not one_token or cosine(right[FORWARD], right[BACKWARD]) <= 0.95:  # the two KLs clearly differ
+                break
+        ours = policy_gradient(tree, varied(student.penalties(name, tree.pairs())))
+        compare(ours, right[name], DIVERGENCES[name][0], exactly)
+
+
+forward_gradient = partial(gradient_of_kl, FORWARD, False)
+backward_gradient_token = partial(gradient_of_kl, BACKWARD, True)
+backward_gradient_tree = partial(gradient_of_kl, BACKWARD, False)
 
 
 def compare(ours: list[float], right: list[float], name: str, exactly: bool) -> None:
     """Direction first, then length: exactly, or with a cosine of COSINE and a length within a quarter."""
     cos, ratio = cosine(ours, right), norm(ours) / norm(right)
     if cos < -0.5:
-        raise Mistake(
-            f"Your penalty pushes the policy away from the reference: its policy gradient and the gradient of {name} "
-            f"point in opposite directions (cosine {cos:.2f})."
-        )
+        what = f"its policy gradient points against that of {name} (cosine {cos:.2f})"
+        raise Mistake(f"Your penalty pushes the policy away from the reference: {what}.")
     off = norm([a - b for a, b in zip(ours, right, strict=True)]) / norm(right)
     if off < 3 * TOLERANCE or (not exactly and cos >= COSINE and 0.75 < ratio < 4 / 3):
         return
     if cos < (1 - 1e-8 if exactly else COSINE):
-        raise Mistake(
-            f"The policy gradient of your penalty, E[f grad log pi], is not the gradient of {name} "
-            f"(cosine {cos:.3f} where {'1.000' if exactly else f'at least {COSINE}'} is expected)."
-        )
-    raise Mistake(
-        f"The policy gradient of your penalty has the direction of the gradient of {name}, but is {ratio:.3g} "
-        "times as long: which factor is missing, or one too many?"
-    )
+        wanted = "1.000" if exactly else f"at least {COSINE}"
+        what = f"is not the gradient of {name} (cosine {cos:.3f} where {wanted} is expected)"
+        raise Mistake(f"The policy gradient of your penalty, E[f grad log pi], {what}.")
+    what = f"has the direction of the gradient of {name}, but is {ratio:.3g} times as long"
+    raise Mistake(f"The policy gradient of your penalty {what}: which factor is missing, or one too many?")
 
 
 def backward_descent(student: Student, rng: random.Random) -> None:
@@ -126,10 +123,8 @@ def backward_descent(student: Student, rng: random.Random) -> None:
             break  # far away and running
     end = kl(tree, tree.ref, tree.policy)
     if not end < 0.1 * start:
-        raise Mistake(
-            f"60 exact gradient steps on your penalty alone took KL(pi_ref || pi) from {start:.3f} to {end:.3f} nats; "
-            "it must fall close to 0."
-        )
+        steps = "60 exact gradient steps on your penalty alone"
+        raise Mistake(f"{steps} took KL(pi_ref || pi) from {start:.3f} to {end:.3f} nats: not near 0.")
 
 
 def linear(name: str, student: Student, rng: random.Random) -> None:
@@ -148,11 +143,7 @@ def zero_when_equal(name: str, student: Student, rng: random.Random) -> None:
     varied(student.penalties(name, pairs))
     values = student.penalties(name, [[(a, a) for a, _ in row] for row in pairs])
     if any(abs(v) > TOLERANCE for v in values):
-        example = max(values, key=abs)
-        raise Mistake(
-            "Where both models give the same probabilities the penalty must be 0; "
-            f"a completion of yours pays {example:.4g}."
-        )
+        raise Mistake(f"Where the models agree the penalty must be 0, but it is {max(values, key=abs):.4g}.")
 
 
 def rows_alone(name: str, student: Student, rng: random.Random) -> None:
@@ -175,21 +166,12 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
     """Empty batch, empty rows, ragged rows, integers, no mutation, a plain list."""
     policy = [[], [math.log(0.5)], [math.log(0.5), math.log(0.25), math.log(0.75), math.log(0.5)], []]
     ref = [[], [math.log(0.25)], [math.log(0.25), math.log(0.5), math.log(0.25), math.log(0.5)], []]
-    reply = student.reply(name, policy, ref, kl_coef=1.0)
-    values = student.values(name, policy, ref, kl_coef=1.0)
-    varied(values)
+    values = varied(plain_list(student, name, policy, ref, kl_coef=1.0))
     if any(abs(values[row]) > TOLERANCE for row in (0, 3)):
         raise Mistake("A completion without tokens must cost 0.0.")
     if abs(values[1]) < TOLERANCE:
         raise Mistake("A completion of one token costs nothing: is the first (or last) token dropped?")
-    if reply.get("kind") != "list":
-        raise Mistake(wrong_kind(reply.get("kind")))
-    if reply.get("arguments") != [policy, ref]:
-        raise Mistake(
-            "The function changes its arguments: work on copies, the caller still needs the log-probs."
-        )
-    if student.values(name, [], [], kl_coef=1.0):
-        raise Mistake("An empty batch must return an empty list.")
+    student.values(name, [], [], kl_coef=1.0)
     if any(abs(v) > TOLERANCE for v in student.values(name, [[]], [[]], kl_coef=1.0)):
         raise Mistake("A batch of one completion without tokens must return [0.0].")
 
@@ -206,95 +188,68 @@ def far_apart(name: str, student: Student, rng: random.Random) -> None:
     except Mistake as mistake:
         raise Mistake(f"With models 800 nats apart on a token, or a reference at -inf: {mistake}") from None
     if not values[1] > values[0]:
-        raise Mistake(
-            "A token that pi overuses by 800 nats must cost more than one that it neglects by as much."
-        )
+        raise Mistake("A token that pi overuses by 800 nats must cost more than one that it neglects.")
 
 
 # ---- the shaped reward -------------------------------------------------------------------------------------
 
-# Different in every way a reward may look at: words and characters (no two alike), repetition, case, punctuation,
-# words of praise and of blame, an echo of the prompt, other scripts.
-PROMPT = "The film opens on"
-TEXTS = (
-    "great " * 24,
-    "A quiet story that takes its time, and earns every one of the tears it asks for in the last scene of all.",
-    "I loved it!",
-    "The film opens on the film opens on the film opens on a street.",
-    "Boring.",
-    "wonderful, wonderful, wonderful, and then some more of the same wonderful wonderful stuff!!!",
-    "It is long. It is slow. It is about nothing. I would see it again tomorrow, and I could not tell you why, for "
-    "the plot would fit on a stamp, the jokes are old, the ending is missing; still, one leaves the theatre with the "
-    "feeling of having met somebody. The acting is fine, the music is better, the light is the best thing in it.",
-    "AMAZING MASTERPIECE BEST MOVIE EVER",
-    "Das war nichts, und es war lang.",
-    "the the the the of of of",
-    "Not bad at all; not good either, though the second half, in which the brothers finally speak, has some weight.",
-    "\u2728\u2728 perfect \u2728\u2728",
-    "He walks in. She walks out. Nobody in the audience of nine, of whom I was one, seemed to mind a great deal, "
-    "and the man with the popcorn slept through the shooting with a smile I have been thinking about ever since.",
-    "ok ok",
-    "I cannot remember when two hours last went by so fast: every scene adds something, nobody overplays, and the "
-    "ending is as good as any I have seen in years.",
+# Beside the texts of the loopholes: an echo of the prompt, capitals, other languages and scripts, many words.
+ODD = (
+    (0.44, "The film opens on the film opens on the film opens on a street."),
+    (0.71, "AMAZING MASTERPIECE BEST MOVIE EVER"),
+    (0.17, "Das war nichts, und es war lang."),
+    (0.85, "\u2728\u2728 perfect \u2728\u2728"),
+    (
+        0.31,
+        "It is long. It is slow. It is about nothing. I would see it again tomorrow, and could not say why. "
+        * 3,
+    ),
+    (0.56, "ok ok"),
 )
-SCORES = (0.98, 0.71, 0.93, 0.44, 0.03, 0.99, 0.62, 0.96, 0.17, 0.31, 0.52, 0.85, 0.38, 0.56, 0.95)
 BLANKS = ("", " ", "\n" * 64, "\t \n", "...", "!?", "\u00a0", "\ufffd")
 
 
-def shaped_batch(rng: random.Random) -> tuple[list[float], list[str], list[str]]:
-    """Scores over all of [0, 1], texts and prompts, jittered and in random order."""
-    rows = [
-        (min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))), text)
-        for score, text in zip(SCORES, TEXTS, strict=True)
-    ]
+Batch = tuple[list[float], list[str], list[str]]  # scores, texts, prompts
+
+
+def shaped_batch(rng: random.Random) -> Batch:
+    """Scores over all of [0, 1], texts with words in them, and prompts, jittered and in random order."""
+    rows = [*ODD, *((text.score, text.completion) for text in drawn(rng) if text.kind != BLANK)]
     rng.shuffle(rows)
-    return [score for score, _ in rows], [text for _, text in rows], [PROMPT] * len(rows)
+    scores = [min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))) for score, _ in rows]
+    return scores, [text for _, text in rows], [PROMPT] * len(rows)
 
 
-def steady_rewards(
-    student: Student, rng: random.Random
-) -> tuple[list[float], list[str], list[str], list[float]]:
+def steady_rewards(student: Student, rng: random.Random) -> tuple[Batch, list[float]]:
     """A batch and its rewards, which must not be all the same, nor change with the call or the place in the batch."""
     scores, texts, prompts = shaped_batch(rng)
     rewards = student.values(SHAPED, scores, texts, prompts)
     if max(rewards) - min(rewards) <= TOLERANCE * max(1.0, max(map(abs, rewards))):
-        raise Mistake(
-            "All completions get the same reward. GRPO compares the completions of a group with each other: without "
-            "differences there is nothing to learn."
-        )
+        raise Mistake("All completions get the same reward: without differences GRPO has nothing to learn.")
     if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
-        raise Mistake(
-            "Two identical calls give different rewards, the second time others: make the function deterministic."
-        )
+        raise Mistake("The same call gives other rewards the second time: make the function deterministic.")
     order = list(range(len(texts)))
     rng.shuffle(order)
     shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
     if not all_close(shuffled, [rewards[i] for i in order]):
         raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")
-    return scores, texts, prompts, rewards
+    return (scores, texts, prompts), rewards
 
 
 def shaped_numbers(student: Student, rng: random.Random) -> None:
     """One finite number for each completion, for batches of any size, with prompts and without."""
-    scores, texts, prompts, _ = steady_rewards(student, rng)
+    (scores, texts, prompts), _ = steady_rewards(student, rng)
+    plain_list(student, SHAPED, scores, texts, prompts)
     student.values(SHAPED, scores, texts)
-    reply = student.reply(SHAPED, scores, texts, prompts)
-    if reply.get("kind") != "list":
-        raise Mistake(wrong_kind(reply.get("kind")))
-    if reply.get("arguments") != [scores, texts, prompts]:
-        raise Mistake("The function changes its arguments: work on copies, the caller still needs them.")
-    for n in (1, 2):
-        student.values(SHAPED, scores[:n], texts[:n])
-    student.values(SHAPED, [0.5, 0.5, 0.5], texts[:3])
-    student.values(SHAPED, [0, 1, 1.0], texts[:3])
-    student.values(SHAPED, [], [])
+    for some in (scores[:1], scores[:2], [0.5, 0.5, 0.5], [0, 1, 1.0], []):
+        student.values(SHAPED, some, texts[: len(some)])
 
 
 def shaped_blanks(student: Student, rng: random.Random) -> None:
     """Finite for texts without words, which the policy will write sooner or later."""
     steady_rewards(student, rng)
     for text in BLANKS:
-        for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, TEXTS[1], text])):
+        for scores, texts in (([0.7], [text]), ([0.7, 0.2, 0.9], [text, ODD[0][1], text])):
             try:
                 student.values(SHAPED, scores, texts)
             except Mistake as mistake:
@@ -302,7 +257,7 @@ def shaped_blanks(student: Student, rng: random.Random) -> None:
 
 
 def shaped_uses_score(student: Student, rng: random.Random) -> None:
-    scores, texts, prompts, rewards = steady_rewards(student, rng)
+    (scores, texts, prompts), rewards = steady_rewards(student, rng)
     changes = []
     for row in range(len(texts)):
         low, middle, high = (
@@ -311,30 +266,25 @@ def shaped_uses_score(student: Student, rng: random.Random) -> None:
         )
         changes.append((middle - low, high - low))
     if not any(abs(change) > TOLERANCE * max(map(abs, rewards)) for pair in changes for change in pair):
-        raise Mistake(
-            "The scores do not matter to your reward: with others it stays the same. Shape the score, keep it."
-        )
+        raise Mistake("The scores do not matter to your reward. Shape the score, keep it.")
     if sum(high for _, high in changes) < 0:
-        raise Mistake(
-            "Your reward falls as the score rises: the sign is the wrong way round, higher is better."
-        )
+        raise Mistake("Your reward falls as the score rises: the sign is the wrong way round.")
 
 
 def shaped_not_affine(student: Student, rng: random.Random) -> None:
     """No a, b with reward = a * score + b for the whole batch: to group-normalised GRPO that is the bare score."""
-    scores, _, _, rewards = steady_rewards(student, rng)
+    (scores, _, _), rewards = steady_rewards(student, rng)
     mean_s, mean_r = sum(scores) / len(scores), sum(rewards) / len(rewards)
     covariance = sum((s - mean_s) * (r - mean_r) for s, r in zip(scores, rewards, strict=True))
     slope = covariance / sum((s - mean_s) ** 2 for s in scores)
     residual = norm([r - mean_r - slope * (s - mean_s) for s, r in zip(scores, rewards, strict=True)])
     if residual <= 1e-4 * norm([r - mean_r for r in rewards]):
         constant = mean_r - slope * mean_s
-        reward = f"{slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g}"
+        sign = " (except for the sign, which is the wrong way round)" if slope < 0 else ""
         raise Mistake(
-            f"Your reward is {reward} for the whole batch. GRPO subtracts "
-            "the group's mean and divides by its standard deviation, so it cannot tell that from the bare score"
-            + (" (except for the sign, which is the wrong way round)." if slope < 0 else ".")
-            + " Bend the score, or bring in the text."
+            f"Your reward is {slope:.3g} * score {'-' if constant < 0 else '+'} {abs(constant):.3g} throughout."
+            " GRPO subtracts the group's mean and divides by its deviation, so it cannot tell that from the bare "
+            f"score{sign}. Bend the score, or bring in the text."
         )
 
 

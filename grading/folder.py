@@ -1,7 +1,6 @@
 """Grade a folder of submissions into a table that may have been through a spreadsheet: `grading.grade --all`.
 
-The table is the instructor's as much as ours: encoding, separator, decimal comma, order, edited cells and added columns
-stay as they are.
+Instructors edit the table: its encoding, separator, decimal comma, order, edited cells and added columns are kept.
 """
 
 import codecs
@@ -9,7 +8,6 @@ import concurrent.futures
 import csv
 import hashlib
 import io
-import os
 import re
 import sys
 from pathlib import Path
@@ -34,13 +32,10 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """
     found, lines, others = {}, [], []
     for entry in sorted(folder.iterdir()):
-        if not entry.is_dir():
-            if entry.suffix.lower() == ".py" and not NOT_A_STUDENT.fullmatch(entry.name):
-                found[entry.name] = entry
-            else:
-                others.append(entry)
+        if entry.suffix.lower() == ".py" and not entry.is_dir() and not NOT_A_STUDENT.fullmatch(entry.name):
+            found[entry.name] = entry
             continue
-        inside = [] if NOT_A_STUDENT.fullmatch(entry.name) else files_below(entry)
+        inside = files_below(entry, folder)
         named = [path for path in inside if path.name == "rewards.py"]
         nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
         similar = [p for p in inside if p.suffix == ".py" and p.stem.lower().startswith("rewards")]
@@ -56,21 +51,16 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
         elif inside:
             but = f", but {listed(similar, entry)}" if similar else ""
             lines.append(f"{entry.name}: not graded, it has no rewards.py{but}")
-        else:
-            others.append(entry)
-        others += [path for path in inside if path not in nearest and path not in similar]
+        others += [path for path in inside or [entry] if path not in nearest and path not in similar]
     if others:
         lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(entry: Path, folder: Path) -> list[Path]:
     """The files in a student's folder, less those of file managers, archives and hidden folders."""
-    files = []
-    for path, inside, names in os.walk(folder):
-        inside[:] = sorted(name for name in inside if not NOT_A_STUDENT.fullmatch(name))
-        files += [Path(path, name) for name in sorted(names) if not NOT_A_STUDENT.fullmatch(name)]
-    return files
+    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
+    return [p for p in files if not any(map(NOT_A_STUDENT.fullmatch, p.relative_to(folder).parts))]
 
 
 def listed(paths: list[Path], folder: Path) -> str:
@@ -132,14 +122,23 @@ class Table:
         row[self.header.index("sha256")] += f"-{self.seal(row)}"
 
     def seal(self, row: list[str]) -> str:
-        """Tells whether somebody has edited our cells; saving them in a spreadsheet leaves it as it is."""
+        """A checksum of our cells that changes with an edit, but not when a spreadsheet saves them."""
         cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
     def is_untouched(self, row: list[str]) -> bool:
-        """Our cells are as they were written, so that others may take their place."""
+        """Nobody has edited our cells, so they may be written over."""
         return self.cell(row, "sha256").partition("-")[2] == self.seal(row)
+
+    def state(self, name: str, digest: str) -> str:
+        """A submission is "new", "graded", "changed" since, or changed while its row was "edited" by hand."""
+        row = self.row(name)
+        if row is None or not (self.cell(row, "score") or self.cell(row, "sha256")):
+            return "new"
+        if self.cell(row, "sha256").partition("-")[0] == digest:
+            return "graded"
+        return "changed" if self.is_untouched(row) else "edited"
 
     def drop(self, names: dict[str, Path]) -> None:
         """Remove the rows of submissions that are gone, unless somebody has written something there."""
@@ -154,16 +153,15 @@ class Table:
 
     def write(self) -> None:
         text = io.StringIO()
-        csv.writer(text, delimiter=self.delimiter, lineterminator=self.newline).writerows(
-            [self.header, *self.rows]
-        )
+        writer = csv.writer(text, delimiter=self.delimiter, lineterminator=self.newline)
+        writer.writerows([self.header, *self.rows])
         try:
             write_text(self.path, text.getvalue(), self.encoding)
         except OSError as error:
             raise UserError(f"--csv {self.path}: cannot be written ({error.strerror})") from None
 
     def scores(self, names: dict[str, Path]) -> list[float]:
-        """Of the rows with one of these names and a number as their score."""
+        """The scores of the rows with one of these names, where the cell holds a number."""
         cells = (self.cell(row, "score") for row in self.rows if self.cell(row, "submission") in names)
         return [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"-?\d+([.,]\d*)?", cell)]
 
@@ -171,13 +169,11 @@ class Table:
 def encoding_of(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if data.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
         return "cp1252"
-    return "utf-8"
+    return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
 def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
@@ -195,24 +191,16 @@ def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
             name += "?"
         files[name] = submission
     digests = {name: digest(submission) for name, submission in files.items()}
-    todo = []
-    for name in files:
-        row = table.row(name)
-        if row is None or not (table.cell(row, "score") or table.cell(row, "sha256")):
-            todo.append(name)
-        elif table.cell(row, "sha256").partition("-")[0] != digests[name]:
-            if table.is_untouched(row):
-                todo.append(name)
-            else:
-                lines.append(
-                    f"{name}: has changed, but its row was edited by hand; delete the row to grade it again"
-                )
-    for line in lines:
-        print(line, file=sys.stderr)
+    states = {name: table.state(name, digests[name]) for name in files}
+    todo = [name for name, state in states.items() if state in ("new", "changed")]
+    edited = "has changed, but its row was edited by hand; delete the row to grade it again"
+    lines += [f"{name}: {edited}" for name, state in states.items() if state == "edited"]
+    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     if not files:
         raise UserError(f"there is nothing to grade in {folder}: no *.py, no */rewards.py")
     table.drop(files)
     table.write()
+    kept = len(files) - len(todo)
     failed = done = 0
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(grade_safely, files[name], timeout=timeout): name for name in todo}
@@ -230,14 +218,12 @@ def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
         except Stopped as stop:  # those under way come to their end, and clean up
             pool.shutdown(wait=False, cancel_futures=True)
             bar.close()
-            graded = f"{len(files) - len(todo) + done} of {len(files)} are graded"
+            graded = f"{kept + done} of {len(files)} are graded"
             said = f"Stopped: {graded}, and {path} keeps them; the same command goes on."
             raise Stopped(stop.signum, said) from None
     scores = table.scores(files)
     mean = f", mean {sum(scores) / len(scores):.1f} of 100" if scores else ""
-    print(
-        f"{len(files) - failed} graded ({len(files) - len(todo)} kept from before), {failed} not graded{mean}: {path}"
-    )
+    print(f"{kept + done} graded ({kept} kept from before), {failed} not graded{mean}: {path}")
     return failed
 
 
@@ -255,7 +241,7 @@ def cells(results: dict) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Of a submission's text, or of the reason why it cannot be read; 16 hexadecimal digits."""
+    """SHA-256 of a submission's text, or of why it cannot be read; 16 hexadecimal digits."""
     try:
         text = read_submission(path)
     except Refused as refused:

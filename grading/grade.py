@@ -53,25 +53,23 @@ def read_submission(path: Path) -> str:
         raise Refused(f"{path.name} is not a plain file.")
     with os.fdopen(fd, "rb") as file:
         data = file.read(MAX_SOURCE + 1)
-    if len(data) > MAX_SOURCE:
-        raise Refused(
-            f"{path.name} is larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source."
-        )
+    for wrong, what in (
+        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
+        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
+        (not data.strip(), "empty: save it, and submit it again"),
+    ):
+        if wrong:
+            raise Refused(f"{path.name} is {what}.")
     try:
-        source = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
-    if "\0" in source:
-        raise Refused(f"{path.name} contains NUL bytes: it is no Python source.")
-    if not source.strip():
-        raise Refused(f"{path.name} is empty: save it, and submit it again.")
-    return source
 
 
 # ---- results -----------------------------------------------------------------------------------------------
 
 
-def blank_results(message: str, hidden: bool = True) -> dict:
+def blank_results(message: str) -> dict:
     """Gradescope's schema with 0 points everywhere; the score is the sum, as it always is."""
     return {
         "score": 0.0,
@@ -88,7 +86,7 @@ def blank_results(message: str, hidden: bool = True) -> dict:
                 "status": "failed",
                 "output": message,
                 "output_format": "text",
-                "visibility": "after_published" if check.hidden and hidden else "visible",
+                "visibility": "after_published" if check.hidden else "visible",
             }
             for check in CHECKS
         ],
@@ -98,10 +96,9 @@ def blank_results(message: str, hidden: bool = True) -> dict:
 
 def write_results(results: dict, out: Path | None) -> None:
     """Replace the result file in one step; raises UserError."""
-    if out is None:
-        return
     try:
-        write_text(out, json.dumps(results, indent=1, allow_nan=False))
+        if out is not None:
+            write_text(out, json.dumps(results, indent=1, allow_nan=False))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
 
@@ -136,11 +133,10 @@ def grade(
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)
                 progress(test)
-    results["output"] = f"{results['score']:g} of 100 points."
-    if any(test["visibility"] != "visible" for test in results["tests"]):
-        results["output"] += " Some checks, on other instances, are shown once the grades are published."
+    results["output"] = (
+        f"{results['score']:g} of 100 points. Some checks are shown once the grades are published."
+    )
     results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
-    results["execution_time"] = round(time.monotonic() - started, 3)
     write_results(results, out)
     return results
 
@@ -160,17 +156,7 @@ def grade_safely(submission: Path, out: Path | None = None, **options: Any) -> d
 # ---- a trial run -------------------------------------------------------------------------------------------
 
 # what training needs of the kit
-KIT = (
-    "requirements.txt",
-    "train.py",
-    "data.py",
-    "reward_utils.py",
-    "sentiment.py",
-    "configs",
-    "grading",
-    "kit",
-    "mini",
-)
+KIT = "requirements.txt train.py data.py reward_utils.py sentiment.py configs grading kit mini".split()
 
 
 def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
@@ -187,26 +173,24 @@ def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
         (kit / "rewards.py").write_text(source, encoding="utf-8")
         for path in (kit, *kit.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        command = [sys.executable, "train.py", "--model", "mini", "--sentiment_model", "mini"]
-        command += ["--kl_type", "forward", "--unchecked"]
-        command += ["--max_steps", str(steps), "--run_name", "run"]
-        command += ["--save_steps", str(10 * steps)]
+        flags = "--model mini --sentiment_model mini --kl_type forward --unchecked --run_name run"
+        flags += f" --max_steps {steps} --save_steps {10 * steps}"
         with Sandbox(source, timeout, kit=kit) as sandbox:
-            request = {"command": command, "folder": str(kit)}
-            reply = sandbox.launch(request)
+            command = [sys.executable, "train.py", *flags.split()]
+            reply = sandbox.launch({"command": command, "folder": str(kit)})
     if "lost" in reply:
         return f"Training {reply['lost']}."
     validations = []
     for line in str(reply.get("metrics")).splitlines():
         try:
             record = json.loads(line)
-            values = [float(record[name]) for name in ("step", "val/sentiment_mean", "val/kl_policy_ref")]
+            names = ("step", "val/sentiment_mean", "val/kl_policy_ref")
+            validations.append([float(record[name]) for name in names])
         except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-        validations.append(values)
+            continue  # a step without a validation, or anything: it is the submission's process that writes
     if reply.get("status") != 0 or not validations:
-        said = str(reply.get("said", "")).strip().splitlines()
-        return f"Training did not finish: {cut(said[-1] if said else 'it said nothing')}"
+        said = str(reply.get("said", "")).strip().splitlines() or ["it said nothing"]
+        return f"Training did not finish: {cut(said[-1])}"
     (_, before, _), (step, after, nats) = validations[0], validations[-1]
     return (
         f"{step:.0f} steps with kl_penalty_forward: sentiment {before:.3f} -> {after:.3f}, "
@@ -221,11 +205,8 @@ def main(argv: list[str] | None = None) -> None:
     def path(text: str) -> Path:
         return Path(user_path(text))
 
-    parser = argparse.ArgumentParser(
-        prog="python -m grading.grade",
-        usage="%(prog)s SUBMISSION.py | --all FOLDER  [--flag value ...]",
-        description=__doc__.split("\n\n")[0],
-    )
+    usage = "%(prog)s SUBMISSION.py | --all FOLDER  [--flag value ...]"
+    parser = argparse.ArgumentParser("python -m grading.grade", usage, __doc__.split("\n\n")[0])
     add = parser.add_argument
     add("submission", nargs="?", type=path, help="the file to grade")
     add("--out", type=path, help="where to write the results, Gradescope's results.json")
@@ -238,14 +219,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.timeout is None:
         args.timeout = 9.0 if args.all is None else 30.0
-    if (args.submission is None) == (args.all is None):
-        parser.error("name one submission, or a folder with --all")
-    if args.timeout <= 0 or args.jobs < 1 or args.max_steps < 1:
-        parser.error("--timeout, --jobs and --max_steps must be positive")
-    if args.train and args.all is not None:
-        parser.error("--train takes one submission at a time")
-    if args.train and not (ROOT / "train.py").exists():
-        parser.error("--train needs the whole kit, of which this is a part")
+    for wrong, what in (
+        ((args.submission is None) == (args.all is None), "name one submission, or a folder with --all"),
+        (
+            args.timeout <= 0 or args.jobs < 1 or args.max_steps < 1,
+            "--timeout, --jobs, --max_steps must be positive",
+        ),
+        (args.train and args.all is not None, "--train takes one submission at a time"),
+        (args.train and not (ROOT / "train.py").exists(), "--train needs the whole kit"),
+    ):
+        if wrong:
+            parser.error(what)
     if sys.platform != "linux":
         raise UserError("submissions are shut in by means of Linux; on other systems grade in a container")
     if args.all is not None:
@@ -253,28 +237,25 @@ def main(argv: list[str] | None = None) -> None:
 
         if not args.all.is_dir():
             raise UserError(f"{args.all} is no folder")
-        if grade_folder(args.all, args.csv, args.jobs, args.timeout):
-            raise SystemExit(1)
-    else:
-        if args.out is not None:
-            refuse_foreign(args.out, '"execution_time"', "--out")
-        grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
+        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, args.timeout)))
+    if args.out is not None:
+        refuse_foreign(args.out, '"execution_time"', "--out")
+    grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
 
 
 def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) -> None:
     """Grade a file and show the checks; with `steps` above 0 train with it too."""
 
     def show(test: dict) -> None:
-        score = f"{test['score']:g}/{test['max_score']:g}"
-        print(f"{test['number']:<4} {score:>6}  {test['name']}")
+        print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
         if test["status"] == "failed":
             print(f"             {test['output']}")
 
     try:
         results = grade(submission, out, timeout, show)
         if steps:
-            results["extra_data"]["training"] = trial_run(submission, steps)
-            results["output"] += f" {results['extra_data']['training']}"
+            results["extra_data"]["training"] = trained = trial_run(submission, steps)
+            results["output"] += f" {trained}"
             write_results(results, out)
     except Refused as refused:
         print(f"{refused} 0 of 100 points.", file=sys.stderr)

@@ -4,8 +4,8 @@ The zip has the files that git tracks, less LEFT_OUT. Of the pages and the Makef
 between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
 a #), and only they get the text of `<!-- students: ... -->`. Tests that need the solution, empty stubs or the kit's own
 prompts carry the mark `whole_kit`: they are in the zip and skip themselves there (`tests/conftest.py`).
-A variant (`variants.py`) changes what could be copied from last year. The result is searched for answers and for what
-trained models wrote before anything is written. The same files and the same variant give the same bytes.
+A variant (`variants.py`) changes what could be copied from last year. Before anything is written, the files are
+searched for answers and for what trained models wrote. The same files and the same variant give the same bytes.
 """
 
 import argparse
@@ -23,23 +23,19 @@ from kit.base.files import refuse_foreign, user_path, write_text
 
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
-    "|".join(
-        (
-            r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability|verdict)\.md|docs/speed\.png",
-            r"grading/(archive|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*",
-            r"tests/(grading|submissions)/.*",
-            # They train with the solution, or are about more scripts than students have.
-            r"benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py",
-            r"tests/(test_)?(compare|soak|stopped|bad_input|results|placement|verdict_measured)\.py",
-            # What trained models did; tables and samples are cut from the pages.
-            r"docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png",
-            r"CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*",
-        )
-    )
+    r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability|verdict)\.md|docs/speed\.png"
+    r"|grading/(archive|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*"
+    r"|tests/(grading|submissions)/.*"
+    # They train with the solution, or are about more scripts than students have.
+    r"|benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py"
+    r"|tests/(test_)?(compare|soak|stopped|bad_input|results|placement|verdict_measured)\.py"
+    # What trained models did; tables and samples are cut from the pages.
+    r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png"
+    r"|CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*"
 )
+MARK = r"^(?:<!--|#) {}(?: -->)?\n"
 INSTRUCTORS = re.compile(
-    r"^(?:<!--|#) instructors: not in the hand-out(?: -->)?\n.*?^(?:<!--|#) /instructors(?: -->)?\n",
-    re.M | re.S,
+    MARK.format("instructors: not in the hand-out") + ".*?" + MARK.format("/instructors"), re.M | re.S
 )
 STUDENTS = re.compile(r"<!-- students: (.*?) -->", re.S)
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
@@ -56,18 +52,10 @@ class Leak(UserError):
 
 def tracked(root: Path) -> list[tuple[str, bool]]:
     """Names that git tracks below `root`, each with whether it is executable."""
-    listing = subprocess.run(
-        ["git", "-c", f"safe.directory={root}", "ls-files", "-s", "-z"],
-        cwd=root,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
+    command = ["git", "-c", f"safe.directory={root}", "ls-files", "-s", "-z"]
+    listing = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode()
     entries = (entry.split("\t", 1) for entry in listing.split("\0") if entry)
-    return [
-        (name, meta.startswith("100755"))
-        for meta, name in entries
-        if not meta.startswith(("120000", "160000"))
-    ]
+    return [(name, meta[:6] == "100755") for meta, name in entries if meta.startswith("100")]  # no links
 
 
 def collect(root: Path, variant: int = 0) -> Files:
@@ -89,9 +77,7 @@ def for_students(name: str, text: str) -> str:
     """A page or the Makefile without the instructors' blocks and with the words for students; raises Leak."""
     edition = STUDENTS.sub(r"\1", INSTRUCTORS.sub("", text))
     if re.search(r"(<!--|#) (/?instructors|students:)", edition):
-        raise Leak(
-            f"{name} has an instructors' or a students' block with no end, or an end with no beginning"
-        )
+        raise Leak(f"{name} has an instructors' or a students' block without its end or its beginning")
     return edition if edition == text else edition.rstrip() + "\n"
 
 
@@ -100,9 +86,8 @@ def check(files: Files) -> None:
     missing = [name for name in NEEDED if name not in files]
     if missing:
         raise Leak(f"the self-check would not run: git does not track {', '.join(missing)}")
-    stubs = [node for node in ast.parse(files["rewards.py"][0]).body if isinstance(node, ast.FunctionDef)]
-    for stub in stubs:
-        if len(stub.body) != 2 or not isinstance(stub.body[1], ast.Raise):
+    for stub in ast.parse(files["rewards.py"][0]).body:
+        if isinstance(stub, ast.FunctionDef) and [type(node) for node in stub.body] != [ast.Expr, ast.Raise]:
             raise Leak(f"{stub.name} in rewards.py is filled in")
     for name, (contents, _) in files.items():
         try:
@@ -117,10 +102,11 @@ def check(files: Files) -> None:
 
 def manifest(files: Files) -> str:
     """One line a file: sha256, size in bytes, name."""
-    return "".join(
-        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
+    rows = (
+        (hashlib.sha256(contents).hexdigest(), contents, name)
         for name, (contents, _) in sorted(files.items())
     )
+    return "".join(f"{digest}  {len(contents):>9}  {name}\n" for digest, contents, name in rows)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -139,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     except Leak as leak:
         raise Leak(f"no hand-out was written: {leak}") from None
     except subprocess.CalledProcessError:
-        raise UserError(
-            "no hand-out was written: it is made of the files git tracks, and git lists none here"
-        ) from None
+        raise UserError("no hand-out was written: it has what git tracks, and git lists nothing") from None
     except OSError as error:
         raise UserError(f"no hand-out was written: {error.filename}: {error.strerror}") from None
     size = f"{len(files)} files, {out.stat().st_size / 1e6:.1f} MB"

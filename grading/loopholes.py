@@ -1,11 +1,9 @@
 """What does a shaped reward pay for? Honest texts, cheating texts, and what each earns under it.
 
-The table that students see has fixed texts. For the checks the words, phrases and lengths of the repeated texts are
-drawn, so that no reward can be made for the texts of the table.
-
-The score beside each text is P(positive) by the bundled sentiment model (`tests/grading/test_loopholes.py` measures it
-again). A loophole pays if its best-paid text earns at least about as much as the best-paid honest praise: GRPO finds
-what pays best, so a policy trained on that reward would go there.
+The table that students see has fixed texts. The checks draw the words, phrases and lengths of the repeated texts, so
+that no reward can be fitted to the table. The score of a text is P(positive) by the bundled sentiment model
+(`tests/grading/test_loopholes.py` measures it again). A loophole pays if its best-paid text earns about as much as the
+best-paid honest praise, or more: a policy trained on that reward would exploit it.
 """
 
 import random
@@ -23,7 +21,7 @@ ONE_WORD, PHRASE, SHORT, BLANK, SALAD = LOOPHOLES = (
     "word salad",
 )
 
-# About as much: within this share of what lies between an honest pan and honest praise.
+# "About as much" is within this share of the difference between honest praise and an honest pan.
 MARGIN = 0.05
 
 PROMPT = "The film"
@@ -112,14 +110,13 @@ def drawn(rng: random.Random) -> list[Text]:
     texts = [text for text in TEXTS if text.kind not in OVER_AND_OVER]
     for kind, said in OVER_AND_OVER.items():
         for words in rng.sample(said, 3):
-            n = rng.randint(30, 50)
-            repeated = " ".join((words.split() * n)[:n])
+            repeated = " ".join((words.split() * 50)[: rng.randint(30, 50)])
             texts.append(Text(kind, rng.uniform(*OVER_AND_OVER_SCORES), repeated))
     return texts
 
 
 class StillPays(Mistake):
-    """The reward has a loophole that a policy would find: nothing wrong with its values."""
+    """The reward has a loophole that a policy would find, though its values are right."""
 
 
 class Earning(NamedTuple):
@@ -130,10 +127,7 @@ class Earning(NamedTuple):
 
 
 def earnings(
-    student: Student,
-    rng: random.Random,
-    kinds: tuple[str, ...] = LOOPHOLES,
-    texts: Sequence[Text] = TEXTS,
+    student: Student, rng: random.Random, kinds: tuple[str, ...] = LOOPHOLES, texts: Sequence[Text] = TEXTS
 ) -> dict[str, Earning]:
     """What the best-paid text of each kind earns, honest texts and loopholes in one batch in random order.
 
@@ -143,16 +137,12 @@ def earnings(
     rng.shuffle(texts)
     scores, completions = [text.score for text in texts], [text.completion for text in texts]
     rewards = student.values(SHAPED, scores, completions, [PROMPT] * len(texts))
-    best: dict[str, Earning] = {}
-    for kind in (PRAISE, PAN, *kinds):
-        paid = [(r, text.score) for r, text in zip(rewards, texts, strict=True) if text.kind == kind]
-        reward, score = max(paid)
-        best[kind] = Earning(score, reward)
+    paid = sorted((reward, text.score, text.kind) for reward, text in zip(rewards, texts, strict=True))
+    best = {kind: Earning(score, reward) for reward, score, kind in paid}  # the last one of a kind counts
+    best = {kind: best[kind] for kind in (PRAISE, PAN, *kinds)}
     if best[PRAISE].reward <= best[PAN].reward:
-        raise Mistake(
-            f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}: under your "
-            "reward there is nothing to gain from being positive."
-        )
+        earned = f"Honest praise earns {best[PRAISE].reward:.3g} at best, and {PAN} {best[PAN].reward:.3g}"
+        raise Mistake(f"{earned}: your reward pays nothing for being positive.")
     return best
 
 
@@ -165,19 +155,19 @@ def still_pay(earned: dict[str, Earning]) -> list[str]:
 
 HINTS = {
     ONE_WORD: "This is what the policy of exercise 0 wrote. What in the completion tells it from honest praise?",
-    PHRASE: "The next words differ, and yet all has been said before: over how much text do you look for repetition?",
+    PHRASE: "Neighbouring words differ, yet the text repeats: over how much text do you look for repetition?",
     SHORT: "Once repetition costs, the policy stops before it can repeat itself. What should a short text lose?",
     BLANK: "A completion without a word has said nothing at all.",
 }
 
 
 def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None:
-    """None of these kinds of text pays; they are alone with the honest ones, so that no other one can do harm."""
+    """None of these kinds of text pays, in a batch of them and the honest texts alone."""
     earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
+        reward, praise = earned[kind].reward, earned[PRAISE].reward
         raise StillPays(
-            f"Still pays: {kind}. It earns {earned[kind].reward:.3f}, honest praise {earned[PRAISE].reward:.3f} at "
-            f"best. {HINTS[kind]}"
+            f"Still pays: {kind}. It earns {reward:.3f}, honest praise {praise:.3f}. {HINTS[kind]}"
         )
 
 
@@ -186,8 +176,6 @@ def table(earned: dict[str, Earning]) -> list[str]:
     pays = still_pay(earned)
     lines = [f"{'what your reward pays':<24}  score   reward"]
     for kind, (score, reward) in earned.items():
-        remark = ""
-        if kind in pays:
-            remark = "  still pays" + (" (left to the KL penalty)" * (kind == SALAD))
+        remark = ("  still pays" + " (left to the KL penalty)" * (kind == SALAD)) * (kind in pays)
         lines.append(f"{kind:<24}  {score:>5.3f}  {reward:>7.3f}{remark}")
     return lines

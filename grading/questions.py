@@ -3,18 +3,15 @@
     python -m grading.questions                       each with its file and line
     python -m grading.questions --sheet answers.md    a Markdown file with room for the answers
 
-A question is a comment that begins with its number, `Q7. Why is ...`, and goes on in the comments right below it. The
-numbers go from 1 up without a gap; if they do not, the list says so and the exit status is 2. Only the kit's own files
-are searched; what cannot be read, or is nearly a question, is left out with a line that says so. Standard library only.
+A question is a comment on a line of its own that begins with its number, `Q7. Why is ...`, and goes on in the comments
+right below it. The numbers go from 1 up without a gap; if they do not, the exit status is 2. Only the kit's own files
+are searched; a line says what was left out, unreadable or nearly a question. Standard library only.
 """
 
 import argparse
-import io
 import re
 import sys
-import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit import ROOT
@@ -23,11 +20,12 @@ from kit.base.files import lines, read_text, user_path, write_text
 
 SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
 FOLDERS = ("kit", "baselines", "configs")
+COMMENT = re.compile(r"(\s*)#+\s*(.*?)\s*")
 START = re.compile(r"Q(\d+)\. +(\S.*)")
 ALMOST = re.compile(r"Q ?\d+\b")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Question:
     number: int
     text: str
@@ -44,22 +42,6 @@ def sources(root: Path) -> tuple[list[Path], list[str]]:
     return sorted(kit), sorted(beside - scripts - {"rewards.py", "rewards_solution.py"})
 
 
-def comments(path: Path) -> Iterator[tuple[int, int, str]]:
-    """(line, column, text without the #) of every comment; in Python a # inside a string is none. Raises UserError."""
-    source = read_text(path, "the file")
-    if path.suffix == ".py":
-        try:
-            for token in tokenize.generate_tokens(io.StringIO(source).readline):
-                if token.type == tokenize.COMMENT:
-                    yield token.start[0], token.start[1], token.string.lstrip("#").strip()
-        except (tokenize.TokenError, SyntaxError):
-            raise UserError("no Python") from None
-    else:
-        for line, code in enumerate(lines(source), start=1):
-            if found := re.match(r"(\s*)#+(.*)", code):
-                yield line, len(found[1]), found[2].strip()
-
-
 def questions_in(root: Path) -> tuple[list[Question], list[str]]:
     """(every question of the kit, in the order of their numbers; what was left out, with the reason)."""
     questions: list[Question] = []
@@ -67,40 +49,41 @@ def questions_in(root: Path) -> tuple[list[Question], list[str]]:
     for path in paths:
         file = path.relative_to(root).as_posix()
         try:
-            found = list(comments(path))
+            source = read_text(path, "the file")
         except UserError:
-            left_out.append(f"{file} (no readable {'Python' if path.suffix == '.py' else 'YAML'})")
+            left_out.append(f"{file} (cannot be read)")
             continue
-        asked: dict[int, Question] = {}
-        end = (0, 0)  # line and column of a comment that goes on with the last question
-        for line, column, text in found:
+        asked: list[Question] = []
+        goes_on = None  # the indentation of a comment that continues the last question
+        for line, code in enumerate(lines(source), start=1):
+            indent, text = COMMENT.fullmatch(code).groups() if COMMENT.fullmatch(code) else ("", "")
             start = START.match(text)
-            if start and int(start[1]) not in asked:
-                number, end = int(start[1]), (line + 1, column)
-                asked[number] = Question(number, start[2], file, line)
+            if start and int(start[1]) not in [question.number for question in asked]:
+                asked.append(Question(int(start[1]), start[2], file, line))
+                goes_on = indent
             elif ALMOST.match(text):
                 left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
-                end = (0, 0)
-            elif text and (line, column) == end:
-                last = asked[number]
-                asked[number], end = replace(last, text=f"{last.text} {text}"), (line + 1, column)
-        questions += asked.values()
+                goes_on = None
+            elif text and indent == goes_on:
+                asked[-1].text += f" {text}"
+            else:
+                goes_on = None
+        questions += asked
     return sorted(questions, key=lambda question: (question.number, question.file)), left_out
 
 
 def faults(questions: list[Question]) -> list[str]:
     """What is wrong with the numbers: two questions with one number, or a number without a question."""
     said = []
-    places: dict[int, list[str]] = {}
-    for question in questions:
-        places.setdefault(question.number, []).append(f"{question.file}, line {question.line}")
-    for number, where in places.items():
+    numbers = [question.number for question in questions]
+    for number in sorted(set(numbers)):
+        where = [
+            f"{question.file}, line {question.line}" for question in questions if question.number == number
+        ]
         if len(where) > 1:
             said.append(f"Q{number} is there {len(where)} times: {'; '.join(where)}.")
-    missing = [number for number in range(1, max(places, default=0) + 1) if number not in places]
-    if missing:
-        said.append(f"There is no {', '.join(f'Q{number}' for number in missing)}.")
-    return said
+    missing = sorted(set(range(1, max(numbers, default=0))) - set(numbers))
+    return said + [f"There is no {', '.join(f'Q{number}' for number in missing)}."] * bool(missing)
 
 
 def sheet(questions: list[Question]) -> str:

@@ -3,6 +3,7 @@
 The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from kit import ROOT
 from kit.base.errors import UserError
@@ -25,11 +25,7 @@ MAX_REPLY = 4 << 20  # bytes of one reply
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
-class GraderFailed(UserError):
-    """The grader itself could not do its work."""
-
-
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager):
     """Runs the submission in a worker; `ask` has the form that `grading.submission.Student` wants.
 
     A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
@@ -49,9 +45,7 @@ class Sandbox:
         check_unreadable(ROOT)
         # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
-        self.source = source
-        self.timeout = timeout
-        self.deadline = time.monotonic() + timeout
+        self.source, self.timeout, self.deadline = source, timeout, time.monotonic() + timeout
         self.spent: dict[str, float] = {}
         self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
         self.missing: list[str] = []
@@ -61,22 +55,25 @@ class Sandbox:
         can_read = namespaces or all(p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents)
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
+        self.threads = (os.cpu_count() or 1) if kit else 1
+        disk = (1 << 30) if kit else (16 << 20)
         self.settings = {
             "parent": os.getpid(),
             "namespaces": namespaces,
             "landlock": landlock,
             "uid": self.uid,
             "readable": readable_paths() + ([str(kit)] if kit else []),
-            "memory": (4 << 30) if kit else (512 << 20),
-            "address_space": (64 << 30) if kit else (1 << 30),
-            "cpu_seconds": int(timeout) * (os.cpu_count() or 1 if kit else 1) + 2,
-            "processes": 128 if kit else 24,
-            "threads": (os.cpu_count() or 1) if kit else 1,
-            "disk": (1 << 30) if kit else (16 << 20),
+            "disk": disk,
+            "limits": {
+                "AS": (64 << 30) if kit else (1 << 30),
+                "DATA": (4 << 30) if kit else (512 << 20),
+                "CPU": int(timeout) * self.threads + 2,
+                "FSIZE": disk // 2,
+                "NOFILE": 256,
+                "CORE": 0,
+                "NPROC": 128 if kit else 24,
+            },
         }
-
-    def __enter__(self) -> "Sandbox":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -102,68 +99,63 @@ class Sandbox:
     def start(self) -> bool:
         """Start a process and import the submission in it."""
         reply = self.launch({"source": self.source})
-        if reply.get("loaded") is not True:
-            self.stop()
-            lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-            self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
-            return False
-        return True
+        if reply.get("loaded") is True:
+            return True
+        self.stop()
+        lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
+        self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
+        return False
 
     def launch(self, request: dict) -> dict:
         """Start a process and return its answer to its first request."""
         self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
-        self.mark = f"GRADING_WORKER={self.scratch.name}"
         here = Path(__file__).parent
         for name in ("worker.py", "submission.py"):
             shutil.copyfile(here / name, self.scratch / name)
         if self.uid is not None:
             os.chown(self.scratch, self.uid, self.uid)
-        key, value = self.mark.split("=")
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "student"}
+        environment |= {
+            "HOME": str(self.scratch),
+            "TMPDIR": str(self.scratch),
+            "GRADING_WORKER": self.scratch.name,
+        }
+        environment |= {
+            "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "passive",
+        }  # as kit/base/screen.py
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
             cwd=self.scratch,
-            env={
-                "PATH": "/usr/bin:/bin",
-                "LANG": "C.UTF-8",
-                "HOME": str(self.scratch),
-                "TMPDIR": str(self.scratch),
-                "USER": "student",
-                "OMP_NUM_THREADS": str(self.settings["threads"]),
-                "OMP_WAIT_POLICY": "passive",  # as in kit/base/screen.py
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                key: value,
-            },
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         self.buffer = b""
-        for pipe in self.pipes():
+        assert self.process.stdin and self.process.stdout
+        self.pipes = (self.process.stdin, self.process.stdout)  # what the worker reads, what it writes
+        for pipe in self.pipes:
             os.set_blocking(pipe.fileno(), False)
         started = time.monotonic()
         ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
         self.deadline += time.monotonic() - started
         if not isinstance(ready.get("missing"), list):
             self.stop()
-            raise GraderFailed(
-                f"grading failed: the worker could not be shut in: {ready.get('broken') or 'it ' + ready['lost']}"
-            )
+            why = ready.get("broken") or "it " + ready["lost"]
+            raise UserError(f"grading failed: the worker could not be shut in: {why}")
         self.missing = ready["missing"]
         return self.exchange(None, self.deadline)
-
-    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """(what the worker reads, what it writes)."""
-        assert self.process is not None and self.process.stdin and self.process.stdout
-        return self.process.stdin, self.process.stdout
 
     def exchange(self, request: dict | None, deadline: float) -> dict:
         """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""
         if self.buffer and request is not None:
             return {"lost": "sent more than it was asked for"}
         to_send = json.dumps(request).encode() + b"\n" if request is not None else b""
-        stdin, stdout = (pipe.fileno() for pipe in self.pipes())
+        ended = {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+        stdin, stdout = (pipe.fileno() for pipe in self.pipes)
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -175,39 +167,34 @@ class Sandbox:
                 if can_read:
                     data = os.read(stdout, 1 << 16)
                     if not data:
-                        return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+                        return ended
                     self.buffer += data
             except BrokenPipeError:
-                return {"lost": "ended the process instead of returning (a crash, or out of memory?)"}
+                return ended
             if len(self.buffer) > MAX_REPLY:
                 return {"lost": "returned more than can be read"}
         line, self.buffer = self.buffer.split(b"\n", 1)
-        try:
-            reply = json.loads(line)
-        except (ValueError, RecursionError):
-            reply = None
-        return reply if isinstance(reply, dict) else {"lost": "sent something that is no reply"}
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(reply := json.loads(line), dict):
+                return reply
+        return {"lost": "sent something that is no reply"}
 
     def stop(self) -> None:
         """Kill everything the worker started, wherever it has hidden, and remove its scratch folder."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
-        for pipe in self.pipes():
+        for pipe in self.pipes:
             pipe.close()
         self.process = None
         # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
         for _ in range(100):
             victims = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self.owns(p)]
             for pid in victims:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             if not victims:
                 break
             time.sleep(0.01)
@@ -222,7 +209,8 @@ class Sandbox:
                 return False
             if self.uid is not None and process.stat().st_uid == self.uid:
                 return True
-            return self.mark.encode() in (process / "environ").read_bytes().split(b"\0")
+            mark = f"GRADING_WORKER={self.scratch.name}".encode()
+            return mark in (process / "environ").read_bytes().split(b"\0")
         except OSError:
             return False
 
@@ -235,12 +223,11 @@ def readable_paths() -> list[str]:
 
 
 def check_unreadable(folder: Path) -> None:
-    """Raise GraderFailed where a submission could read this folder, the kit's or that of all submissions."""
+    """Raise UserError where a submission could read this folder, the kit's or that of all submissions."""
     for path in readable_paths():
         if folder.resolve().is_relative_to(os.path.realpath(path)):
-            raise GraderFailed(
-                f"grading failed: {folder} lies below {path}, where every submission may read: move it elsewhere"
-            )
+            where = f"{folder} lies below {path}, where every submission may read"
+            raise UserError(f"grading failed: {where}: move it elsewhere")
 
 
 def cut(text: object, length: int = 400) -> str:

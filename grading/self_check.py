@@ -5,8 +5,7 @@
     python -m grading.self_check FILE.py         a file that lost the last lines of rewards.py
 
 The checks are the grader's (`checks.py`). They run in the student's own process, which can import no more than the
-grader's. Each call of a student's function has a few seconds, so that an endless loop is named and not waited for.
-Standard library only.
+grader's. A call that takes more than a few seconds is stopped and named. Standard library only.
 """
 
 import random
@@ -16,7 +15,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, FunctionType, ModuleType
 from typing import NoReturn, TypeVar
@@ -53,16 +52,14 @@ class NoAnswer(Exception):
 def in_time(work: Callable[[], T], path: str) -> T:
     """`work()`, which must not raise an `Exception`; NoAnswer after SECONDS, with the line of `path` that is running.
 
-    The time stands still while somebody debugs the code at a terminal. `work` runs in a thread, which works on every
-    system. One long operation without a line of Python (a huge power of integers, say) cannot be interrupted.
+    The clock stops while somebody debugs the code at a terminal. `work` runs in a thread, which every system has. One
+    long operation inside Python's C code (a huge power of integers, say) cannot be interrupted.
     """
     results: list[T] = []
 
     def run() -> None:
-        try:
+        with suppress(KeyboardInterrupt):  # raised by the code itself: Ctrl-C goes to the main thread
             results.append(work())
-        except KeyboardInterrupt:  # raised by the code itself: Ctrl-C goes to the main thread
-            pass
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -96,9 +93,8 @@ def stop(thread: threading.Thread) -> None:
     """Have the thread end at its next line of Python: it would slow down everything that follows."""
     import ctypes  # 10 ms that a right file need not wait for
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-    )
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
 
 
 def student_of(module: ModuleType) -> Student:
@@ -121,27 +117,23 @@ def what_is_wrong(module: ModuleType, functions: Iterable[str]) -> list[str]:
 
     About a second for all three. A loophole of a shaped reward is no error.
     """
-    student = student_of(module)
-    wrong = []
+    student, wrong = student_of(module), []
     for function in functions:
         mistakes = [mistake for _, mistake in run_checks(student, function, SEED) if mistake]
-        wrong += [
-            f"{function}: {said}" for said in said_once(m for m in mistakes if not isinstance(m, StillPays))
-        ]
+        said = said_once(mistake for mistake in mistakes if not isinstance(mistake, StillPays))
+        wrong += [f"{function}: {message}" for message in said]
     return wrong
 
 
 def said_once(mistakes: Iterable[Mistake]) -> list[str]:
     """The messages, less those that repeat an earlier one or repeat it with other numbers."""
-    said: list[str] = []
+    said, without_numbers = [], ""
     for message in map(str, mistakes):
-        if without_numbers(message) not in without_numbers("\n".join(said)):
+        plain = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", message)
+        if plain not in without_numbers:
             said.append(message)
+            without_numbers += f"{plain}\n"
     return said
-
-
-def without_numbers(text: str) -> str:
-    return re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", text)
 
 
 # ---- for a student -----------------------------------------------------------------------------------------
@@ -180,11 +172,8 @@ def check_function(student: Student, function: str) -> bool:
     for message in said_once(mistakes):
         print(textwrap.fill(message, 100, initial_indent="    - ", subsequent_indent="      "))
     if function == SHAPED:
-        try:
-            lines = table(earnings(student, random.Random(SEED)))
-        except Mistake:
-            lines = []  # said above
-        print(*(f"      {line}" for line in lines), sep="\n", end="\n" * bool(lines))
+        with suppress(Mistake):  # said above
+            print(textwrap.indent("\n".join(table(earnings(student, random.Random(SEED)))), "      "))
     return state == "right"
 
 
@@ -194,11 +183,9 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
     def work() -> ModuleType | str:
         try:
             return load(path)
-        except FileNotFoundError:
-            return f"There is no file {path}."
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}."
         except (Exception, SystemExit) as error:
+            if not Path(path).is_file():
+                return f"There is no file {path}."
             return f"{Path(path).name} does not run: {explain(error, path)}"
 
     with as_when_graded():
@@ -206,11 +193,12 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
             module = in_time(work, path)
         except NoAnswer as error:
             module = f"{Path(path).name} does not run: {error}"
+        if not isinstance(module, str) and not any(
+            isinstance(v, FunctionType) for v in vars(module).values()
+        ):
+            module = f"{Path(path).name} has no function: is it saved? It should have {', '.join(EXERCISES)}."
         if isinstance(module, str):
             print(module)
-            return 1
-        if not any(isinstance(value, FunctionType) for value in vars(module).values()):
-            print(f"{Path(path).name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
             return 1
         student = student_of(module)
         right = [check_function(student, function) for function in functions]

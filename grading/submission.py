@@ -27,6 +27,7 @@ FORWARD, BACKWARD, SHAPED = FUNCTIONS = ("kl_penalty_forward", "kl_penalty_backw
 TOLERANCE = 1e-5
 
 TOO_LARGE = "an int too large for a float"
+Pair = tuple[float, float]  # (log pi, log pi_ref) of a token
 
 
 # ---- beside the student's code -----------------------------------------------------------------------------
@@ -77,9 +78,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     try:
         function = getattr(module, name, None)
         if function is None:
-            error = f"there is no function named {name} in the file"
-            other = misspelt(module, name)
-            return {"error": f"{error}; did you mean {other} to be it?" if other else error}
+            return {"error": f"there is no function named {name} in the file{meant(misspelt(module, name))}"}
         returned = function(*args, **kwargs)
         kind = type(returned).__name__
         if kind == "ndarray" and returned.ndim == 1:
@@ -97,6 +96,10 @@ def misspelt(module: types.ModuleType, name: str) -> str | None:
     """A function of the file that was probably meant to be called `name`."""
     others = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n not in FUNCTIONS]
     return next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.85)), None)
+
+
+def meant(other: str | None) -> str:
+    return f"; did you mean {other} to be it?" if other else ""
 
 
 def _number(value: object) -> int | float | str:
@@ -160,8 +163,7 @@ class Student:
     def reply(self, name: str, *args: list, **kwargs: float) -> dict:
         reply = self.ask(name, list(args), kwargs)
         if reply.get("unfilled"):
-            other = reply.get("misspelt")
-            raise Unfilled("not implemented yet" + (f"; did you mean {other} to be it?" if other else ""))
+            raise Unfilled(f"not implemented yet{meant(reply.get('misspelt'))}")
         if "error" in reply:
             raise Broken(str(reply["error"]))
         return reply
@@ -173,22 +175,18 @@ class Student:
         if not isinstance(values, list):
             raise Mistake(wrong_kind(kind))
         if len(values) != rows:
-            counts = f"{plural(len(values), 'value')} for {plural(rows, 'completion')}"
+            counts = f"{len(values)} value{'s' * (len(values) != 1)} for {rows} completion{'s' * (rows != 1)}"
             raise Mistake(f"It returned {counts}: one float for each, please.")
         for row, value in enumerate(values):
             if type(value) not in (int, float):
-                raise Mistake(
-                    f"Value {row} of the returned list is {value}, not a plain number: return Python floats "
-                    "(.item() or .tolist() turn arrays and tensors into them)."
-                )
+                what = f"{value}, not a plain number: return Python floats (.item() or .tolist() make them)"
+                raise Mistake(f"Value {row} of the returned list is {what}.")
             if not -1.7e308 < value < 1.7e308:  # nor NaN, nor an integer no float can hold
                 shown = f"{value:.5g}" if type(value) is float else TOO_LARGE
                 raise Mistake(f"Value {row} of the returned list is {shown}: every value must be finite.")
         return [float(value) for value in values]
 
-    def penalties(
-        self, name: str, pairs: list[list[tuple[float, float]]], kl_coef: float = 1.0
-    ) -> list[float]:
+    def penalties(self, name: str, pairs: list[list[Pair]], kl_coef: float = 1.0) -> list[float]:
         """A KL penalty on completions given as rows of (log pi, log pi_ref), one pair a token."""
         policy = [[a for a, _ in row] for row in pairs]
         ref = [[b for _, b in row] for row in pairs]
@@ -199,10 +197,6 @@ def wrong_kind(kind: object) -> str:
     """What to say where something came back that is no list; the same words for every call."""
     what = "None (is a return statement missing?)" if kind == "NoneType" else f"a {kind}, not a list"
     return f"It returned {what}: return a plain list, one float for each completion."
-
-
-def plural(n: int, word: str) -> str:
-    return f"{n} {word}{'s' * (n != 1)}"
 
 
 def close(a: float, b: float) -> bool:

@@ -49,10 +49,8 @@ def log_softmax(logits: list[float]) -> list[float]:
 
 def enumerate_completions(vocab: int, length: int, eos: bool) -> list[Prefix]:
     """All sequences of `length` tokens; with `eos`, token 0 ends a completion early."""
-    completions = set()
-    for x in itertools.product(range(vocab), repeat=length):
-        completions.add(x[: x.index(0) + 1] if eos and 0 in x else x)
-    return sorted(completions)
+    sequences = itertools.product(range(vocab), repeat=length)
+    return sorted({x[: x.index(0) + 1] if eos and 0 in x else x for x in sequences})
 
 
 def make_tree(rng: random.Random, vocab: int, length: int, eos: bool, nats: float) -> Tree:
@@ -86,16 +84,13 @@ def kl(tree: Tree, p: Model, q: Model) -> float:
 
 def gradient(divergence: Callable[[Model], float], policy: Model, step: float = 1e-5) -> list[float]:
     """Gradient in the policy's logits by central differences: exact to 1e-9, and assumes nothing but the KL."""
-    result = []
-    for prefix, logits in policy.items():
-        for token in range(len(logits)):
-            ends = []
-            for sign in (1, -1):
-                moved = list(logits)
-                moved[token] += sign * step
-                ends.append(divergence({**policy, prefix: moved}))
-            result.append((ends[0] - ends[1]) / (2 * step))
-    return result
+
+    def at(prefix: Prefix, token: int, change: float) -> float:
+        logits = [logit + change * (a == token) for a, logit in enumerate(policy[prefix])]
+        return divergence({**policy, prefix: logits})
+
+    places = [(prefix, token) for prefix, logits in policy.items() for token in range(len(logits))]
+    return [(at(*place, step) - at(*place, -step)) / (2 * step) for place in places]
 
 
 def policy_gradient(tree: Tree, values: list[float]) -> list[float]:

@@ -1,18 +1,16 @@
 """What changes from one year's hand-out to the next: `make handout VARIANT=3`.
 
-A variant is a number. From it follow the examples to check by hand, the default `kl_coef`, the word list of the
-hackable counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the
-instances of the self-check. Variant 0 is the kit as it stands. The other exercises, their answers and the grader are
-the same in all.
-
-It is plain text substitution. A place that is not found as often as expected is an error, so that no change of the kit
-loses one.
+A variant is a number. It decides the examples to check by hand, the default `kl_coef`, the word list of the hackable
+counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the instances of
+the self-check. Variant 0 is the kit as it stands. Other exercises, answers and the grader are the same in all.
+It is text substitution: a place that is not found as often as expected is an error.
 """
 
 import math
 import random
 import re
 from fnmatch import fnmatch
+from fractions import Fraction
 
 from grading.archive import Files
 from kit.base.errors import UserError
@@ -57,38 +55,24 @@ def literally(files: Files, where: str, old: str, new: str) -> None:
 
 # ---- the places --------------------------------------------------------------------------------------------
 
-# Fractions as (numerator, denominator). Exercise 1a: pi and pi_ref of one token. 1b: pi and pi_ref of two tokens, of
-# which pi uses the first too often.
-ONE_A = (
-    ((1, 2), (1, 8)),
-    ((3, 4), (1, 4)),
-    ((1, 2), (1, 5)),
-    ((4, 5), (1, 5)),
-    ((3, 5), (1, 5)),
-    ((2, 5), (1, 10)),
-)
-ONE_B = (
-    (((1, 2), (1, 2)), ((1, 5), (4, 5))),
-    (((2, 3), (1, 3)), ((1, 3), (2, 3))),
-    (((3, 4), (1, 4)), ((1, 2), (1, 2))),
-    (((3, 5), (2, 5)), ((2, 5), (3, 5))),
-    (((4, 5), (1, 5)), ((3, 5), (2, 5))),
-    (((2, 5), (3, 5)), ((1, 5), (4, 5))),
-)
+# Exercise 1a: pi and pi_ref of one token. 1b: pi and pi_ref of the first of two tokens, which pi uses too often.
+ONE_A = ("1/2 1/8", "3/4 1/4", "1/2 1/5", "4/5 1/5", "3/5 1/5", "2/5 1/10")
+ONE_B = ("1/2 1/5", "2/3 1/3", "3/4 1/2", "3/5 2/5", "4/5 3/5", "2/5 1/5")
 
 
-def log(fraction: tuple[int, int]) -> str:
-    return f"{math.log(fraction[0] / fraction[1]):.4f}"
+def log(probability: Fraction) -> str:
+    return f"{math.log(probability):.4f}"
 
 
 def examples(files: Files, rng: random.Random) -> None:
     """The three examples of rewards.py, worked out here from the definitions, and question 1 of exercise 1b."""
-    (p, r), same, coef = rng.choice(ONE_A), (rng.randint(1, 3), 4), rng.choice((0.5, 3.0, 4.0, 5.0))
-    value = coef * math.log((p[0] / p[1]) / (r[0] / r[1]))
-    first, second, ref_first = (f"{a / b:g}" for a, b in (p, same, r))
-    pi, ref = rng.choice(ONE_B)
-    over, under = (round(1 - (b[0] * a[1]) / (b[1] * a[0]), 4) for a, b in zip(pi, ref, strict=True))
-    by_hand = ", ".join(f"{a}/{b}" for a, b in pi), ", ".join(f"{a}/{b}" for a, b in ref)
+    p, r = map(Fraction, rng.choice(ONE_A).split())
+    same, coef = Fraction(rng.randint(1, 3), 4), rng.choice((0.5, 3.0, 4.0, 5.0))
+    value = coef * math.log(p / r)
+    first, second, ref_first = (f"{float(x):g}" for x in (p, same, r))
+    pi, ref = ((x, 1 - x) for x in map(Fraction, rng.choice(ONE_B).split()))
+    over, under = (round(float(1 - b / a), 4) for a, b in zip(pi, ref, strict=True))
+    by_hand = ", ".join(map(str, pi)), ", ".join(map(str, ref))
     slope, shift = rng.choice(((2, 0.5), (3, 1), (3, 2), (4, 1), (4, 3), (5, 2)))
     scores = rng.sample((0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9), 2)
     rewards = ", ".join(f"{slope * score - shift:.1f}" for score in scores)
@@ -157,10 +141,12 @@ def prompts_split(files: Files, rng: random.Random) -> None:
     lists = [files[name][0].decode("utf-8").splitlines() for name in names]
     openers = [opener for half in lists for opener in half]
     rng.shuffle(openers)
-    words = [opener.lower().split() for opener in openers]
-    starts = [own[:3] for own in words]
-    alone = [sum(other[: len(start)] == start for other in words) == 1 for start in starts]
-    held_out = [opener for opener, fits in zip(openers, alone, strict=True) if fits][: len(lists[1])]
+    words = {opener: opener.lower().split() for opener in openers}
+
+    def alone(start: list[str]) -> bool:
+        return sum(other[: len(start)] == start for other in words.values()) == 1
+
+    held_out = [opener for opener in openers if alone(words[opener][:3])][: len(lists[1])]
     train = [opener for opener in openers if opener not in held_out]
     for name, dealt in zip(names, (train, held_out), strict=True):
         dealt.sort(key=lambda opener: (len(opener.split()), opener))
@@ -172,19 +158,11 @@ NUMBER_OF_BUGS = 4
 
 def bugs(files: Files, rng: random.Random) -> None:
     """Keep some bugs under their numbers; the patches, figures and words of the others are left out."""
-    numbers = sorted(
-        int(found[1]) for name in files if (found := re.fullmatch(r"grading/bugs/(\d+)\.patch", name))
-    )
+    numbers = sorted(int(n) for n in re.findall(r"^grading/bugs/(\d+)\.patch$", "\n".join(files), re.M))
     kept = sorted(rng.sample(numbers, NUMBER_OF_BUGS))
     for number in set(numbers) - set(kept):
-        about = rf"^\*\*Bug {number}\.\*\*(?s:.*?)(?=^\*\*Bug|\Z)"
-        substitute(files, "docs/exercises.md", about, "")
+        substitute(files, "docs/exercises.md", rf"^\*\*Bug {number}\.\*\*(?s:.*?)(?=^\*\*Bug|\Z)", "")
         del files[f"grading/bugs/{number}.patch"]
         del files[f"docs/bugs/{number}.png"]
-    substitute(
-        files,
-        "*.md Makefile grading/bug.py",
-        r"(make bug N=|grading\.bug |with bug |outputs/bugs/)3\b",
-        rf"\g<1>{kept[0]}",
-        times=None,
-    )
+    example = r"(make bug N=|grading\.bug |with bug |outputs/bugs/)3\b"
+    substitute(files, "*.md Makefile grading/bug.py", example, rf"\g<1>{kept[0]}", times=None)

@@ -13,10 +13,9 @@ or, for a trial run, once:
                                                      <- {"status": int, "said": str, "metrics": str}
 
 There is nothing to steal in this process. The one that `sandbox.py` starts only forks and waits: a submission that
-kills its parent kills that one. Each layer is used if the kernel grants it: namespaces (no other process, no network,
-an almost empty file system), a user id of its own when started as root, Landlock (for files, if namespaces are refused,
-as in most containers), and resource limits always. What could not be had is reported as `missing`. Standard library and
-Linux only.
+kills its parent kills that one. Resource limits always hold. The other layers are used if the kernel grants them, and
+are else reported as `missing`: namespaces (no other process, no network, an almost empty file system), a user id of
+its own when started as root, Landlock (files, where namespaces are refused). Standard library and Linux only.
 """
 
 import ctypes
@@ -28,6 +27,7 @@ import signal
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -91,9 +91,7 @@ def become(uid: int | None) -> None:
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # a change of user takes /proc/self away, which uid_map needs
 
 
-def mount(
-    source: str, target: str | Path, kind: str | None = None, flags: int = 0, data: str | None = None
-) -> None:
+def mount(source: str, target: str | Path, kind: str | None, flags: int = 0, data: str | None = None) -> None:
     """mount(2), with None for an argument that is left out; OSError where the kernel refuses."""
     encoded = [None if x is None else str(x).encode() for x in (source, target, kind, data)]
     check(libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
@@ -101,7 +99,7 @@ def mount(
 
 def enter_view(root: Path, readable: list[str], disk: int) -> None:
     """Leave the file system for one that holds the `readable` paths, read-only, and an empty /tmp of `disk` bytes."""
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk},mode=755")
     for path in map(Path, (*readable, "/dev/null", "/dev/zero", "/dev/urandom")):
         inside = root / path.relative_to("/")
@@ -111,22 +109,18 @@ def enter_view(root: Path, readable: list[str], disk: int) -> None:
         if path.is_symlink():  # /lib -> usr/lib
             inside.symlink_to(path.resolve())  # in one step, as a link in between need not be there
             continue
-        if path.is_dir():
-            inside.mkdir()
-        else:
-            inside.touch()
-        mount(str(path), inside, flags=MS_BIND | MS_REC)
+        inside.mkdir() if path.is_dir() else inside.touch()
+        mount(str(path), inside, None, MS_BIND | MS_REC)
         if path.parts[1] != "dev":
-            # nosuid, nodev, noexec: may not be lifted, so ask for them again
-            kept = os.statvfs(path).f_flag & 0b1110
-            mount("none", inside, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+            kept = (
+                os.statvfs(path).f_flag & 0b1110
+            )  # nosuid, nodev, noexec may not be lifted: ask for them again
+            mount("none", inside, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
     (root / "tmp").mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
     (root / "proc").mkdir()
-    try:
+    with suppress(OSError):  # refused where the outer /proc is itself masked; python does without
         mount("proc", root / "proc", "proc")
-    except OSError:
-        pass  # refused where the outer /proc is itself masked; python does without
     os.chroot(root)
     os.chdir("/tmp")
     os.environ["HOME"] = os.environ["TMPDIR"] = "/tmp"
@@ -149,14 +143,12 @@ def landlock(readable: list[str], writable: list[str]) -> int:
     rules = [(path, read) for path in (*readable, "/proc", "/dev/zero", "/dev/urandom")]
     rules += [("/dev/null", read | write_file), *((path, everything) for path in writable)]
     for path, allowed in rules:
-        try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            continue
         if not Path(path).is_dir():
             allowed &= 0b111 | (everything & (1 << 14))  # the rights a plain file can have
-        libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, fd), 0)
-        os.close(fd)
+        with suppress(OSError):  # it is not there
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            libc.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, fd), 0)
+            os.close(fd)
     restricted = libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
     return abi if restricted == 0 else 0
@@ -168,56 +160,40 @@ def check_that_python_can_be_read() -> None:
         import colorsys  # noqa: F401
         import encodings.utf_8_sig  # noqa: F401
     except (ImportError, OSError):
-        raise PermissionError(
-            f"the user that the submission runs as may not read python in {sys.base_prefix}: install python for all "
-            "users, or grade as an ordinary user"
-        ) from None
+        what = f"the user that the submission runs as may not read python in {sys.base_prefix}"
+        raise PermissionError(f"{what}: install python for all users, or grade as an ordinary user") from None
 
 
-def set_limits(settings: dict, processes: int) -> None:
-    for name, limit in (
-        ("AS", settings["address_space"]),
-        ("DATA", settings["memory"]),
-        ("CPU", settings["cpu_seconds"]),
-        ("FSIZE", settings["disk"] // 2),
-        ("NOFILE", 256),
-        ("CORE", 0),
-        ("NPROC", processes),
-    ):
-        which = getattr(resource, f"RLIMIT_{name}", None)
-        if which is not None:
-            hard = resource.getrlimit(which)[1]
-            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-            resource.setrlimit(which, (limit, limit))
+def set_limits(limits: dict[str, int]) -> None:
+    for name, limit in limits.items():
+        which = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(which)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(which, (limit, limit))
 
 
 def running_as(uid: int) -> int:
     """Threads this user runs already: without a user id or namespace of our own they count towards RLIMIT_NPROC."""
     count = 0
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):
             if folder.stat().st_uid == uid:
                 count += len(list((folder / "task").iterdir()))
-        except OSError:
-            continue
     return count
 
 
 def confine(namespaces: str | None, settings: dict) -> list[str]:
     """Use every layer that the kernel grants; returns what is left open, in words."""
     readable, uid = settings["readable"], settings["uid"]
-    viewed = bool(namespaces)
+    viewed = False
     if namespaces:
-        try:
+        with suppress(OSError):
             enter_view(Path.cwd(), readable, settings["disk"])
-        except OSError:
-            viewed = False
+            viewed = True
     crowd = running_as(os.geteuid()) if namespaces is None and uid is None else 0
-    set_limits(settings, settings["processes"] + crowd)
-    try:  # if memory runs out, it is this process that goes
+    set_limits({**settings["limits"], "NPROC": settings["limits"]["NPROC"] + crowd})
+    with suppress(OSError):  # if memory runs out, it is this process that goes
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass
     become(uid)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of user clears it, so not before
@@ -268,15 +244,10 @@ def run_training(command: list[str], folder: str) -> dict:
     """Run the training script in `folder`; it writes to ./run here. Both texts are cut, from either end."""
     command = [*command, "--output_dir", str(Path.cwd())]
     with Path("said.txt").open("wb") as said:
-        status = subprocess.run(
-            command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    metrics = Path("run", "metrics.jsonl")
-    return {
-        "status": status,
-        "said": Path("said.txt").read_text(errors="replace")[-2000:],
-        "metrics": metrics.read_text(errors="replace")[:1_000_000] if metrics.exists() else "",
-    }
+        done = subprocess.run(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, check=False)
+    said_text, metrics = Path("said.txt").read_text(errors="replace"), Path("run", "metrics.jsonl")
+    text = metrics.read_text(errors="replace") if metrics.exists() else ""
+    return {"status": done.returncode, "said": said_text[-2000:], "metrics": text[:1_000_000]}
 
 
 def main() -> None:

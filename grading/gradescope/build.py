@@ -12,20 +12,13 @@ from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path
 
 GRADER = "__init__ checks grade loopholes mistakes sandbox submission trees worker"
+KIT = "kit/__init__.py kit/base/__init__.py kit/base/errors.py kit/base/files.py"
 FILES = {name: f"grading/gradescope/{name}" for name in ("setup.sh", "run_autograder")}
-for module in [f"grading/{name}.py" for name in GRADER.split()] + [
-    "kit/__init__.py",
-    "kit/base/__init__.py",
-    "kit/base/errors.py",
-    "kit/base/files.py",
-]:
-    FILES[module] = module
+FILES |= {module: module for module in (*(f"grading/{name}.py" for name in GRADER.split()), *KIT.split())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m grading.gradescope.build", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser("python -m grading.gradescope.build", description=__doc__.split("\n")[0])
     parser.add_argument("--out", default=str(ROOT / "dist" / "gradescope.zip"), help="the file to write")
     out = Path(user_path(parser.parse_args().out))
     refuse_foreign(out, "grading/__init__.py", "--out")
