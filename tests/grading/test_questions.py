@@ -1,5 +1,6 @@
 """The questions in the code, on a small tree made here and on the kit. `pytest tests/grading/test_questions.py`."""
 
+import ast
 import itertools
 import re
 import subprocess
@@ -139,18 +140,26 @@ def test_nothing_of_the_kit_is_left_out():
 
 
 ANSWERS = ROOT / "docs" / "answers.md"  # the hand-out has none
-HEADING = r"^### Q(\d+)\. `([\w./]+)`: .+\n\n```python\n((?:# .+\n)+)```\n\n(?=[^#\s])"
+HEADING = r"^### Q(\d+)\. `([\w./]+)`: `([\w.]+)`\n\n(?=[^#\s])"
+
+
+def symbol(statements: list[ast.stmt], line: int) -> str:
+    """The function, method, or assigned name that holds a comment, or that follows it."""
+    statement = next(s for s in statements if s.end_lineno >= line)
+    if isinstance(statement, ast.ClassDef) and statement.lineno < line:
+        return f"{statement.name}.{symbol(statement.body, line)}"
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        return ast.unparse(statement.targets[0] if isinstance(statement, ast.Assign) else statement.target)
+    return statement.name
 
 
 @pytest.mark.skipif(not ANSWERS.exists(), reason="answers are for instructors")
 def test_every_question_has_its_answer():
-    """docs/answers.md has each question once, with its file and its words, and an answer below."""
-    told = []
-    for number, file, comment in re.findall(HEADING, ANSWERS.read_text(encoding="utf-8"), re.M):
-        words = " ".join(line.removeprefix("#").strip() for line in comment.splitlines())
-        told.append((int(number), file, words))
+    """docs/answers.md has an answer to each question once, below its number, its file and what it is about."""
+    told = re.findall(HEADING, ANSWERS.read_text(encoding="utf-8"), re.M)
     asked, _ = questions.questions_in(ROOT)
-    assert told == [(q.number, q.file, f"Q{q.number}. {q.text}") for q in asked]
+    code = {q.file: ast.parse((ROOT / q.file).read_text(encoding="utf-8")).body for q in asked}
+    assert told == [(str(q.number), q.file, symbol(code[q.file], q.line)) for q in asked]
 
 
 def test_the_command_line(tmp_path):
