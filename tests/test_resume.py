@@ -52,7 +52,7 @@ def test_no_flag_lets_a_models_code_in(flags, tmp_path, stored):
     key, _, value = " ".join(flags)[2:].replace("=", " ").partition(" ")
     (tmp_path / "x.yaml").write_text(f"{key.replace('-', '_')}: {value or True}\n")
     for argv in (flags, ["--resume", stored(*flags)], ["--config", str(tmp_path / "x.yaml")]):
-        with pytest.raises(UserError, match="code that comes with a model is never run here"):
+        with pytest.raises(UserError, match=r"unknown (flag|key) .*(trust.remote.code|model_init_kwargs)"):
             script.PARSER.parse(argv)
 
 
@@ -85,14 +85,13 @@ def test_a_models_own_code_is_never_run_and_nothing_is_asked(load, tmp_path, mon
         (["--kl_type", "backward"], "--kl_type forward, not backward"),
         (["--seed", "1"], "--seed 0, not 1"),
         (["--num_generations", "4"], "--num_generations 8, not 4"),
-        (["--beta", "0.1"], "--beta 0.0, not 0.1"),
+        (["--scale_rewards", "none"], "--scale_rewards group, not none"),
         (["--temperature", "0.7"], "--temperature 1.0, not 0.7"),
         (["--learning_rate", "1e-3"], "--learning_rate 0.0002, not 0.001"),
         (["--use_peft", "False"], "--use_peft True, not False"),
         (["--lora_r", "8"], "--lora_r 16, not 8"),
         (["--prompts", "imdb"], "--prompts builtin, not imdb"),
-        (["--no_disable_dropout"], "--disable_dropout True, not False"),
-        (["--adam_beta1", "0.5"], "--adam_beta1 0.9, not 0.5"),
+        (["--trl", '{"adam_beta1": 0.5}'], "--trl unset, not .*adam_beta1.*"),
         (["--save_steps", "2", "--hackable_reward"], "--hackable_reward False, not True"),
     ],
 )
@@ -108,12 +107,12 @@ def test_a_resumed_run_is_the_same_experiment(flags, says, stored, tmp_path):
 def test_what_may_change_on_resume_does(stored):
     run = stored("--max_steps", "5", "--seed", "3", "--save_steps", "4")
     changes = "--max_steps 9 --save_steps 3 --eval_every 2 --wandb --wandb_project p --seed 3"
-    ours, settings = script.PARSER.parse(["--resume", run, *changes.split()])
-    assert (settings.max_steps, settings.save_steps, ours.eval_every) == (9, 3, 2)
-    assert ours.wandb and ours.wandb_project == "p" and settings.seed == 3 and ours.resume == run
+    args = script.PARSER.parse(["--resume", run, *changes.split()])
+    assert (args.max_steps, args.save_steps, args.eval_every) == (9, 3, 2)
+    assert args.wandb and args.wandb_project == "p" and args.seed == 3 and args.resume == run
     # and is remembered, without the flag that is not the run's own
     again = script.PARSER.parse(["--resume", stored(*script.PARSER.argv)])
-    assert again[1].max_steps == 9 and "--resume" not in script.PARSER.argv
+    assert again.max_steps == 9 and "--resume" not in script.PARSER.argv
 
 
 # ------------------------------------------------------------------------------------ real runs, tiny
