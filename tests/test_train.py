@@ -262,7 +262,7 @@ def test_captured_is_what_the_samples_say_at_the_runs_price(train):
 
 def test_wandb_without_login_goes_offline_and_says_so(train, tmp_path):
     env = {"WANDB_MODE": None, "WANDB_API_KEY": None, "HOME": str(tmp_path), "NETRC": None}
-    done, folder = train("--wandb", "--max_steps", "2", env=env)
+    done, folder = train("--wandb", "--max_steps", "2", env=env, real=True)
     assert done.returncode == 0, done.stderr
     assert "kept offline" in done.stdout
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
