@@ -37,15 +37,15 @@ EXTRAS |= {"chromium": "on Debian, apt install chromium"}
 for variable in ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(variable, None)
 
-# Files of many minutes first, so that no worker ends alone with one (`make test` gives each file to one worker)
+# The longest files first, so that no worker ends alone with one (`make test` gives each file to one worker)
 LONGEST = (
-    "test_handout",
     "test_train",
-    "test_stopped",
     "test_processes",
-    "test_ppo",
-    "test_soak",
+    "test_stopped",
     "test_notebook",
+    "test_soak",
+    "test_handout",
+    "test_ppo",
 )
 
 

@@ -5,6 +5,7 @@ pytest tests/test_credit.py
 
 import itertools
 import shutil
+import sys
 from collections import defaultdict
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import tensor
 
+import train as script
 from kit.base.runs import read_metrics
 from kit.lm.models import MINI
 from kit.train.credit import CreditTrainer, credit, later, prefix_values
@@ -254,6 +256,17 @@ TINY = "--model mini --sentiment_model mini --max_completion_length 10 --eval_ev
 TINY += " --num_generations 4 --max_steps 2 --credit token --beta 0.1"
 
 
+@pytest.fixture
+def train(few_validation_prompts, monkeypatch):
+    """train.py in this process."""
+
+    def run(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        script.main()
+
+    return run
+
+
 def trained_lines(folder) -> list[dict]:
     """Of two steps: the KL in the loss is 0 before the first update, and not after it."""
     lines = [m for m in read_metrics(folder) if "train/trl_kl" in m]
@@ -262,26 +275,23 @@ def trained_lines(folder) -> list[dict]:
     return lines
 
 
-def test_a_lora_run_with_token_credit_trains_and_resumes_to_the_same_bytes(run_script, tmp_path):
+def test_a_lora_run_with_token_credit_trains_and_resumes_to_the_same_bytes(train, tmp_path):
     run, weights = tmp_path / "r", "final/adapter_model.safetensors"
     flags = ["--use_peft", "--save_steps", "1", "--output_dir", str(tmp_path), "--run_name", "r"]
-    done = run_script("train.py", *TINY.split(), *flags)
-    assert done.returncode == 0, done.stderr
+    train(*TINY.split(), *flags)
     trained = (run / weights).read_bytes()
     lines = trained_lines(run)
     # the last checkpoint and what came of it are taken away, and made again
     shutil.rmtree(run / "checkpoint-2")
     shutil.rmtree(run / "final")
-    again = run_script("train.py", "--resume", str(run))
-    assert again.returncode == 0, again.stderr
+    train("--resume", str(run))
     assert (run / weights).read_bytes() == trained
     assert trained_lines(run)[1]["train/trl_kl"] == lines[1]["train/trl_kl"]
 
 
-def test_all_weights_train_with_token_credit_whatever_the_reward_is(run_script, tmp_path):
+def test_all_weights_train_with_token_credit_whatever_the_reward_is(train, tmp_path):
     shaping = ["--negate_reward", "--reward_shaping", "sparse", "--run_name", "r"]
-    done = run_script("train.py", *TINY.split(), *shaping, "--output_dir", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    train(*TINY.split(), *shaping, "--output_dir", str(tmp_path))
     trained_lines(tmp_path / "r")
     before, after = (
         load_file(folder / "model.safetensors") for folder in (MINI / "policy", tmp_path / "r/final")

@@ -5,8 +5,6 @@ pytest tests/test_evaluate.py
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -55,7 +53,7 @@ def test_bad_flags_are_one_sentence(args, sentence, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
+def results(tmp_path_factory, run_script) -> Path:
     """One run over the reference, a copy of it, a model of another tokenizer, and two that cannot work."""
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -80,11 +78,10 @@ def results(tmp_path_factory) -> Path:
     for kind in ("png", "svg"):
         (folder / "out" / f"training.{kind}").write_text("of an earlier comparison, by Matplotlib")
     names = ("foreign", "torn", "unfinished", "run")
-    done = subprocess.run(
-        [sys.executable, "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
-         "--out", str(folder / "out"), "--num_prompts", "4", "--num_samples", "2", "--frontier_samples", "8",
-         "--max_new_tokens", "8", "--model", "mini"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    done = run_script(
+        "evaluate.py", f"copy={MINI / 'policy'}", *(f"{n}={folder / n}" for n in names),
+        "--out", str(folder / "out"), "--num_prompts", "4", "--num_samples", "2", "--frontier_samples", "8",
+        "--max_new_tokens", "8", "--model", "mini",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder / "out" / "screen.txt").write_text(done.stdout)

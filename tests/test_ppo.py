@@ -464,7 +464,7 @@ def run_ppo(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
     flags = f"{TINY} {tmp_path} --max_steps 4 --save_steps 2 --eval_every 2 --run_name whole"
-    done = run_script("-m", "baselines.ppo", *flags.split(), real=True)
+    done = run_script("-m", "baselines.ppo", *flags.split())
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)

@@ -44,12 +44,12 @@ def one(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("start", "name", "flags"),
-    [(["train.py"], "lora", ["--use_peft", "--merge_lora"]), (["-m", "tests.fsdp_on_cpu"], "full", [])],
+    [("train", "lora", ["--use_peft", "--merge_lora"]), ("tests.fsdp_on_cpu", "full", [])],
     ids=["DDP", "FSDP2"],
 )
 def test_two_processes_train_what_one_would(start, name, flags, one, run_script, tmp_path):
     flags = [*TINY.split(), *flags, "--output_dir", str(tmp_path), "--run_name", "two"]
-    done = run_script(*TWO, *start, *flags, real=True)
+    done = run_script("-m", "tests.two_processes", start, *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [p.name for p in tmp_path.iterdir()] == ["two"]  # one folder, written once
     alone, together = read_metrics(one / name), read_metrics(tmp_path / "two")

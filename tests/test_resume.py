@@ -85,7 +85,7 @@ def test_a_models_own_code_is_never_run_and_nothing_is_asked(load, tmp_path, mon
         (["--kl_type", "backward"], "--kl_type forward, not backward"),
         (["--seed", "1"], "--seed 0, not 1"),
         (["--num_generations", "4"], "--num_generations 8, not 4"),
-        (["--beta", "0.1"], "--beta 0.0, not 0.1"),
+        (["--scale_rewards", "none"], "--scale_rewards group, not none"),
         (["--temperature", "0.7"], "--temperature 1.0, not 0.7"),
         (["--learning_rate", "1e-3"], "--learning_rate 0.0002, not 0.001"),
         (["--use_peft", "False"], "--use_peft True, not False"),

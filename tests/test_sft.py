@@ -212,7 +212,7 @@ def run_sft(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_two_rounds_of_best_of_n_end_to_end_and_resumed(tmp_path, run_sft, run_script):
     flags = f"{TINY} {tmp_path} {ROUND} --rounds 2 --run_name whole"
-    done = run_script("-m", "baselines.sft", *flags.split(), real=True)
+    done = run_script("-m", "baselines.sft", *flags.split())
     assert done.returncode == 0, done.stderr
     run = tmp_path / "whole"
     lines = read_metrics(run)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,8 +177,14 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(("signum", "said"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
-@pytest.mark.parametrize("module", ["torch", "trl"])
+@pytest.mark.parametrize(
+    ("signum", "said", "module"),
+    [
+        (signal.SIGINT, "Ctrl-C", "torch"),
+        (signal.SIGTERM, "SIGTERM", "torch"),
+        (signal.SIGINT, "Ctrl-C", "trl"),
+    ],
+)
 def test_stopped_while_importing_is_one_line_and_leaves_nothing(signum, said, module, run_script, tmp_path):
     code = SIGNALLED.replace("@MODULE@", module).replace("@SIGNAL@", str(int(signum)))
     done = run_script("-c", code, *GRPO.split(), "--output_dir", str(tmp_path / "out"), real=True)
@@ -222,21 +227,33 @@ def test_what_means_no_memory():
     assert no_room(RuntimeError("index out of range")) == ""
 
 
-def test_too_little_memory_is_said_in_one_line(tmp_path):
-    """A step of 256 completions in one backward pass: its logits alone have 0.3 GB, and are there several times."""
-    flags = f"{SIZE} --max_completion_length 40 --prompts_per_step 16 --num_generations 16 --max_steps 2"
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); "
-        "import runpy; sys.argv = sys.argv[1:]; runpy.run_path('train.py', run_name='__main__')"
-    )
-    argv = [*flags.split(), "--per_device_train_batch_size", "256", "--output_dir", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-c", limited, "train.py", *argv],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from kit.base.errors import run_main
+import train, kit.train.session
+
+kit.train.session.validation_prompts = lambda source: ("This film",)
+begin = kit.train.session.Session.begin
+
+def and_limit(*args):
+    begin(*args)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20),) * 2)
+
+kit.train.session.Session.begin = and_limit
+run_main(train.main)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_too_little_memory_is_said_in_one_line(run_script, tmp_path):
+    """A step of 128 completions in one backward pass: their logits have 0.13 GB, are there several times, and 0.25 GB
+    are left once the models are loaded."""
+    flags = f"{SIZE} --max_completion_length 40 --prompts_per_step 8 --num_generations 16 --max_steps 2"
+    (tmp_path / "limited.py").write_text(LITTLE_MEMORY)
+    argv = [*flags.split(), "--per_device_train_batch_size", "128", "--output_dir", str(tmp_path / "runs")]
+    done = run_script(str(tmp_path / "limited.py"), *argv, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert (
         done.stderr.strip()
@@ -256,23 +273,30 @@ def test_on_a_full_disk_another_error_keeps_its_own_words(tmp_path, monkeypatch)
 # ----------------------------------------------------------------------------------------------- a comparison
 
 
-def test_a_stopped_comparison_stops_its_trainings_and_keeps_their_time(tmp_path):
-    code = f"""
+STOPPED_COMPARISON = """
+import os, signal, sys, threading, time
 from pathlib import Path
 from kit.base.errors import run_main
 from kit.train.sweep import Training, finish_runs
-here = Path({str(tmp_path)!r})
+
+here = Path(sys.argv[1])
+
+def stop_when_both_have_begun():
+    while not all((here / name).exists() for name in "ab"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)  # to this process alone, as by kill
+
+threading.Thread(target=stop_when_both_have_begun, daemon=True).start()
 sleep = ["-c", "import pathlib, sys, time; pathlib.Path(sys.argv[2], sys.argv[4]).mkdir(); time.sleep(60)"]
 run_main(lambda: finish_runs([Training(sleep, here / name, 0) for name in "ab"], 2, here / "log.txt"))
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
-        assert time.monotonic() < deadline and driver.poll() is None
-        time.sleep(0.05)
-    driver.send_signal(signal.SIGTERM)  # to the driver alone, as by kill
-    _, said = driver.communicate(timeout=30)
-    assert driver.returncode == 128 + signal.SIGTERM and said.strip() == "stopped by SIGTERM"
+
+
+def test_a_stopped_comparison_stops_its_trainings_and_keeps_their_time(run_script, tmp_path):
+    driver = tmp_path / "driver.py"
+    driver.write_text(STOPPED_COMPARISON)
+    done = run_script(str(driver), str(tmp_path), env={"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM and done.stderr.strip() == "stopped by SIGTERM"
     for name in "ab":
         assert 0 < json.loads((tmp_path / name / "seconds.json").read_text()) < 60
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train as script
 from data import TUNING_PROMPTS
 from kit.base.errors import UserError
 from kit.base.runs import Run, read_config, read_metrics, read_samples
@@ -59,6 +60,19 @@ def train(run_script, tmp_path):
             "train.py", *TINY, "--output_dir", str(tmp_path), "--run_name", name, *flags, **kwargs
         )
         return done, tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def train_here(few_validation_prompts, tmp_path, monkeypatch):
+    """train.py with tiny sizes in this process, where four validation prompts will do; the run folder."""
+
+    def run(*flags: str, name: str = "run") -> Path:
+        argv = ["train.py", *TINY, "--output_dir", str(tmp_path), "--run_name", name, *flags]
+        monkeypatch.setattr(sys, "argv", argv)
+        script.main()
+        return tmp_path / name
 
     return run
 
@@ -143,11 +157,11 @@ def test_a_run_leaves_what_the_readme_says(first):
 
 
 def test_six_steps_of_the_default_recipe_teach_positive_talk(train):
-    size = ["--prompts_per_step", "8", "--num_generations", "8", "--max_completion_length", "24"]
+    size = ["--prompts_per_step", "8", "--num_generations", "8", "--max_completion_length", "12"]
     done, folder = train(*size, "--max_steps", "6", "--eval_every", "0")
     assert done.returncode == 0, done.stderr
     low, high = series(folder, "val/sentiment_ci_low"), series(folder, "val/sentiment_ci_high")
-    assert high[0] + 0.1 < low[6]  # the 95 % intervals of before and after are far apart
+    assert high[0] + 0.05 < low[6]  # the 95 % intervals of before and after are well apart
     assert series(folder, "val/kl_policy_ref")[6] > 1  # and nothing was paid for it without a penalty
 
 
@@ -157,16 +171,12 @@ def test_same_seed_same_numbers_however_often_we_validate(first, train):
     assert done.returncode == 0, done.stderr
     assert training_lines(once) == training_lines(often)
     assert series(once, "val/sentiment_mean").items() <= series(often, "val/sentiment_mean").items()
-    other, seeded = train("--seed", "1", "--max_steps", "1", "--eval_every", "0", name="c")
-    assert other.returncode == 0
-    assert series(seeded, "train/score")[1] != series(once, "train/score")[1]  # before the first update
 
 
 @pytest.mark.whole_kit
-def test_lora_with_the_forward_penalty(train):
+def test_lora_with_the_forward_penalty(train_here):
     flags = ["--use_peft", "--kl_type", "forward", "--use_solution", "--kl_coef", "0.5", "--merge_lora"]
-    done, folder = train(*flags, "--learning_rate", "0.01", "--temperature", "1.5")
-    assert done.returncode == 0, done.stderr
+    folder = train_here(*flags, "--learning_rate", "0.01", "--temperature", "1.5")
     assert_starts_at_zero(folder)  # sampler, reward and reference are all at 1.5
     assert series(folder, "val/ref_nll")[0] > 5.5  # 4.2 at temperature 1
     assert series(folder, "val/kl_policy_ref")[3] > 0.01  # it moved
@@ -180,11 +190,12 @@ def test_lora_with_the_forward_penalty(train):
     AutoModelForCausalLM.from_pretrained(folder / "final")
 
 
-def test_unmerged_adapter_is_loaded_with_its_base(train):
+def test_unmerged_adapter_is_loaded_with_its_base(first, train_here):
     from kit.lm.models import load_policy
 
-    done, folder = train("--use_peft", "--learning_rate", "0.01", "--max_steps", "2")
-    assert done.returncode == 0, done.stderr
+    folder = train_here("--use_peft", "--learning_rate", "0.01", "--max_steps", "2", "--seed", "1")
+    # another seed, another sample: a new adapter is the base, and step 1 samples before the first update
+    assert series(folder, "train/score")[1] != series(first[1], "train/score")[1]
     assert (folder / "final/adapter_config.json").is_file() and list(folder.glob("checkpoint-2/adapter*"))
     assert not list(folder.rglob("README.md"))  # PEFT's, an empty form
     adapted, base = load_policy(str(folder))[0], load_policy(str(MINI / "policy"))[0]
@@ -193,48 +204,33 @@ def test_unmerged_adapter_is_loaded_with_its_base(train):
     assert len(changed) == 4 * len(base.transformer.h)
     assert all(name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for name in changed)
     # trained on, with TRL's reference: that is this model too, and not its base
-    done, further = train("--model", str(folder), "--beta", "0.1", "--max_steps", "1", name="further")
-    assert done.returncode == 0, done.stderr
+    further = train_here("--model", str(folder), "--beta", "0.5", "--max_steps", "2", name="further")
     assert_starts_at_zero(further)
-    assert series(further, "train/trl_kl")[1] == pytest.approx(0, abs=1e-6)
-
-
-def test_trls_own_kl_term(train):
-    done, folder = train("--beta", "0.5")
-    assert done.returncode == 0, done.stderr
-    assert_starts_at_zero(folder)
-    trl_kl = series(folder, "train/trl_kl")
-    assert (
-        trl_kl[1] == pytest.approx(0, abs=1e-6) and trl_kl[3] > 0
-    )  # positions and dropout agree on both sides
+    trl_kl = series(further, "train/trl_kl")
+    assert trl_kl[1] == pytest.approx(0, abs=1e-6)  # positions and dropout agree on both sides
+    assert trl_kl[2] > 0
 
 
 @pytest.mark.whole_kit
-def test_backward_shaped_negated_and_sparse(train):
+def test_backward_shaped_and_negated(train_here):
     flags = ["--kl_type", "backward", "--use_solution", "--negate_reward", "--reward_shaping", "shaped"]
-    done, folder = train(*flags)
-    assert done.returncode == 0, done.stderr
-    rows = training_lines(folder)
+    rows = training_lines(train_here(*flags))
     assert any(row["train/kl_penalty"] for row in rows)
     # R of a text of fewer than 20 words (8 tokens): (1 - s) - repetition - 0.1 <= 1 - s
     assert all(row["train/shaped"] < 1 - row["train/score"] for row in rows)
 
-    done, folder = train("--reward_shaping", "sparse", "--prompts", "fit", name="sparse")
-    assert done.returncode == 0, done.stderr
+
+def test_hackable_reward_is_scored_by_counting_and_sparse_is_0_or_1(train_here):
+    folder = train_here("--hackable_reward", "--reward_shaping", "sparse", "--prompts", "fit")
     # settings are being chosen: no held-out prompt is shown
-    assert {row["prompt"] for row in read_samples(folder)} == set(TUNING_PROMPTS)
-    shaped = series(folder, "train/shaped").values()
-    assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
-
-
-def test_hackable_reward_is_scored_by_counting(train):
-    done, folder = train("--hackable_reward")
-    assert done.returncode == 0, done.stderr
+    assert {row["prompt"] for row in read_samples(folder)} == set(TUNING_PROMPTS[:4])
     assert all(
         (40 * v) % 1 == pytest.approx(0, abs=1e-3) for v in series(folder, "train/score").values()
     )  # fifths
     counted, classified = series(folder, "val/score_mean"), series(folder, "val/sentiment_mean")
     assert counted[0] < 0.1 < classified[0]
+    shaped = series(folder, "train/shaped").values()
+    assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
 
 
 def test_a_prediction_is_kept_with_its_time_once(first, tmp_path):
@@ -306,51 +302,23 @@ def wandb_rows(path: Path) -> list[dict]:
 # ------------------------------------------------------------------------------------ what goes wrong
 
 
+@pytest.mark.whole_kit
 @pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        pytest.param(
-            ["--kl_type", "forward"],
-            r"kl_penalty_forward \(rewards.py, line \d+\) is not written yet",
-            marks=pytest.mark.whole_kit,
-        ),
-        pytest.param(
-            ["--reward_shaping", "shaped"],
-            r"shaped_reward \(rewards.py, line \d+\) is not written yet",
-            marks=pytest.mark.whole_kit,
-        ),
-        (["--kl_typ", "forward"], r"unknown flag --kl_typ; did you mean --kl_type\?"),
-        (["--kl_type", "sideways"], r"invalid choice: 'sideways'"),
-        (["--kl_coef", "much"], r"invalid float value: 'much'"),
-        (["--max_steps", "0"], r"--max_steps 0"),
-        (["--num_generations", "1"], r"at least 2"),
-        (["--top_k", "50"], r"unknown flag --top_k; .*under `trl:` in a --config file"),
-        (["--merge_lora"], r"needs --use_peft"),
-        (["--kl_type", "forward", "--beta", "0.1"], r"counted twice"),
-        (["--model", "./none"], r"no such model folder"),
-        (["--config", "none.yaml"], r"cannot be read as YAML"),
-        (["--resume", "none"], r"config.json"),
-        (["--max_completion_length", "300"], r"leave room"),
-        (["--prompts", "none.txt"], r"cannot read it"),
-        (["--report_to", "nowhere"], r"nowhere"),
-        (["--credit", "token", "--loss_type", "grpo"], r"no --loss_type"),
-        (["--save_total_limit", "-1"], r"--save_total_limit -1: must be at least 1"),
-    ],
+    ("flags", "function"),
+    [(["--kl_type", "forward"], "kl_penalty_forward"), (["--reward_shaping", "shaped"], "shaped_reward")],
 )
-def test_bad_input_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
-    import train as script
-
+def test_what_is_not_written_is_named_before_anything_is_loaded(flags, function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "--max_steps", "1", "--model", "mini", *flags])
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=rf"{function} \(rewards.py, line \d+\) is not written yet") as error:
         script.main()
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
     assert not (tmp_path / "outputs").exists()  # and no half-made run folder
 
 
 @pytest.mark.whole_kit
-def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
-    done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path), real=True)
+def test_an_error_ends_the_process_with_one_line(run_script, tmp_path):
+    done = run_script("train.py", "--kl_type", "forward", "--output_dir", str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(
         r"error: kl_penalty_forward \(rewards.py, line \d+\) is not written yet: .*\n", done.stderr
@@ -358,8 +326,6 @@ def test_an_error_ends_a_real_process_with_one_line(run_script, tmp_path):
 
 
 def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
-    import train as script
-
     file = tmp_path / "a.yaml"
     file.write_text(
         "kl_type: backward\nkl_coef: 2e-2\nuse_solution: true\nlearning_rate: 1e-3\nnum_generations: 3\n"
@@ -387,8 +353,6 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
 
 
 def test_defaults_of_the_exercise():
-    import train as script
-
     args = script.PARSER.parse([])
     assert (args.reward_shaping, args.kl_type, args.beta) == ("linear", "none", 0.0)
     assert 0.08 <= args.kl_coef <= 0.12  # 0.1, or what a variant of the hand-out has
@@ -434,8 +398,6 @@ FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
     ],
 )  # fmt: skip
 def test_the_closing_words_look_at_the_numbers(flags, changes, says):
-    import train as script
-
     first, last = ({f"val/{name}": value for name, value in m.items()} for m in (BASE, BASE | changes))
     args = script.PARSER.parse(flags)
     words = what_next(args, args.penalty, first, last)
@@ -459,8 +421,6 @@ def test_a_step_on_a_batch_that_was_used_before_has_a_line_without_rewards():
 
 
 def test_a_word_counter_is_judged_by_its_own_count():
-    import train as script
-
     args = script.PARSER.parse(["--hackable_reward"])
     first = {f"val/{name}": value for name, value in BASE.items()} | {"val/score_mean": 0.0}
     last = first | {"val/score_mean": 1.0, "val/sentiment_mean": 0.4, "val/kl_policy_ref": 9.0}
@@ -501,9 +461,9 @@ def test_a_student_error_in_the_middle_names_the_line_and_loses_nothing(run_scri
         "calls = 0\n\n\ndef kl_penalty_forward(p, r, kl_coef=0.1):\n    global calls\n    calls += 1\n"
         "    return [float('nan') if calls > 2 else 0.0 for _ in p]\n"
     )
-    script = (ROOT / "train.py").read_text(encoding="utf-8")
+    copied = (ROOT / "train.py").read_text(encoding="utf-8")
     (kit / "train.py").unlink()
-    (kit / "train.py").write_text(script, encoding="utf-8")  # a copy: a link would import the real rewards.py
+    (kit / "train.py").write_text(copied, encoding="utf-8")  # a copy: a link would import the real rewards.py
     done = run_script(
         "train.py",
         *TINY,

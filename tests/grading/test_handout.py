@@ -72,24 +72,17 @@ def test_byte_for_byte(unpacked, tmp_path):
         assert (tmp_path / name).read_bytes() == (unpacked.parent / name).read_bytes()
 
 
-def test_three_unfilled_stubs(unpacked):
+def test_three_unfilled_stubs(unpacked, run_script):
     done = run(sys.executable, "rewards.py", cwd=unpacked)
     assert done.returncode == 1 and done.stderr == ""
     assert done.stdout.count("not implemented yet") == 3
-    done = run(
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/test_rewards.py",
-        "-k",
-        "kl_penalty_forward",
-        cwd=unpacked,
-    )
+    command = "-m pytest -p no:xdist tests/test_rewards.py -k kl_penalty_forward"
+    done = run_script(*command.split(), cwd=unpacked)
     assert done.returncode == 0 and re.search(r"^\d+ skipped", done.stdout, re.M), done.stdout
 
 
-def test_the_tests_inside_can_be_collected(unpacked):
-    done = run(sys.executable, "-m", "pytest", "--collect-only", "-q", "tests", cwd=unpacked)
+def test_the_tests_inside_can_be_collected(unpacked, run_script):
+    done = run_script("-m", "pytest", "-p", "no:xdist", "--collect-only", "-q", "tests", cwd=unpacked)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
