@@ -56,7 +56,8 @@ def questions_in(root: Path) -> tuple[list[Question], list[str]]:
         asked: list[Question] = []
         goes_on = None  # the indentation of a comment that continues the last question
         for line, code in enumerate(lines(source), start=1):
-            indent, text = COMMENT.fullmatch(code).groups() if COMMENT.fullmatch(code) else ("", "")
+            comment = COMMENT.fullmatch(code)
+            indent, text = comment.groups() if comment else ("", "")
             start = START.match(text)
             if start and int(start[1]) not in [question.number for question in asked]:
                 asked.append(Question(int(start[1]), start[2], file, line))
