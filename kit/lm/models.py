@@ -243,7 +243,7 @@ def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place = str(folder.parent) if gguf else spec
     say_what_is_fetched(place)
     if (folder / "adapter_config.json").is_file():
-        model, tokenizer = _load(_adapter_base(folder / "adapter_config.json"))  # which may be one itself
+        model, tokenizer = _load(adapter_base(folder / "adapter_config.json"))  # which may be one itself
         model = PeftModel.from_pretrained(model, spec).merge_and_unload()
         model.requires_grad_(True)  # PEFT has frozen it
         if (folder / "tokenizer_config.json").is_file():
@@ -298,7 +298,7 @@ def save_policy(
     tokenizer.save_pretrained(folder)
 
 
-def _adapter_base(adapter_config: Path) -> str:
+def adapter_base(adapter_config: Path) -> str:
     """The base model of the adapters. One of the kit's or of a package is found even if its path has changed."""
     base = str(json.loads(read_text(adapter_config, "the adapter")).get("base_model_name_or_path"))
     there = PureWindowsPath(base)  # reads the paths of all systems

@@ -1,10 +1,9 @@
 """The end of a training run on screen: what its numbers say, and what to try next."""
 
 from kit.base.flags import Arguments
-from kit.measure.verdict import HACKED, signals, verdict
+from kit.measure.verdict import HACKED, LENGTH, signals, verdict
 from kit.train.validation import NAMES
 
-SHORT = 0.8  # of the base's length: below it a text avoids the KL by ending early
 FAR = 1.0  # nats: a KL above it should come with a higher score
 
 
@@ -33,7 +32,7 @@ def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict
         )
     if verdict(found) == HACKED:
         return f"Hacked in spite of the penalty ({odd}), {kl:.0f} nats away:\n  try a larger {penalty.split()[-2]}."
-    if length < SHORT:
+    if length < LENGTH[0]:
         flags = f" {penalty}" if penalty else ""
         return f"The length fell to {length:.0%} of the base's: a short completion pays little KL.\n  " + (
             "Your shaped reward still pays for it:  python rewards.py shaped_reward"

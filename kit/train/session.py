@@ -44,7 +44,15 @@ from kit.base.flags import Arguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.base.screen import clock
-from kit.lm.models import context, load_policy, load_reference, lora_config, resolve_models, save_policy
+from kit.lm.models import (
+    adapter_base,
+    context,
+    load_policy,
+    load_reference,
+    lora_config,
+    resolve_models,
+    save_policy,
+)
 from kit.measure.frontier import price
 from kit.measure.measuring import Bench
 from kit.measure.reference import kept_samples
@@ -89,8 +97,12 @@ def fingerprint(spec: str) -> str | None:
         cached = try_to_load_from_cache(spec, "config.json")
         return Path(cached).parent.name if isinstance(cached, str) else None
     path = path / "final" if (path / "final").is_dir() else path
-    found = {file for pattern in MODEL_FILES for file in path.glob(pattern)}
-    return digest([sha256(file) for file in sorted(found)]) if path.is_dir() else sha256(path)
+    if not path.is_dir():
+        return sha256(path)
+    parts = [sha256(file) for file in sorted({f for pattern in MODEL_FILES for f in path.glob(pattern)})]
+    if (adapter := path / "adapter_config.json").is_file():
+        parts.append(str(fingerprint(adapter_base(adapter))))
+    return digest(parts)
 
 
 def reward_sources(reward: RewardFunction) -> dict[str, str]:
