@@ -213,9 +213,10 @@ def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
                     bar.write(f"{name}: not graded, {results['error']}", file=sys.stderr)
                     continue
                 table.put({"submission": name, **cells(results), "sha256": digests[name]})
-                table.write()
                 done += 1
+                table.write()
         except Stopped as stop:  # those under way come to their end, and clean up
+            table.write()  # the stop may have come between a row and its writing
             pool.shutdown(wait=False, cancel_futures=True)
             bar.close()
             graded = f"{kept + done} of {len(files)} are graded"
