@@ -42,8 +42,6 @@ DIGITS = {
     "sentiment": 2,
     "judge": 2,
     "kl_policy_ref": 1,
-    "ref_nll": 2,
-    "distinct_2": 2,
     "length": 0,
     "captured": 2,
 }
@@ -145,7 +143,7 @@ def _sampled(samples: Sequence[Line], step: int) -> list[str]:
     shown = []
     for prompt in SAMPLED:
         text = " ".join(found[prompt]["completion"].split()).replace("|", "\\|")
-        cut = text if len(text) <= 105 else text[:105].rsplit(" ", 1)[0] + " ..."
+        cut = text if len(text) <= 70 else text[:70].rsplit(" ", 1)[0] + " ..."
         shown.append(f"{cut} [{found[prompt]['sentiment']:.2f}]")
     return shown
 
