@@ -74,7 +74,7 @@ def load_prompts(
         prompts = list(dict.fromkeys(p for p in starts if p and p not in HELD_OUT_PROMPTS))[: limit or 4096]
     else:
         if not Path(user_path(source)).exists():
-            raise UserError(f"--prompts {source}: no such file; give builtin, imdb, or a text file")
+            raise UserError(f"--prompts {source}: no such file; give builtin, imdb, or a file of prompts")
         prompts = lines(read_text(source, "--prompts"))
         blank = [str(line) for line, p in enumerate(prompts, start=1) if p.strip() and p != p.strip()]
         if blank:

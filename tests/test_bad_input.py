@@ -135,7 +135,7 @@ CASES = [
     ("train.py --report_to nowhere", "--report_to/--report-to: invalid choice: 'nowhere'"),
     ("train.py --config choice.yaml", "invalid choice: 'sideways'"),
     ("train.py --config typo.yaml", "unknown key 'kl_typ'; did you mean --kl_type?"),
-    (f"train.py --config '{ROOT}/configs/ppo.yaml'", "was the file written for another script?"),
+    (f"train.py --config '{ROOT}/configs/ppo.yaml'", "unknown key 'batch_size'"),
     ("train.py --resume remote", "unknown flag --trust_remote_code"),
     (f"train.py {MINI_PAIR} --resume run", "no checkpoint to go on from"),
     ("train.py --resume run --seed 3", "--seed 0, not 3"),

@@ -120,7 +120,7 @@ def test_labels_that_the_file_itself_names_mean_what_they_are_called(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"text": ["a", "b"], "label": [1, 1]}, r"no review of label 0; both 1 \(positive\) and 0"),
+        ({"text": ["a", "b"], "label": [1, 1]}, r"no review of label 0; 1 and 0 are both needed"),
         ({"text": ["a", "b"], "label": [1, 2]}, "row 1: the label is 2; write 1 or pos, 0 or neg"),
         ({"text": ["a", "b"], "label": ["pos", "great"]}, "row 1: the label is 'great'"),
         ({"text": ["a", None], "label": [1, 0]}, "row 1: the text is None; it must be a string"),

@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -199,22 +199,18 @@ def named_paths(pairs: Sequence[str]) -> dict[str, str]:
     return paths
 
 
-def at_least_1(text: str) -> int:
-    """An argparse type: an integer of 1 or more."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
+def _number(kind: type, fits: Callable[[Any], bool], complaint: str) -> Callable[[str], Any]:
+    """An argparse type: a `kind` that fits."""
+
+    def parse(text: str) -> Any:
+        if not fits(kind(text)):
+            raise argparse.ArgumentTypeError(f"{text} {complaint}")
+        return kind(text)
+
+    parse.__name__ = kind.__name__  # argparse says: invalid int value
+    return parse
 
 
-def at_least_0(text: str) -> int:
-    """An argparse type: an integer of 0 or more."""
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """An argparse type: a number above 0."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return float(text)
+at_least_1 = _number(int, lambda n: n >= 1, "is below 1")
+at_least_0 = _number(int, lambda n: n >= 0, "is below 0")
+positive = _number(float, lambda x: 0 < x < float("inf"), "is not above 0")
