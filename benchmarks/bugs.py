@@ -7,6 +7,11 @@
 Figures 1 and 5 to 8 took 16 minutes on two busy CPU cores, figures 2 to 4 five minutes.
 """
 
+# ruff: noqa: E402 - libraries are silenced before they are imported
+from kit.base.screen import quiet
+
+quiet(__name__)
+
 import subprocess
 import sys
 from pathlib import Path

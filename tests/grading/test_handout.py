@@ -276,7 +276,9 @@ def test_the_notebook_with_the_students_penalty(filled):
 )
 def test_the_solution_is_not_there_and_that_is_one_sentence(unpacked, flags, run_script):
     done = run_script(*flags, "--use_solution", cwd=unpacked)
-    assert done.returncode == 2 and re.fullmatch(r"error: rewards_solution\.py is not part .*\n", done.stderr)
+    assert done.returncode == 2 and re.fullmatch(
+        r"error: there is no rewards_solution\.py .*; leave out --use_solution.*\n", done.stderr
+    )
 
 
 @pytest.fixture
