@@ -156,7 +156,7 @@ def test_bad_command_lines(tmp_path):
     (empty / "anna").mkdir(parents=True)
     for arguments, said in (
         ((mine, "--out", tmp_path / "no" / "such" / "results.json"), "cannot be written"),
-        ((mine, "--out", tmp_path), "cannot be read (Is a directory)"),
+        ((mine, "--out", tmp_path), r"cannot be read \(Is a directory\)"),
         ((mine, "--out", mine), "was not written by this command and stays as it is"),
         (("--all", tmp_path / "nowhere"), "is no folder"),
         (
