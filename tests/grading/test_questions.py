@@ -145,11 +145,12 @@ HEADING = r"^### Q(\d+)\. `([\w./]+)`: `([\w.]+)`\n\n(?=[^#\s])"
 
 def symbol(statements: list[ast.stmt], line: int) -> str:
     """The function, method, or assigned name that holds a comment, or that follows it."""
-    statement = next(s for s in statements if s.end_lineno >= line)
+    statement = next(s for s in statements if (s.end_lineno or 0) >= line)
     if isinstance(statement, ast.ClassDef) and statement.lineno < line:
         return f"{statement.name}.{symbol(statement.body, line)}"
     if isinstance(statement, (ast.Assign, ast.AnnAssign)):
         return ast.unparse(statement.targets[0] if isinstance(statement, ast.Assign) else statement.target)
+    assert isinstance(statement, (ast.FunctionDef, ast.ClassDef)), f"line {line}: a question about no name"
     return statement.name
 
 
