@@ -4,6 +4,7 @@ import concurrent.futures
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -182,8 +183,12 @@ def test_bad_command_lines(tmp_path):
 )
 def test_the_result_file_is_finished_whatever_the_screen_does(tmp_path, into, environment):
     path = submitted(tmp_path, "x = 1 / 0  # \N{MULTIPLICATION SIGN} \u4f60\n")
-    command = f"{sys.executable} -m grading.grade {path} --out {tmp_path / 'results.json'} {into}"
-    subprocess.run(command, shell=True, cwd=ROOT, env={**os.environ, **environment}, capture_output=True)
+    command = shlex.join(
+        [sys.executable, "-m", "grading.grade", str(path), "--out", str(tmp_path / "results.json")]
+    )
+    subprocess.run(
+        f"{command} {into}", shell=True, cwd=ROOT, env={**os.environ, **environment}, capture_output=True
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["output"].startswith("0 of 100 points.") and results["extra_data"]["python"]
     assert {test["output"] for test in results["tests"]} != {results["output"]}
