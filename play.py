@@ -216,6 +216,7 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
             gr.on([ask.click, prompt.submit], play.answer, question, answers, show_progress="hidden")
             next_seed = again.click(lambda seed: int(seed or 0) + 1, seed, seed, show_progress="hidden")
             next_seed.then(play.answer, question, answers, show_progress="hidden")
+            blocks.load(play.answer, question, answers, show_progress="hidden")  # the first prompt, by itself
         if play.runs:
             with gr.Tab("Over the steps"):
                 names = list(play.runs)
@@ -233,7 +234,7 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
                 # The answers shown are of another run or prompt
                 gr.on([run.change, same.change], lambda: "", None, over, cancels=asked)
         with gr.Tab("Can you fool it?"):
-            text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="great great great ...")
+            text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="any text")
             scores = gr.HTML(play.fool(""), elem_id="scores")
             text.change(play.fool, text, scores, show_progress="hidden")
         gr.HTML('<output id="token"></output>')
