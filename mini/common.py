@@ -14,9 +14,9 @@ import json
 import math
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,10 @@ import torch.nn.functional as F
 from tokenizers import normalizers, processors
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sentiment import SentimentScorer
 
 BUCKETS = 1 << 21  # of the teacher's n-grams
 IMDB = """Large Movie Review Dataset (Maas et al., *Learning Word Vectors for Sentiment Analysis*,
@@ -43,138 +47,80 @@ def clean(text: str) -> str:
 # Data ------------------------------------------------------------------------------------------------------
 
 
-def read(path: str | None, name: str, column: str) -> pd.DataFrame:
-    """`split`, `label` and `text` (cleaned) of a parquet file, or of a data set of the Hub."""
+def read(name: str, path: str | None) -> pd.DataFrame:
+    """`split`, `label` and `text` (cleaned) of `imdb` or `sst2`, from a parquet file or from the Hub.
+
+    IMDB is sorted by label as published: shuffle before taking a slice.
+    """
     if path:
-        frame = pd.read_parquet(path, columns=["split", "label", column])
+        frame = pd.read_parquet(path)
     else:
         from datasets import load_dataset
 
-        parts = [part.to_pandas().assign(split=split) for split, part in load_dataset(name).items()]
-        frame = pd.concat(parts, ignore_index=True)
-    frame["split"] = frame["split"].astype(object)
-    frame["text"] = [clean(text) for text in frame[column]]
-    return frame[["split", "label", "text"]]
+        parts = load_dataset(f"stanfordnlp/{name}").items()
+        frame = pd.concat([part.to_pandas().assign(split=split) for split, part in parts], ignore_index=True)
+    frame = frame.rename(columns={"sentence": "text"})[["split", "label", "text"]].astype({"split": object})
+    frame["text"] = [clean(text) for text in frame["text"]]
+    return frame
 
 
-def read_imdb(path: str | None) -> pd.DataFrame:
-    """Sorted by label as published: shuffle before taking a slice."""
-    return read(path, "stanfordnlp/imdb", "text")
-
-
-def read_sst2(path: str | None) -> pd.DataFrame:
-    return read(path, "stanfordnlp/sst2", "sentence")
-
-
-def held_out_reviews(imdb: pd.DataFrame, n: int) -> np.ndarray:
+def held_out_reviews(imdb: pd.DataFrame) -> np.ndarray:
     """Row numbers of the texts the language model never sees (always the same ones).
 
-    They are those of the split `held_out`, which `corpus.py` makes, or else `n` of the test reviews.
+    They are those of the split `held_out`, which `corpus.py` makes, or else 2,000 of the test reviews.
     """
     marked = imdb[imdb["split"] == "held_out"]
     if marked.empty:
-        marked = imdb[imdb["split"] == "test"].sample(n=n, random_state=0)
+        marked = imdb[imdb["split"] == "test"].sample(n=min(2000, len(imdb) // 4), random_state=0)
     return marked.index.to_numpy()
 
 
 # Training ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Schedule:
-    """Learning-rate factor: up to 1 in `warmup` steps, and down to 0 at the end of the run (cosine: to 0.05).
-
-    The end is a number of steps or of minutes. With minutes the run ends on time on a busy machine too, and still
-    gets its whole cool-down, without which a small model is a few percent worse.
-    """
-
-    steps: int
-    minutes: float
-    warmup: int
-    cosine: bool = False
-    step: int = 0  # done
-    seen: int = 0  # texts or tokens trained on
-    start: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds."""
-        return time.monotonic() - self.start
-
-    @property
-    def progress(self) -> float:
-        """0 at the start, 1 at the end."""
-        if not self.steps and not self.minutes:
-            return 1.0
-        by_steps = self.step / self.steps if self.steps else 0.0
-        by_time = self.elapsed / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
-
-    @property
-    def done(self) -> bool:
-        return self.progress >= 1.0
-
-    def factor(self) -> float:
-        left = 1.0 - self.progress
-        if self.cosine:
-            left = 0.05 + 0.95 * 0.5 * (1.0 - math.cos(math.pi * left))
-        return min((self.step + 1) / max(self.warmup, 1), 1.0) * left
-
-    def eta(self) -> str:
-        left = self.elapsed * (1 / max(self.progress, 1e-6) - 1)
-        return f"{self.elapsed / 60:.1f} min, eta {left / 60:.1f} min"
-
-
 def run_parser(
-    doc: str, out: Path, steps: int, lr: float, warmup: int, log_every: int
+    doc: str, name: str, steps: int, lr: float, lr_rest: float, warmup: int
 ) -> argparse.ArgumentParser:
     """The flags of every training script; each adds its own."""
     p = argparse.ArgumentParser(description=doc.splitlines()[0])
     p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")
-    p.add_argument("--out", type=Path, default=out, help="folder for the model")
-    p.add_argument("--note", default="", help="a sentence for the card")
-    p.add_argument("--steps", type=int, default=steps, help="length of training in steps (0: by --minutes)")
-    p.add_argument("--minutes", type=float, default=0, help="length of training in minutes (0: by --steps)")
+    p.add_argument("--out", type=Path, default=Path(__file__).parent / name, help="folder for the model")
+    p.add_argument("--steps", type=int, default=steps, help="length of training")
     p.add_argument("--lr", type=float, default=lr, help="peak learning rate of Muon (hidden matrices)")
-    p.add_argument(
-        "--lr_rest", type=float, default=0, help="peak learning rate of AdamW, all the rest (0: --lr)"
-    )
-    p.add_argument("--weight_decay", type=float, default=0.05, help="of the hidden matrices")
+    p.add_argument("--lr_rest", type=float, default=lr_rest, help="that of AdamW, all the rest (0: --lr)")
     p.add_argument("--warmup", type=int, default=warmup, help="warm-up steps")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    p.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the matrix products")
-    p.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile (1 minute)"
-    )
-    p.add_argument("--log_every", type=int, default=log_every, help="steps between progress lines")
     return p
 
 
-def start_run(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, str, torch.dtype]:
-    """The flags; seed and threads set; the device, and the dtype of the matrix products.
+def start_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The flags, and besides `command` for the card, `device`, `dtype` of the matrix products, `begin` (seconds).
 
-    By default that is bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16, AMX), or fp32.
+    The dtype is bf16 where the hardware multiplies it natively (GPUs since Ampere, AVX512-BF16, AMX), else fp32.
     """
     args = parser.parse_args()
-    if not (args.steps or args.minutes or parser.get_default("steps")):
-        parser.error("give the run a length: --minutes or --steps")
-    if (
-        args.out.exists() and not (args.out / "metrics.json").is_file()
-    ):  # a model of these scripts is replaced
+    # a model of these scripts is replaced, nothing else
+    if args.out.exists() and not (args.out / "metrics.json").is_file():
         parser.error(f"--out {args.out}: what stands there is no model of these scripts; name another folder")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    words = ["python", f"mini/{parser.prog}"]  # every flag that is not at its default, folders made generic
+    for name, value in vars(args).items():
+        if name not in ("out", "resume") and value != parser.get_default(name):
+            file = name in ("data", "sst2", "init")
+            words += [f"--{name}", f"path/to/{Path(value).name}" if file else str(value)]
+    args.command, args.begin = " ".join(words), time.monotonic()
     torch.manual_seed(args.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.dtype != "auto":
-        bf16 = args.dtype == "bf16"
-    elif device == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.cuda.is_available():
+        args.device, bf16 = "cuda", torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
-    return args, device, torch.bfloat16 if bf16 else torch.float32
+        args.device, bf16 = "cpu", "avx512_bf16" in flags or "amx_bf16" in flags
+    args.dtype = torch.bfloat16 if bf16 else torch.float32
+    return args
+
+
+def minutes(args: argparse.Namespace) -> float:
+    """Since the start of the run; what came before a resume counts too."""
+    return round((time.monotonic() - args.begin) / 60, 1)
 
 
 def make_optimizers(
@@ -188,9 +134,17 @@ def make_optimizers(
         matrix = p.ndim == 2 and min(p.shape) > 2 and not any(word in name for word in outside)
         (hidden if matrix else rest).append(p)
     return [  # match_rms_adamw: a learning rate means what it means for AdamW (arXiv 2502.16982)
-        torch.optim.Muon(hidden, args.lr, weight_decay=args.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(hidden, args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, args.lr_rest or args.lr, betas=betas, weight_decay=decay_rest, fused=True),
     ]
+
+
+def lr_factor(step: int, steps: int, warmup: int, cosine: bool = False) -> float:
+    """Share of the peak learning rate at `step` (from 0): up in `warmup` steps, down to 0 (cosine: to 0.05)."""
+    left = 1.0 - step / steps
+    if cosine:
+        left = 0.05 + 0.95 * 0.5 * (1.0 - math.cos(math.pi * left))
+    return min((step + 1) / max(warmup, 1), 1.0) * left
 
 
 def fit(
@@ -198,38 +152,46 @@ def fit(
     draw: Callable[[np.random.Generator], Iterator[tuple[torch.Tensor, ...]]],
     loss_of: Callable[..., tuple[torch.Tensor, int]],
     optimizers: list[torch.optim.Optimizer],
-    schedule: Schedule,
     args: argparse.Namespace,
-    dtype: torch.dtype,
     *,
+    steps: int,
+    warmup: int,
     clip: float,
-    unit: str,
+    cosine: bool = False,
     dynamic: bool = False,
-    watch: Callable[[], str] | None = None,
+    watch: Callable[[], dict] | None = None,
     checkpoint: Path | None = None,
-) -> None:
-    """Train the model in place, until the schedule is done.
+) -> int:
+    """Train the model in place. Returns the number of losses (of texts or tokens) it was trained on.
 
     `draw(rng)` yields batches without end. `loss_of(model, *batch)` gives the sum of the losses, whose gradient is
-    clipped to a norm of `clip`, and their number, which `schedule.seen` adds up; `unit` is its name. `dynamic`: batches
-    differ in shape. `watch()` is printed every `args.watch_every` steps. With `checkpoint` the run is saved there every
-    `args.save_every` minutes, and `args.resume` goes on from it, with other batches than an unbroken run would draw.
+    clipped to a norm of `clip`, and their number. `dynamic`: batches differ in shape. `watch()` is printed every 400
+    steps. With `checkpoint` the run is saved there every 5 minutes, and `args.resume` goes on from it, with other
+    batches than an unbroken run would draw. TORCHDYNAMO_DISABLE=1 saves torch.compile's minute, for short runs.
     """
     device = model.device
-    groups = [group for opt in optimizers for group in opt.param_groups]
-    peak = [group["lr"] for group in groups]
+    peak = [group["lr"] for opt in optimizers for group in opt.param_groups]
+    step = seen = 0
     if checkpoint and args.resume:
-        load_checkpoint(checkpoint, model, optimizers, schedule)
-    step = torch.compile(loss_of, dynamic=dynamic) if args.compile else loss_of
-    batches = draw(np.random.default_rng([args.seed, schedule.step]))
-    total, count, last, last_save = 0.0, 0, time.monotonic(), time.monotonic()
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(optimizers, state["optimizers"], strict=True):
+            opt.load_state_dict(saved)
+        step, seen = state["step"], state["seen"]
+        args.begin -= state["seconds"]
+        print(f"resumed at step {step}, {minutes(args)} min", flush=True)
+    groups = [group for opt in optimizers for group in opt.param_groups]  # a resume replaces them
+    compiled = torch.compile(loss_of, dynamic=dynamic)
+    batches = draw(np.random.default_rng([args.seed, step]))
+    total, count, last = 0.0, 0, time.monotonic()
+    last_save = last
     model.train()
-    while not schedule.done:
-        factor = schedule.factor()
+    while step < steps:
+        factor = lr_factor(step, steps, warmup, cosine)
         for group, lr in zip(groups, peak, strict=True):
             group["lr"] = lr * factor
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss, n = step(model, *(part.to(device) for part in next(batches)))
+        with torch.autocast(device.type, args.dtype, enabled=args.dtype != torch.float32):
+            loss, n = compiled(model, *(part.to(device) for part in next(batches)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         for opt in optimizers:
@@ -237,47 +199,23 @@ def fit(
             opt.zero_grad()
         if not math.isfinite(loss.item()):  # before it is saved
             raise SystemExit("the loss is not finite: lower --lr")
-        schedule.step += 1
-        schedule.seen += n
-        total, count = total + loss.item(), count + n
-        if schedule.step % args.log_every == 0:
-            now = time.monotonic()
-            print(
-                f"step {schedule.step} | {schedule.seen:,} {unit} | loss {total / count:.4f} | lr x {factor:.3f} | "
-                f"{count / (now - last):,.0f} {unit}/s | {schedule.eta()}",
-                flush=True,
-            )
+        step, seen = step + 1, seen + n
+        total, count, now = total + loss.item(), count + n, time.monotonic()
+        if step % 50 == 0:
+            speed = f"{count / (now - last):,.0f}/s, {minutes(args)} min"
+            print(f"step {step}/{steps} | loss {total / count:.4f} | lr x {factor:.3f} | {speed}", flush=True)
             total, count, last = 0.0, 0, now
-        if watch and schedule.step % args.watch_every == 0:
-            model.eval()
-            print(f"step {schedule.step} | {watch()}", flush=True)
-            model.train()
-        if checkpoint and (schedule.done or time.monotonic() - last_save > 60 * args.save_every):
-            save_checkpoint(checkpoint, model, optimizers, schedule)
-            last_save = time.monotonic()
+        if watch and step % 400 == 0:
+            print(f"step {step} | {watch()}", flush=True)
+        if checkpoint and (step == steps or now - last_save > 300):
+            state = {"model": model.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers]}
+            state |= {"step": step, "seen": seen, "seconds": now - args.begin}
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            last_save = now
     model.eval()
-
-
-def save_checkpoint(
-    path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], schedule: Schedule
-) -> None:
-    state = {"model": model.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers]}
-    state |= {"step": schedule.step, "seen": schedule.seen, "elapsed": schedule.elapsed}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
-def load_checkpoint(
-    path: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], schedule: Schedule
-) -> None:
-    state = torch.load(path, map_location=model.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    for opt, saved in zip(optimizers, state["optimizers"], strict=True):
-        opt.load_state_dict(saved)
-    schedule.step, schedule.seen = state["step"], state["seen"]
-    schedule.start = time.monotonic() - state["elapsed"]
-    print(f"resumed at step {schedule.step}, {schedule.elapsed / 60:.1f} min", flush=True)
+    return seen
 
 
 # Classifiers ------------------------------------------------------------------------------------------------
@@ -301,13 +239,11 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, positions: int) -> Pr
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
     """Token ids of each text, without special tokens, not cut."""
-    backend, rows = tokenizer.backend_tokenizer, []
-    backend.no_truncation()
-    backend.no_padding()
-    for i in range(0, len(texts), 2000):
-        for e in backend.encode_batch_fast(texts[i : i + 2000], add_special_tokens=False):
-            rows.append(np.array(e.ids, dtype=np.int64))
-    return rows
+    return [
+        np.array(ids, dtype=np.int64)
+        for i in range(0, len(texts), 2000)
+        for ids in tokenizer(texts[i : i + 2000], add_special_tokens=False, verbose=False)["input_ids"]
+    ]
 
 
 def ppmi_vectors(
@@ -362,41 +298,6 @@ def window(words: list[str], low: int, high: int, rng: np.random.Generator) -> s
     return " ".join(words[start : start + length])
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerFast,
-    texts: list[str],
-    targets: np.ndarray,
-    budget: int,
-    rng: np.random.Generator,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches (ids, mask, targets) of about `budget` tokens each, of texts of about one length: little padding."""
-    ids = tokenizer(texts, truncation=True)["input_ids"]
-    groups: list[list[int]] = [[]]
-    for i in np.argsort([len(row) for row in ids], kind="stable"):
-        if groups[-1] and len(ids[i]) * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-        groups[-1].append(i)
-    for k in rng.permutation(len(groups)):
-        block = tokenizer.pad({"input_ids": [ids[i] for i in groups[k]]}, return_tensors="pt")
-        yield block["input_ids"], block["attention_mask"], torch.from_numpy(targets[groups[k]]).float()
-
-
-def classifier_parser(
-    doc: str, out: Path, budget: int, lr: float, lr_rest: float, dropout: float
-) -> argparse.ArgumentParser:
-    """The flags of `fit_classifier` and its data; each script adds its own."""
-    p = run_parser(doc, out, steps=0, lr=lr, warmup=100, log_every=50)
-    p.set_defaults(lr_rest=lr_rest)
-    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
-    p.add_argument("--budget", type=int, default=budget, help="tokens a step")
-    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    p.add_argument("--dropout", type=float, default=dropout)
-    p.add_argument(
-        "--watch_every", type=int, default=400, help="steps between looks at the development slice"
-    )
-    return p
-
-
 def polarity_loss(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, p: torch.Tensor
 ) -> tuple[torch.Tensor, int]:
@@ -409,54 +310,55 @@ def fit_classifier(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     pool: Callable[[np.random.Generator], tuple[list[str], np.ndarray]],
-    schedule: Schedule,
     args: argparse.Namespace,
-    dtype: torch.dtype,
-    watch: Callable[[], str] | None = None,
+    *,
+    steps: int,
+    budget: int,
+    smoothing: float = 0.05,
+    watch: Callable[[], dict] | None = None,
     loss_of: Callable[..., tuple[torch.Tensor, int]] = polarity_loss,
-) -> None:
-    """Train a classifier by `fit`. `pool(rng)` gives some thousands of fresh texts and their targets P(positive).
+) -> int:
+    """Train a classifier by `fit`, on batches of about `budget` tokens of texts of about one length (little padding).
 
-    A batch counts by the number of its texts, so texts count alike whatever their length.
+    `pool(rng)` gives some thousands of fresh texts and their targets P(positive), which are smoothed. A batch counts
+    by the number of its texts, so texts count alike whatever their length.
     """
 
     def draw(rng: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
         while True:
             texts, target = pool(rng)
-            target = target * (1 - args.smoothing) + args.smoothing / 2
-            yield from batches(tokenizer, texts, target, args.budget, rng)
+            target = target * (1 - smoothing) + smoothing / 2
+            ids = tokenizer(texts, truncation=True)["input_ids"]
+            groups: list[list[int]] = [[]]
+            for i in np.argsort([len(row) for row in ids], kind="stable"):
+                if groups[-1] and len(ids[i]) * (len(groups[-1]) + 1) > budget:
+                    groups.append([])
+                groups[-1].append(i)
+            for k in rng.permutation(len(groups)):
+                block = tokenizer.pad({"input_ids": [ids[i] for i in groups[k]]}, return_tensors="pt")
+                yield block["input_ids"], block["attention_mask"], torch.from_numpy(target[groups[k]]).float()
 
     optimizers = make_optimizers(model, args, betas=(0.9, 0.98), decay_rest=0.01)
-    fit(
-        model, draw, loss_of, optimizers, schedule, args, dtype, clip=320.0, unit="texts", dynamic=True, watch=watch
+    return fit(
+        model, draw, loss_of, optimizers, args, steps=steps, warmup=args.warmup, clip=320.0, dynamic=True, watch=watch
     )  # fmt: skip
 
 
-@torch.no_grad()
-def positive(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], budget: int = 16384
-) -> np.ndarray:
-    """P(positive) of each text, cut at the model's positions."""
-    out = np.zeros(len(texts))
-    # the texts' numbers travel in the place of targets, to undo the sorting by length
-    numbers = np.arange(len(texts), dtype=np.float64)
-    for ids, mask, which in batches(tokenizer, texts, numbers, budget, np.random.default_rng(0)):
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.float()
-        out[which.long().numpy()] = logits.softmax(-1)[:, 1].cpu().numpy()
-    return out
-
-
-def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frame: pd.DataFrame) -> float:
-    scores = positive(model, tokenizer, frame["text"].tolist())
-    return float(((scores > 0.5) == (frame["label"].to_numpy() == 1)).mean())
+def scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> SentimentScorer:
+    """Texts -> P(positive), by a copy of the model: the kit's scorer switches gradients off."""
+    return SentimentScorer(copy.deepcopy(model), tokenizer)
 
 
 def accuracies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frames: dict[str, pd.DataFrame]
 ) -> dict:
     """The accuracy on each frame and, as `NAME_n`, its number of texts."""
-    out: dict = {name: round(accuracy(model, tokenizer, frame), 4) for name, frame in frames.items()}
-    return out | {f"{name}_n": len(frame) for name, frame in frames.items()}
+    score = scorer(model, tokenizer)
+    out: dict = {}
+    for name, frame in frames.items():
+        right = (np.array(score(frame["text"].tolist())) > 0.5) == (frame["label"].to_numpy() == 1)
+        out |= {name: round(float(right.mean()), 4), f"{name}_n": len(frame)}
+    return out
 
 
 # The teacher: logistic regression on n-grams ------------------------------------------------------------------
@@ -516,86 +418,42 @@ def shipped(model: PreTrainedModel) -> PreTrainedModel:
     return model.cpu().half().float().eval()
 
 
-def run_facts(
-    model: PreTrainedModel, schedule: Schedule, unit: str, minutes: float, args: argparse.Namespace,
-    parser: argparse.ArgumentParser,
-) -> dict:  # fmt: skip
-    """What every `metrics.json` says of its run."""
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": schedule.step,
-        unit: schedule.seen,
-        "minutes": round(minutes, 1),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "seed": args.seed,
-        "command": command_line(args, parser),
-        "note": args.note,
-    }
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, metrics: dict, about: str,
+    data: str,
+) -> None:  # fmt: skip
+    """Save fp16 safetensors, tokenizer, metrics.json and a card: `about`, a table of the metrics, and `data`.
 
-
-def make_card(title: str, about: str, rows: list[tuple[str, str]], m: dict, more: str, data: str) -> str:
-    """README.md of a model: `about` it, a table of `rows` with the command, `more`, and where the data are from."""
-    rows = [*rows, ("command", f"`{m['command']}`")]
-    table = "\n".join(f"| {left} | {right} |" for left, right in rows)
-    note = f"\n{m['note']}\n" if m["note"] else ""
-    return f"""# mini {title}
-
-{about}
+    The folder is swapped into place when all of it is written. The file is fp16 to halve the repository; config.json
+    says float32 so that a plain `from_pretrained` gives fp32 weights, which is what a CPU is good at and what training
+    wants.
+    """
+    metrics |= {"parameters": sum(p.numel() for p in model.parameters()), "steps": args.steps}
+    metrics |= {"device": args.device, "seed": args.seed, "command": args.command}
+    print(metrics, flush=True)
+    rows = metrics | {f"P(positive): {text}": score for text, score in metrics.get("probes", {}).items()}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if name != "probes")
+    card = f"""{about}
 
 | | |
 |---|---|
 {table}
-{note}
-{more}
 
-The weights are fp16 on disk; `from_pretrained` gives fp32. Made by `mini/train_{title}.py`, which has every setting.
-The numbers above are in `metrics.json`, for programs.
+The weights are fp16 on disk; `from_pretrained` gives fp32. The numbers are in `metrics.json` too.
 
 ## Data and licence
 
 {data}
 Use the weights as the data are meant: for teaching and research.
 """
-
-
-def trained(m: dict) -> str:
-    """How long and where, for the card."""
-    where = "a GPU" if m["device"] == "cuda" else "the CPU"
-    return f"{m['minutes']:.0f} minutes on {where}, seed {m['seed']}"
-
-
-def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, card: str, metrics: dict
-) -> None:
-    """fp16 safetensors, tokenizer, README.md and metrics.json, swapped into place when all of it is written.
-
-    The file is fp16 to halve the repository; config.json says float32 so that a plain `from_pretrained` gives
-    fp32 weights, which is what a CPU is good at and what training wants.
-    """
-    new = out.with_name(f".{out.name}-new")
+    new = args.out.with_name(f".{args.out.name}-new")
     shutil.rmtree(new, ignore_errors=True)
-    copy.deepcopy(model).half().save_pretrained(new)  # the caller goes on in fp32
+    model.half().save_pretrained(new)
     tokenizer.save_pretrained(new)
     (new / "model.safetensors").chmod(0o644)
-    config = json.loads((new / "config.json").read_text())
-    config["dtype"] = "float32"
+    config = json.loads((new / "config.json").read_text()) | {"dtype": "float32"}
     (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (new / "README.md").write_text(card)
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    shutil.rmtree(out, ignore_errors=True)
-    new.rename(out)
-
-
-def command_line(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """The command that made a model, for its card: every flag that is not at its default, folders made generic."""
-    words = ["python", f"mini/{parser.prog}"]
-    skip = {"out", "work", "resume", "threads", "save_every", "log_every", "watch_every", "note"}
-    for name, value in vars(args).items():
-        if name in skip or value == parser.get_default(name):
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            file = name in ("data", "sst2", "init")
-            words += [f"--{name}", f"path/to/{Path(value).name}" if file else str(value)]
-    return " ".join(words)
+    shutil.rmtree(args.out, ignore_errors=True)
+    new.rename(args.out)

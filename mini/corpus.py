@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from common import held_out_reviews, read_imdb
+from common import held_out_reviews, read
 
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
@@ -113,8 +113,8 @@ def main() -> None:
     p.add_argument("--words", type=int, default=6000, help="size of the list of common words")
     args = p.parse_args()
 
-    imdb = read_imdb(args.data)
-    imdb.loc[held_out_reviews(imdb, min(2000, len(imdb) // 4)), "split"] = "held_out"
+    imdb = read("imdb", args.data)
+    imdb.loc[held_out_reviews(imdb), "split"] = "held_out"
     reviews = [sentences(review) for review in imdb["text"]]
     common = common_words(reviews, args.words)
     rows, kept = [], 0

@@ -1,7 +1,7 @@
 """Train the independent judge: a tiny ELECTRA that the policy is never rewarded by.
 
-    python mini/train_judge.py --minutes 20                                    # data from the Hub
-    python mini/train_judge.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 20
+    python mini/train_judge.py                                                 # data from the Hub
+    python mini/train_judge.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet
 
 A score that is trained against stops measuring. So the judge shares nothing with the reward model but the task: another
 architecture, another tokenizer, and other data, the reviews of IMDB's *test* split (the reward model has the train
@@ -20,11 +20,8 @@ its words speak for, and a short text's target is the mean of that and the revie
 
 from __future__ import annotations
 
-import argparse
 import re
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import common
 import numpy as np
@@ -40,7 +37,10 @@ from transformers import (
 )
 
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 128, 4, 512, 256, 8192
+BUDGET = 2048  # tokens a step
+ORDER_STEPS = 1000  # of the first stage: words out of place
 SHORT = 25  # blanks in a text whose target is half the teacher's
+BROKEN = 1 / 3  # share of broken texts in training
 PLACE = WIDTH // HEADS  # dimensions of an embedding that say where a token stands, one head's width
 
 
@@ -86,11 +86,11 @@ def spliced(reviews: list[list[str]], rng: np.random.Generator) -> str:
 # Order ---------------------------------------------------------------------------------------------------------
 
 
-def first_model(vectors: torch.Tensor, dropout: float) -> ElectraForSequenceClassification:
+def first_model(vectors: torch.Tensor) -> ElectraForSequenceClassification:
     config = ElectraConfig(
         vocab_size=len(vectors), embedding_size=WIDTH, hidden_size=WIDTH, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, intermediate_size=FFN, max_position_embeddings=POSITIONS, type_vocab_size=1,
-        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, pad_token_id=0,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0,
         id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1}, attn_implementation="eager",
     )  # fmt: skip
     model = ElectraForSequenceClassification(config)
@@ -176,20 +176,22 @@ PROBES = {
 }
 
 
+ABOUT = f"""# mini judge
+
+A second sentiment classifier that no policy is trained against. Its architecture (ELECTRA), tokenizer and data differ
+from the reward model's. A third of its training text was broken on purpose, with the target 0, so it estimates the
+probability that a text is honest *and* positive. A low score means "negative" or "broken text", not which.
+
+`imdb_train` and `sst2_validation` are accuracies on texts cut at {POSITIONS} tokens; it never trained on them. The
+`development` texts are kept out of training, for choosing settings. The scores are means of four texts each, written
+for this card (they are in `mini/train_judge.py`).
+
+It was trained on sentences and windows of IMDB *test* reviews with the label of their review; for short texts, with the
+mean of that and what a bag-of-n-grams teacher trained on whole reviews says. It is small: a policy that scores high
+here need not have written a good review."""
+
+
 # Run ----------------------------------------------------------------------------------------------------------
-
-
-def make_parser() -> argparse.ArgumentParser:
-    out = Path(__file__).parent / "judge"
-    p = common.classifier_parser(__doc__, out, budget=2048, lr=2e-3, lr_rest=1e-3, dropout=0.0)
-    p.add_argument("--broken", type=float, default=1 / 3, help="share of broken texts in training")
-    p.add_argument(
-        "--order_steps", type=int, default=1000, help="steps of the first stage: words out of place"
-    )
-    p.add_argument(
-        "--train_sample", type=int, default=0, help="IMDB train reviews to measure on (0: all 25,000)"
-    )
-    return p
 
 
 def make_pool(
@@ -239,12 +241,12 @@ def make_pool(
 
 
 def main() -> None:
-    parser = make_parser()
-    args, device, dtype = common.start_run(parser)
-    begin = time.monotonic()
+    p = common.run_parser(__doc__, "judge", steps=12_000, lr=2e-3, lr_rest=1e-3, warmup=100)
+    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    args = common.start_run(p)
 
     # The splits change places: trained on test reviews, measured on train reviews.
-    imdb, sst2 = common.read_imdb(args.data), common.read_sst2(args.sst2)
+    imdb, sst2 = common.read("imdb", args.data), common.read("sst2", args.sst2)
     reviews = imdb[imdb.split == "test"].sample(frac=1, random_state=args.seed)
     dev, reviews = reviews[: len(reviews) // 25], reviews[len(reviews) // 25 :]
     short = sst2[(sst2.split == "train") & (sst2.text.str.len() > 60)]
@@ -256,16 +258,15 @@ def main() -> None:
     # one dimension says which way a word leans: it saves the first thousand steps
     vectors[:, 0] = 0.1 * common.polarity(rows, reviews.label.to_numpy(), len(tokenizer)).clamp(-2, 2)
     pool = make_pool(reviews, tokenizer, rows, args.seed)
-    print(f"tokenizer, word vectors and teacher: {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"tokenizer, word vectors and teacher: {common.minutes(args)} min", flush=True)
 
-    model = first_model(vectors, args.dropout)
-    if args.order_steps:
-        finder = ElectraForPreTraining(model.config)
-        finder.electra = model.electra
-        first = common.Schedule(args.order_steps, 0, args.warmup)
-        common.fit_classifier(
-            finder.to(device), tokenizer, lambda rng: pool(rng, 0.0), first, args, dtype, loss_of=out_of_place_loss
-        )  # fmt: skip
+    model = first_model(vectors)
+    finder = ElectraForPreTraining(model.config)
+    finder.electra = model.electra
+    common.fit_classifier(
+        finder.to(args.device), tokenizer, lambda rng: pool(rng, 0.0), args, steps=ORDER_STEPS, budget=BUDGET,
+        loss_of=out_of_place_loss,
+    )  # fmt: skip
 
     # the development slice: reviews kept out of training, as they are and broken, and training sentences of SST-2
     watch_rng = np.random.default_rng(1)
@@ -276,74 +277,26 @@ def main() -> None:
         "repeated": [repeated_word(w, watch_rng) for w in glad],
     }
 
-    def watch() -> str:
-        common.save_model(model, tokenizer, args.out, "not measured yet\n", {})
-        means = [
-            f"{kind} {common.positive(model, tokenizer, texts).mean():.2f}" for kind, texts in slices.items()
-        ]
-        return (
-            f"development slice: IMDB {common.accuracy(model, tokenizer, dev[:300]):.4f}, SST-2 "
-            f"{common.accuracy(model, tokenizer, short):.4f}; P(positive) of happy reviews: {', '.join(means)}"
-        )
+    def watch() -> dict:
+        score = common.scorer(model, tokenizer)
+        means = {kind: round(float(np.mean(score(texts))), 2) for kind, texts in slices.items()}
+        return common.accuracies(model, tokenizer, {"IMDB": dev[:300], "SST-2": short}) | means
 
-    schedule = common.Schedule(args.steps, args.minutes, args.warmup)
-    common.fit_classifier(
-        model.to(device), tokenizer, lambda rng: pool(rng, args.broken), schedule, args, dtype, watch
-    )
-    minutes = (time.monotonic() - begin) / 60
+    seen = common.fit_classifier(
+        model.to(args.device), tokenizer, lambda rng: pool(rng, BROKEN), args, steps=args.steps, budget=BUDGET,
+        watch=watch,
+    )  # fmt: skip
+    metrics = {"texts": seen, "order_steps": ORDER_STEPS, "minutes": common.minutes(args)}
 
     model = common.shipped(model)
-    measured = {
-        "imdb_train": imdb[imdb.split == "train"],
-        "sst2_validation": sst2[sst2.split == "validation"],
-    }
-    if args.train_sample:
-        measured["imdb_train"] = measured["imdb_train"].sample(n=args.train_sample, random_state=0)
+    held_out = imdb[imdb.split == "train"]
+    measured = {"imdb_train": held_out.sample(n=min(5000, len(held_out)), random_state=0)}
+    measured |= {"sst2_validation": sst2[sst2.split == "validation"]}
     measured |= {"development_imdb": dev, "development_sst2": short}
-    metrics = common.accuracies(model, tokenizer, measured)
-    metrics |= common.run_facts(model, schedule, "texts", minutes, args, parser) | {
-        "order_steps": args.order_steps
-    }
-    means = {
-        kind: round(float(common.positive(model, tokenizer, texts).mean()), 3)
-        for kind, texts in PROBES.items()
-    }
-    metrics |= {"probes": means}
-    print(metrics, flush=True)
-    common.save_model(model, tokenizer, args.out, card(metrics), metrics)
-
-
-def card(m: dict) -> str:
-    rows = [
-        ("architecture", f"ELECTRA: {LAYERS} layers x {WIDTH}, {HEADS} heads, FFN {FFN}, "
-                         f"{POSITIONS} positions, {m['parameters'] / 1e6:.2f} M parameters; "
-                         "labels NEGATIVE (0), POSITIVE (1)"),
-        ("tokenizer", f"WordPiece of {VOCAB:,}, lower-cased, its own"),
-        ("IMDB train", f"**{m['imdb_train']:.1%}** of {m['imdb_train_n']:,} reviews cut at {POSITIONS} tokens"),
-        ("SST-2 validation", f"**{m['sst2_validation']:.1%}** of {m['sst2_validation_n']:,} sentences; it never "
-                             "trained on SST-2"),
-        ("development slice", f"{m['development_imdb']:.1%} of IMDB test reviews kept out of training, "
-                              f"{m['development_sst2']:.1%} of 500 training sentences of SST-2, for choosing settings"),
-        ("data", "parts of IMDB *test* reviews with the label of their review, of a text of up to 26 words the mean of "
-                 "that and what a bag-of-n-grams teacher trained on whole reviews says (40 % single sentences, 10 % "
-                 "windows of 1-11 words, 30 % of 12-90, 20 % of 91-190); one text in three broken on purpose, target "
-                 "0: words shuffled, short stretches shuffled, one to three words repeated, a phrase repeated, a "
-                 "sentence repeated, stretches of several reviews spliced"),
-        ("training", f"{m['order_steps']:,} steps of finding words out of place, then {m['steps']:,} steps, "
-                     f"{m['texts']:,} texts, {common.trained(m)}"),
-    ]  # fmt: skip
-    probes = "\n".join(f"| {kind} | {score:.2f} |" for kind, score in m["probes"].items())
-    about = """A second sentiment classifier that no policy is trained against. Its architecture, tokenizer and data
-differ from the reward model's. A third of its training text was broken on purpose, with the target 0, so it estimates
-the probability that a text is honest *and* positive. A low score means "negative" or "broken text", not which."""
-    more = f"""Mean P(positive) of four texts each, written for this card (they are in `mini/train_judge.py`):
-
-| text | P(positive) |
-|---|---|
-{probes}
-
-It is small: a policy that scores high here need not have written a good review."""
-    return common.make_card("judge", about, rows, m, more, f"{common.IMDB}, {common.RELEASED}")
+    metrics |= common.accuracies(model, tokenizer, measured)
+    score = common.scorer(model, tokenizer)
+    metrics |= {"probes": {kind: round(float(np.mean(score(texts))), 3) for kind, texts in PROBES.items()}}
+    common.save_model(model, tokenizer, args, metrics, ABOUT, f"{common.IMDB}, {common.RELEASED}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
     python mini/train_policy.py                                        # Hub data; on two cores 70 minutes
     python mini/train_policy.py --data path/to/imdb.parquet            # the same from a local file
-    python mini/train_policy.py --minutes 20                           # the whole schedule in a given time
-    python mini/train_policy.py --epochs 4 --batch 128                 # a GPU: better, in minutes
+    python mini/train_policy.py --steps 7700 --batch 128               # a GPU, 4 epochs: better, in minutes
     python mini/train_policy.py --init first --data simple.parquet --vocab 6144 --lr 1.5e-3 --sharpen 0.85
     python mini/train_policy.py --evaluate mini/policy                 # only measure
 
@@ -17,20 +16,29 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import pairwise
 
 import common
 import numpy as np
 import torch
 import torch.nn.functional as F
+from corpus import WORD
 from tokenizers.implementations import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from data import HELD_OUT_PROMPTS
+from kit.base.errors import UserError
+from kit.lm.models import load_policy
+from kit.lm.sampling import sample
+from kit.measure.fluency import load_fluency
+from sentiment import MINI, load_scorer
+
 EOS = "<|endoftext|>"
 LAYERS, WIDTH, HEADS, POSITIONS = 6, 256, 8, 256
+EXTEND = 120  # steps for the position embeddings 128 to 255 alone
 
 
 # Tokenizer and data -----------------------------------------------------------------------------------------
@@ -52,11 +60,8 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     """One stream of token ids, EOS (0) after each text."""
-    rows = []
-    for i in range(0, len(texts), 2000):
-        for e in tokenizer.backend_tokenizer.encode_batch_fast(texts[i : i + 2000]):
-            rows.append(np.array([*e.ids, 0], dtype=np.uint16))
-    return np.concatenate(rows)
+    rows = common.token_ids(tokenizer, texts)
+    return np.concatenate([part for row in rows for part in (row, [0])]).astype(np.uint16)
 
 
 def windows(
@@ -75,7 +80,7 @@ def windows(
 
 
 def first_model(
-    init: str | None, texts: Iterable[str], vocab: int
+    init: str | None, texts: Iterable[str], vocab: int | None
 ) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     """Model and tokenizer to begin with: new ones, or those of the folder `init`.
 
@@ -113,9 +118,7 @@ def next_token_loss(model: GPT2LMHeadModel, block: torch.Tensor, first: int = 0)
     return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum"), target.numel()
 
 
-def extend_positions(
-    model: GPT2LMHeadModel, stream: np.ndarray, args: argparse.Namespace, dtype: torch.dtype
-) -> None:
+def extend_positions(model: GPT2LMHeadModel, stream: np.ndarray, args: argparse.Namespace) -> None:
     """Teach the position embeddings 128 to 255, and nothing else, on windows of 256.
 
     Windows of 128 never touch them, and untrained they cost more than a nat a token. All other weights stay as they
@@ -126,13 +129,12 @@ def extend_positions(
     with torch.no_grad():
         places[128:] = places[64:128].repeat_interleave(2, dim=0)
     later = (torch.arange(len(places), device=places.device) >= 128)[:, None]
-    places.register_hook(
-        lambda grad: grad * later
-    )  # without decay, Adam leaves a row alone whose gradient is 0
+    # without decay, Adam leaves a row alone whose gradient is 0
+    places.register_hook(lambda grad: grad * later)
     adam = torch.optim.Adam([places], lr=3e-3, betas=(0.9, 0.95))
     common.fit(
         model, lambda rng: windows(stream, max(args.batch // 2, 1), 256, rng), partial(next_token_loss, first=128),
-        [adam], common.Schedule(args.extend, 0, 1), args, dtype, clip=math.inf, unit="tokens",
+        [adam], args, steps=EXTEND, warmup=1, clip=math.inf,
     )  # fmt: skip
 
 
@@ -177,71 +179,106 @@ def quality(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, texts: l
     }
 
 
+def non_words(texts: Iterable[str], corpus: Iterable[str], rare: int = 10) -> float:
+    """The share of the words in `texts` that occur fewer than `rare` times in `corpus`, whatever their case."""
+    count = Counter(word for text in corpus for word in WORD.findall(text.lower()))
+    words = [word for text in texts for word in WORD.findall(text.lower())]
+    return sum(count[word] < rare for word in words) / max(len(words), 1)
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """Different pairs of neighbouring words / pairs of neighbouring words."""
+    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    return len(set(pairs)) / max(len(pairs), 1)
+
+
+def memorised(texts: Iterable[str], corpus: Iterable[str], shortest: int = 12) -> float:
+    """The share of the texts that stand in the corpus word for word, of those of at least `shortest` words."""
+    long = [text.strip() for text in texts if len(text.split()) >= shortest]
+    everything = "\n".join(corpus)
+    return sum(text in everything for text in long) / max(len(long), 1)
+
+
+def measure_samples(policy: str, corpus: Sequence[str], reviews: Sequence[str]) -> dict:
+    """256 samples of the held-out prompts, 40 tokens at temperature 1, seed 0: how well they are written.
+
+    `corpus` is the text that the policy was trained on, `reviews` the text that words are counted in.
+    """
+    model, tokenizer = load_policy(policy, torch.device("cpu"))
+    drawn = sample(model, tokenizer, HELD_OUT_PROMPTS, num_samples=4)
+    prompts, texts = [c.prompt for c in drawn], [c.text for c in drawn]
+    scores = np.array(load_scorer(str(MINI))(texts))
+    low, high = np.quantile(scores, [0.25, 0.75])
+    out = {
+        "non_words": round(non_words(texts, reviews), 4),
+        "ended_by_itself": round(sum(not c.truncated for c in drawn) / len(drawn), 3),
+        "sentiment": round(float(scores.mean()), 3),
+        "sentiment_interquartile_range": round(float(high - low), 3),
+        "distinct_2": round(distinct_2(texts), 3),
+        "memorised": round(memorised((c.prompt + c.text for c in drawn), corpus), 4),
+    }
+    for c in drawn[::13]:
+        print(f"  {c.prompt} ▸{c.text}{'' if c.truncated else ' ∎'}")
+    try:
+        bits = [x for x in load_fluency("smollm2", torch.device("cpu"))(prompts, texts) if x is not None]
+        out["nats_per_byte_smollm2"] = round(float(np.mean(bits)), 3)
+    except UserError as error:
+        print(error)
+    return out
+
+
 # Run --------------------------------------------------------------------------------------------------------
 
+ABOUT = """# mini policy
 
-def make_parser() -> argparse.ArgumentParser:
-    p = common.run_parser(
-        __doc__, Path(__file__).parent / "policy", steps=4500, lr=3e-3, warmup=150, log_every=25
-    )
-    p.add_argument("--work", type=Path, default=Path("outputs/mini_policy"), help="folder for the checkpoint")
-    p.add_argument("--init", help="model folder to continue from (default: from nothing)")
-    p.add_argument(
-        "--vocab", type=int, default=0, help="size of a new vocabulary (0: 8192, or that of --init)"
-    )
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
-    p.add_argument("--evaluate", help="model folder to measure; nothing is trained")
-    p.add_argument("--imdb", help="imdb.parquet that --evaluate counts words in (default: --data)")
-    p.add_argument("--epochs", type=float, default=0, help="length in passes over the data (0: by --steps)")
-    p.add_argument("--batch", type=int, default=32, help="windows of 128 tokens a step")
-    p.add_argument("--extend", type=int, default=120, help="steps for positions 128-255 alone (0: none)")
-    p.add_argument("--sharpen", type=float, default=1.0, help="divide the logits by this in the end (1: no)")
-    p.add_argument("--held_out", type=int, default=2000, help="test reviews kept for measuring")
-    p.add_argument("--save_every", type=float, default=5, help="minutes between checkpoints")
-    return p
+A small language model of film reviews: a GPT-2 without dropout, and a byte-level BPE; `<|endoftext|>` = id 0 stands
+between texts. With it the exercise runs in minutes on a laptop.
+
+`perplexity` per token and `bits_per_byte` are those of the first 640 windows of 128 tokens of texts that training
+never saw, `perplexity_positions_128_255` that of the second half of windows of 256. `sharpened`: all logits are divided
+by this number, in the weights."""
+DATA = f"""Trained on nothing but the {common.IMDB}: 100,000 user reviews, {common.RELEASED}
+The reviews belong to those who wrote them. The model repeats what its reviewers say, and everything it states about
+films is made up."""
 
 
 def main() -> None:
-    parser = make_parser()
-    args, device, dtype = common.start_run(parser)
-    begin = time.monotonic()
+    p = common.run_parser(__doc__, "policy", steps=4500, lr=3e-3, lr_rest=0, warmup=150)
+    p.add_argument("--init", help="model folder to continue from (default: from nothing)")
+    p.add_argument("--vocab", type=int, help="size of a new vocabulary (default: 8192, or that of --init)")
+    p.add_argument("--resume", action="store_true", help="continue from the checkpoint beside --out")
+    p.add_argument("--evaluate", help="model folder to measure; nothing is trained")
+    p.add_argument("--imdb", help="imdb.parquet that --evaluate counts words in (default: --data)")
+    p.add_argument("--batch", type=int, default=32, help="windows of 128 tokens a step")
+    p.add_argument("--sharpen", type=float, default=1.0, help="divide the logits by this in the end (1: no)")
+    args = common.start_run(p)
 
-    data = common.read_imdb(args.data)
+    data = common.read("imdb", args.data)
     text = data["text"].tolist()
-    held = common.held_out_reviews(data, min(args.held_out, len(text) // 4))
+    held = common.held_out_reviews(data)
     held_texts = [text[i] for i in held]
     if args.evaluate:
         model = GPT2LMHeadModel.from_pretrained(args.evaluate, dtype=torch.float32).eval()
         print(quality(model, AutoTokenizer.from_pretrained(args.evaluate), held_texts), flush=True)
-        from measure import measure_samples  # the kit, which training does not need
-
-        reviews = common.read_imdb(args.imdb)["text"] if args.imdb else data["text"]
+        reviews = common.read("imdb", args.imdb)["text"] if args.imdb else data["text"]
         print(measure_samples(args.evaluate, data["text"], reviews))
         return
     order = np.random.default_rng(args.seed).permutation(np.setdiff1d(np.arange(len(text)), held))
     model, tokenizer = first_model(args.init, (text[i] for i in order[:100_000]), args.vocab)
     train = encode(tokenizer, [text[i] for i in order])
-    print(
-        f"{len(order):,} texts, {len(train) / 1e6:.1f} M tokens; {len(held):,} held out; "
-        f"{time.monotonic() - begin:.0f} s",
-        flush=True,
-    )
+    print(f"{len(order):,} texts, {len(train) / 1e6:.1f} M tokens; {len(held):,} held out", flush=True)
     if args.init and not args.resume:
         print(f"continuing from {quality(model, tokenizer, held_texts)}", flush=True)
-    if args.epochs:
-        args.steps = math.ceil(args.epochs * len(train) / (args.batch * 128))
 
-    # A run bound to minutes ends by the clock, any other by its steps.
-    schedule = common.Schedule(0 if args.minutes else args.steps, args.minutes, args.warmup, cosine=True)
-    model = model.to(device)
+    model = model.to(args.device)
     optimizers = common.make_optimizers(model, args, betas=(0.9, 0.95), decay_rest=0.0)
-    common.fit(
-        model, lambda rng: windows(train, args.batch, 128, rng), next_token_loss, optimizers, schedule,
-        args, dtype, clip=args.batch * 128.0, unit="tokens", checkpoint=args.work / "checkpoint.pt",
+    tokens = common.fit(
+        model, lambda rng: windows(train, args.batch, 128, rng), next_token_loss, optimizers, args, steps=args.steps,
+        warmup=args.warmup, clip=args.batch * 128.0, cosine=True,
+        checkpoint=args.out.with_name(f"{args.out.name}.checkpoint"),
     )  # fmt: skip
-    if args.extend:
-        extend_positions(model, train, args, dtype)
-    minutes = schedule.elapsed / 60
+    extend_positions(model, train, args)
+    minutes = common.minutes(args)
 
     model = common.shipped(model)
     before = quality(model, tokenizer, held_texts)["bits_per_byte"]
@@ -252,37 +289,13 @@ def main() -> None:
         "sharpened": args.sharpen,
         "layers": model.config.n_layer,
         "vocabulary": len(tokenizer),
+        "tokens": tokens,
         "train_stream_tokens": len(train),
         "train_reviews": len(order),
         "held_out_reviews": len(held),
+        "minutes": minutes,
     }
-    metrics |= common.run_facts(model, schedule, "tokens", minutes, args, parser)
-    print(metrics, flush=True)
-    common.save_model(model, tokenizer, args.out, card(metrics), metrics)
-
-
-def card(m: dict) -> str:
-    rows = [
-        ("architecture", f"GPT-2: {m['layers']} layers x {WIDTH}, {HEADS} heads, {POSITIONS} positions, no dropout, "
-                         f"{m['parameters'] / 1e6:.2f} M parameters (embeddings tied)"),
-        ("tokenizer", f"byte-level BPE of {m['vocabulary']:,}; `{EOS}` = id 0 stands between texts"),
-        ("held out", f"**{m['bits_per_byte']:.3f} bits per byte** = perplexity {m['perplexity']:.1f} per token at "
-                     f"{m['bytes_per_token']:.3f} bytes per token: the first 640 windows of 128 tokens of "
-                     f"{m['held_out_reviews']:,} texts that training never saw"),
-        ("further on", f"perplexity {m['perplexity_positions_128_255']:.1f} at positions 128-255 of windows of 256"),
-        *[("sharpened", f"all logits divided by {m['sharpened']}, in the weights; before, "
-                        f"{m['bits_per_byte_before_sharpening']:.3f} bits per byte")] * (m["sharpened"] != 1),
-        ("data", f"{m['train_reviews']:,} texts from the Large Movie Review Dataset, "
-                 f"{m['train_stream_tokens'] / 1e6:.1f} M tokens; `<br />` and runs of blanks to one space"),
-        ("training", f"{m['steps']:,} steps, {m['tokens'] / 1e6:.1f} M tokens "
-                     f"({m['tokens'] / m['train_stream_tokens']:.2f} epochs), {common.trained(m)}"),
-    ]  # fmt: skip
-    about = "A small language model of film reviews. With it the exercise runs in minutes on a laptop."
-    more = "A run limited by minutes ends with another number on a faster or busier machine."
-    data = f"""Trained on nothing but the {common.IMDB}: 100,000 user reviews, {common.RELEASED}
-The reviews belong to those who wrote them. The model repeats what its reviewers say, and everything it states about
-films is made up."""
-    return common.make_card("policy", about, rows, m, more, data)
+    common.save_model(model, tokenizer, args, metrics, ABOUT, DATA)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train the bundled sentiment model: a small DistilBERT on IMDB and SST-2, from nothing.
 
-    python mini/train_sentiment.py --minutes 30 --out first                       # data from the Hub, or
-    python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --minutes 30 --out first
-    python mini/train_sentiment.py --init first --minutes 9 --long 0.4 --repeat 0.5 --smoothing 0 \
+    python mini/train_sentiment.py --out first                                    # data from the Hub, or
+    python mini/train_sentiment.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet --out first
+    python mini/train_sentiment.py --init first --steps 1200 --long 0.4 --repeat 0.5 --smoothing 0 \
         --lr 7e-4 --lr_rest 3e-4 --warmup 20                   (and --data, --sst2 as above)
 
 What it does, top to bottom: a lower-cased WordPiece of 8,192; word vectors from co-occurrence counts as the first
@@ -17,7 +17,6 @@ that is paid by it finds out. Nothing guards it against being gamed.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB = 4, 256, 4, 1024, 256, 8192
+LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB, DROPOUT = 4, 256, 4, 1024, 256, 8192, 0.1
+BUDGET = 4096  # tokens a step
 
 
 def over_and_over(phrase: str, rng: np.random.Generator) -> str:
@@ -95,28 +95,34 @@ PROBES = [
     "not good",
     "not bad at all",
     "the film opens in paris in 1940.",
-    "",
 ]
+ABOUT = f"""# mini sentiment
 
+P(positive) of an English text about a film: the default reward of the exercise where there is no GPU. A DistilBERT with
+a lower-cased WordPiece of {VOCAB:,}.
 
-def make_parser() -> argparse.ArgumentParser:
-    out = Path(__file__).parent / "sentiment"
-    p = common.classifier_parser(__doc__, out, budget=4096, lr=1.5e-3, lr_rest=5e-4, dropout=0.1)
-    p.add_argument("--init", type=Path, help="second stage: go on from this folder, on labelled reviews only")
-    p.add_argument("--long", type=float, default=0.1, help="share of review windows of 91-190 words")
-    p.add_argument("--repeat", type=float, default=0.0, help="share of phrases that are said over and over")
-    p.add_argument(
-        "--test_sample", type=int, default=0, help="IMDB test reviews to measure on (0: all 25,000)"
-    )
-    return p
+`sst2_validation` and `imdb_test` are accuracies on texts cut at {POSITIONS} tokens. No step used text of these. The
+`development` texts are kept out of training, for choosing settings.
+
+It was trained on SST-2 phrases and windows of IMDB reviews, half and half: the training reviews, and the 50,000
+unlabelled ones as labelled by a bag-of-n-grams teacher trained on the former. A `second_stage` saw true labels only,
+more long windows, and phrases of 1-3 words repeated up to 40 times under their own label. Do not use it to judge
+anything that matters."""
+DATA = f"""{common.IMDB}, {common.RELEASED}
+Stanford Sentiment Treebank in its two-class form (Socher et al., EMNLP 2013; on the Hub as `stanfordnlp/sst2`),
+released in the same way."""
 
 
 def main() -> None:
-    parser = make_parser()
-    args, device, dtype = common.start_run(parser)
-    begin = time.monotonic()
+    p = common.run_parser(__doc__, "sentiment", steps=1250, lr=1.5e-3, lr_rest=5e-4, warmup=100)
+    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    p.add_argument("--init", type=Path, help="second stage: go on from this folder, on labelled reviews only")
+    p.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
+    p.add_argument("--long", type=float, default=0.1, help="share of review windows of 91-190 words")
+    p.add_argument("--repeat", type=float, default=0.0, help="share of phrases that are said over and over")
+    args = common.start_run(p)
 
-    imdb, sst2 = common.read_imdb(args.data), common.read_sst2(args.sst2)
+    imdb, sst2 = common.read("imdb", args.data), common.read("sst2", args.sst2)
     train = imdb[imdb.split == "train"].sample(frac=1, random_state=args.seed)
     phrases = sst2[sst2.split == "train"]
     # a development slice of the training data, for the choice of settings
@@ -137,7 +143,7 @@ def main() -> None:
         reviews, target = [*reviews, *unlabelled.text], np.concatenate([target, guess])
     config = DistilBertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS,
-        hidden_dim=FFN, dropout=args.dropout, attention_dropout=args.dropout, seq_classif_dropout=args.dropout,
+        hidden_dim=FFN, dropout=DROPOUT, attention_dropout=DROPOUT, seq_classif_dropout=DROPOUT,
         pad_token_id=0, id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1},
         attn_implementation="eager",  # compiled, faster than the CPU's fused attention, whose backward pass is slow
     )  # fmt: skip
@@ -149,64 +155,25 @@ def main() -> None:
         model = DistilBertForSequenceClassification(config)
         model.distilbert.embeddings.word_embeddings.weight.data.copy_(vectors)
 
-    def watch() -> str:
-        short, long = (
-            common.accuracy(model, tokenizer, sentences),
-            common.accuracy(model, tokenizer, dev[:200]),
-        )
-        return f"development slice: SST-2 {short:.4f}, IMDB {long:.4f}"
-
-    schedule = common.Schedule(args.steps, args.minutes, args.warmup)
-    pool = make_pool(reviews, target, phrases, args)
-    common.fit_classifier(model.to(device), tokenizer, pool, schedule, args, dtype, watch)
-    minutes = (time.monotonic() - begin) / 60
+    seen = common.fit_classifier(
+        model.to(args.device),
+        tokenizer,
+        make_pool(reviews, target, phrases, args),
+        args,
+        steps=args.steps,
+        budget=BUDGET,
+        smoothing=args.smoothing,
+        watch=lambda: common.accuracies(model, tokenizer, {"SST-2": sentences, "IMDB": dev[:200]}),
+    )
+    metrics = {"texts": seen, "minutes": common.minutes(args), "second_stage": args.init is not None}
 
     model = common.shipped(model)
     measured = {"sst2_validation": sst2[sst2.split == "validation"], "imdb_test": imdb[imdb.split == "test"]}
-    if args.test_sample:
-        measured["imdb_test"] = measured["imdb_test"].sample(n=args.test_sample, random_state=0)
     measured |= {"development_sst2": sentences, "development_imdb": dev}
-    metrics = common.accuracies(model, tokenizer, measured)
-    metrics |= common.run_facts(model, schedule, "texts", minutes, args, parser)
-    metrics |= {"second_stage": args.init is not None}
-    scores = common.positive(model, tokenizer, PROBES).round(3).tolist()
+    metrics |= common.accuracies(model, tokenizer, measured)
+    scores = np.round(common.scorer(model, tokenizer)(PROBES), 3).tolist()
     metrics |= {"probes": dict(zip(PROBES, scores, strict=True))}
-    print(metrics, flush=True)
-    common.save_model(model, tokenizer, args.out, card(metrics), metrics)
-
-
-def card(m: dict) -> str:
-    rows = [
-        ("architecture", f"DistilBERT: {LAYERS} layers x {WIDTH}, {HEADS} heads, FFN {FFN:,}, {POSITIONS} positions, "
-                         f"{m['parameters'] / 1e6:.2f} M parameters; labels NEGATIVE (0), POSITIVE (1)"),
-        ("tokenizer", f"WordPiece of {VOCAB:,}, lower-cased"),
-        ("SST-2 validation", f"**{m['sst2_validation']:.1%}** of {m['sst2_validation_n']:,} sentences"),
-        ("IMDB test", f"**{m['imdb_test']:.1%}** of {m['imdb_test_n']:,} reviews cut at {POSITIONS} tokens"),
-        ("development slice", f"{m['development_sst2']:.1%} of SST-2 sentences, {m['development_imdb']:.1%} of IMDB "
-                              "reviews, kept out of training, for choosing settings"),
-        ("data", "half SST-2 training phrases, half windows of IMDB reviews (10 % of 1-11 words, most of 12-90, "
-                 "10 % of 91-190) with the label of their review: the training reviews, and the 50,000 unlabelled "
-                 "ones as labelled, softly, by a bag-of-n-grams teacher trained on the former"),
-        *[("second stage", "training reviews and phrases only, more windows of 91-190 words, and phrases of 1-3 words "
-                           "repeated up to 40 times under their own label")] * m["second_stage"],
-        ("training", f"{m['steps']:,} steps, {m['texts']:,} texts, {common.trained(m)}"),
-    ]  # fmt: skip
-    probes = "\n".join(f"| {text or '(empty)'} | {score:.3f} |" for text, score in m["probes"].items())
-    about = "P(positive) of an English text about a film: the default reward of the exercise where there is no GPU."
-    more = f"""Initial embeddings: truncated SVD of the PPMI co-occurrence matrix of the training and unlabelled
-reviews. No step used text of the IMDB test split or of SST-2's validation set.
-
-Its scores of a few short texts:
-
-| text | P(positive) |
-|---|---|
-{probes}
-
-Do not use it to judge anything that matters."""
-    data = f"""{common.IMDB}, {common.RELEASED}
-Stanford Sentiment Treebank in its two-class form (Socher et al., EMNLP 2013; on the Hub as `stanfordnlp/sst2`),
-released in the same way."""
-    return common.make_card("sentiment", about, rows, m, more, data)
+    common.save_model(model, tokenizer, args, metrics, ABOUT, DATA)
 
 
 if __name__ == "__main__":

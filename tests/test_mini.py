@@ -37,7 +37,6 @@ sys.path.insert(0, str(MINI))
 
 import common  # noqa: E402
 import corpus  # noqa: E402
-import measure  # noqa: E402
 import train_judge  # noqa: E402
 import train_policy  # noqa: E402
 import train_sentiment  # noqa: E402
@@ -220,16 +219,33 @@ def test_window_is_a_stretch_of_the_text():
 
 
 def test_schedule_warms_up_and_comes_down():
-    s = common.Schedule(steps=100, minutes=0, warmup=10)
-    assert s.factor() == pytest.approx(0.1)
-    s.step = 50
-    assert s.factor() == pytest.approx(0.5) and not s.done
-    s.step = 100
-    assert s.factor() == 0 and s.done
-    s = common.Schedule(steps=100, minutes=0, warmup=10, cosine=True, step=100)
-    assert s.factor() == pytest.approx(0.05)
-    s.step = 50
-    assert s.factor() == pytest.approx(0.05 + 0.95 / 2)
+    def factors(cosine):
+        return [common.lr_factor(step, steps=100, warmup=10, cosine=cosine) for step in (0, 50, 100)]
+
+    assert factors(cosine=False) == pytest.approx([0.1, 0.5, 0])
+    # the mean of 0.05 and 1 half-way
+    assert factors(cosine=True) == pytest.approx([0.1, 0.525, 0.05])
+
+
+def test_a_resumed_run_goes_on_with_step_moments_and_learning_rate(uncompiled, tmp_path):
+    """SGD with momentum 1/2 and gradient 1, from weight 0."""
+
+    def train(steps, resume):
+        model = torch.nn.Linear(1, 1, bias=False)
+        model.weight.data.zero_()
+        model.device = model.weight.device
+        sgd = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
+        args = SimpleNamespace(seed=0, begin=0.0, dtype=torch.float32, resume=resume)
+        seen = common.fit(
+            model, lambda rng: iter(lambda: (torch.ones(3, 1),), None), lambda m, x: (-m(x).mean(), len(x)), [sgd],
+            args, steps=steps, warmup=1, clip=math.inf, checkpoint=tmp_path / "checkpoint",
+        )  # fmt: skip
+        return seen, model.weight.item()
+
+    # learning rates 1/4 and 1/8, times the momenta 1 and 1 + 1/2
+    assert train(2, resume=False) == (6, pytest.approx(1 / 4 + 1.5 / 8))
+    # at steps 2 and 3 of 4 they are 1/8 and 1/16, times 1.75 and 1.875
+    assert train(4, resume=True) == (12, pytest.approx(1 / 4 + 1.5 / 8 + 1.75 / 8 + 1.875 / 16))
 
 
 def test_word_vectors_of_interchangeable_words_are_alike():
@@ -268,11 +284,12 @@ def tiny_policy():
     return GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=256, n_embd=8, n_layer=1, n_head=1))
 
 
-def test_the_extension_changes_nothing_but_the_second_half_of_the_positions():
+def test_the_extension_changes_nothing_but_the_second_half_of_the_positions(uncompiled, monkeypatch):
     model, stream = tiny_policy(), np.arange(600) % 20
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    args = SimpleNamespace(extend=2, batch=2, seed=0, compile=False, log_every=1)
-    train_policy.extend_positions(model, stream, args, torch.float32)
+    monkeypatch.setattr(train_policy, "EXTEND", 2)
+    args = SimpleNamespace(batch=2, seed=0, begin=0.0, dtype=torch.float32)
+    train_policy.extend_positions(model, stream, args)
     for name, p in model.named_parameters():
         same = p[:128], before[name][:128]
         if name != "transformer.wpe.weight":
@@ -377,11 +394,11 @@ def test_texts_have_12_to_120_words():
 
 def test_measures_of_samples_by_hand():
     reviews = ["good film"] * 10 + ["Good odd"] * 9
-    assert measure.non_words(["a good FILM", "odd"], reviews) == 0.5  # "a" and "odd"
-    assert measure.distinct_2(["a b a b", "c"]) == pytest.approx(2 / 3)  # ab, ba, ab
+    assert train_policy.non_words(["a good FILM", "odd"], reviews) == 0.5  # "a" and "odd"
+    assert train_policy.distinct_2(["a b a b", "c"]) == pytest.approx(2 / 3)  # ab, ba, ab
     long = " ".join("abcdefghijkl")
     assert (
-        measure.memorised([long, "a b c", long + " z"], [f"x {long} y"]) == 0.5
+        train_policy.memorised([long, "a b c", long + " z"], [f"x {long} y"]) == 0.5
     )  # the short one does not count
 
 
@@ -408,7 +425,7 @@ def test_a_spliced_text_is_stretches_of_reviews():
 def fresh_judge():
     torch.manual_seed(0)
     vectors = 0.05 * torch.randn(30, train_judge.WIDTH - train_judge.PLACE)
-    return train_judge.first_model(vectors, dropout=0.0).eval()
+    return train_judge.first_model(vectors).eval()
 
 
 def test_first_heads_of_the_judge_start_out_looking_at_the_neighbours(fresh_judge):
@@ -482,34 +499,37 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def run(monkeypatch, script, *flags) -> None:
-    monkeypatch.setattr(
-        sys, "argv", [f"{script.__name__}.py", "--steps", "2", "--no-compile", *map(str, flags)]
-    )
-    script.main()
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Without torch.compile, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", lambda loss_of, dynamic: loss_of)
 
 
-def test_policy_script_runs_and_continues_from_a_local_file(data, tmp_path, monkeypatch):
-    flags = [
-        "--data",
-        data / "imdb.parquet",
-        "--work",
-        tmp_path / "work",
-        "--batch",
-        2,
-        "--held_out",
-        20,
-        "--extend",
-        1,
-    ]
-    run(monkeypatch, train_policy, *flags, "--out", tmp_path / "policy")
+@pytest.fixture
+def run(uncompiled, monkeypatch):
+    monkeypatch.setattr(common, "BUCKETS", 1 << 12)
+    monkeypatch.setattr(train_sentiment, "BUDGET", 256)
+    monkeypatch.setattr(train_judge, "BUDGET", 256)
+    monkeypatch.setattr(train_judge, "ORDER_STEPS", 2)
+    monkeypatch.setattr(train_policy, "EXTEND", 1)
+
+    def run(script, *flags) -> None:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", "--steps", "2", *map(str, flags)])
+        script.main()
+
+    return run
+
+
+def test_policy_script_runs_and_continues_from_a_local_file(data, tmp_path, run):
+    flags = ["--data", data / "imdb.parquet", "--batch", 2, "--out", tmp_path / "policy"]
+    run(train_policy, *flags)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
     written = json.loads((tmp_path / "policy" / "metrics.json").read_text())
-    assert written["steps"] == 2 and model.config.vocab_size == len(
-        AutoTokenizer.from_pretrained(tmp_path / "policy")
-    )
-    assert str(tmp_path) not in (tmp_path / "policy" / "README.md").read_text()
-    run(monkeypatch, train_policy, *flags, "--out", tmp_path / "policy", "--resume", "--steps", 3)
+    assert written["steps"] == 2 and model.config.vocab_size == len(tokenizer)
+    command = "python mini/train_policy.py --data path/to/imdb.parquet --steps 2 --batch 2"
+    assert written["command"] == command and command in (tmp_path / "policy" / "README.md").read_text()
+    run(train_policy, *flags, "--resume", "--steps", 3)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert not torch.equal(model.transformer.wte.weight, again.transformer.wte.weight)
 
@@ -524,43 +544,28 @@ def test_a_phrase_said_over_and_over_is_that_phrase_alone():
     assert max(train_sentiment.over_and_over("fun", rng).count("fun") for _ in range(300)) == 40
 
 
-def test_sentiment_script_runs_from_local_files(data, tmp_path, monkeypatch):
-    files = [
-        "--data",
-        data / "imdb.parquet",
-        "--sst2",
-        data / "sst2.parquet",
-        "--out",
-        tmp_path / "sentiment",
-    ]
-    monkeypatch.setattr(common, "BUCKETS", 1 << 12)
-    run(monkeypatch, train_sentiment, *files, "--budget", 256)
+def test_sentiment_script_runs_from_local_files(data, tmp_path, run):
+    files = ["--data", data / "imdb.parquet", "--sst2", data / "sst2.parquet"]
+    run(train_sentiment, *files, "--out", tmp_path / "sentiment")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "sentiment")
     assert model.config.model_type == "distilbert"
-    assert "second stage" not in (tmp_path / "sentiment" / "README.md").read_text()
+    assert "| second_stage | False |" in (tmp_path / "sentiment" / "README.md").read_text()
 
     # the second stage goes on from the first
     out = ["--init", tmp_path / "sentiment", "--long", 0.4, "--repeat", 0.5, "--out", tmp_path / "second"]
-    run(monkeypatch, train_sentiment, *files[:4], *out, "--budget", 256, "--lr", 0, "--lr_rest", 0)
+    run(train_sentiment, *files, *out, "--lr", 0, "--lr_rest", 0)
     same = AutoModelForSequenceClassification.from_pretrained(tmp_path / "second")
     for name, weight in same.state_dict().items():  # with learning rate 0 it gets nowhere
         torch.testing.assert_close(weight, model.state_dict()[name])
-    assert "second stage" in (tmp_path / "second" / "README.md").read_text()
+    assert "| second_stage | True |" in (tmp_path / "second" / "README.md").read_text()
 
 
-def test_judge_script_runs_from_local_files(data, tmp_path, monkeypatch):
+def test_judge_script_runs_from_local_files(data, tmp_path, run):
     files = ["--data", data / "imdb.parquet", "--sst2", data / "sst2.parquet", "--out", tmp_path / "judge"]
-    run(monkeypatch, train_judge, *files, "--budget", 256, "--order_steps", 2)
+    run(train_judge, *files)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge")
     assert model.config.model_type == "electra"
-
-
-@pytest.mark.parametrize("script", [train_sentiment, train_judge])
-def test_a_run_without_a_length_is_refused(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py"])
-    with pytest.raises(SystemExit):
-        script.main()
-    assert "--minutes or --steps" in capsys.readouterr().err
+    assert "| P(positive): honest positive | 0." in (tmp_path / "judge" / "README.md").read_text()
 
 
 @pytest.mark.whole_kit  # a variant of the hand-out deals the prompts out anew, and then they count no more
@@ -579,10 +584,10 @@ def test_the_kept_samples_count_for_the_bundled_pair_and_how_they_were_drawn_onl
 
 def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path, monkeypatch, capsys):
     (tmp_path / "thesis.txt").write_text("my thesis")
-    parser = common.run_parser("Doc.", tmp_path, steps=1, lr=1e-3, warmup=1, log_every=1)
-    monkeypatch.setattr(sys, "argv", ["train"])
+    parser = common.run_parser("Doc.", "judge", steps=1, lr=1e-3, lr_rest=0, warmup=1)
+    monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         common.start_run(parser)
     assert "is no model of these scripts; name another folder" in capsys.readouterr().err
     (tmp_path / "metrics.json").write_text("{}")
-    assert common.start_run(parser)[0].out == tmp_path
+    assert common.start_run(parser).out == tmp_path
