@@ -10,12 +10,12 @@ import hashlib
 import io
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from grading.grade import Refused, grade_safely, read_submission
-from grading.sandbox import cut
+from grading.sandbox import Refused, cut, read_submission
 from grading.submission import FUNCTIONS
 from kit.base.errors import Stopped, UserError
 from kit.base.files import write_text
@@ -176,11 +176,11 @@ def encoding_of(data: bytes) -> str:
     return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
-def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
+def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], dict]) -> int:
     """Grade the submissions in `folder` into the table at `path`, one row as each is done; rows that stand are kept.
 
-    A row stands if the file has not changed since (sha256), or if it was edited by hand. Returns the number of
-    submissions the grader failed on.
+    A row stands if the file has not changed since (sha256), or if it was edited by hand. `grade` is that of
+    `grade.py`, with its time limit. Returns the number of submissions on which it failed.
     """
     table = Table(path)
     found, lines = submissions_in(folder)
@@ -203,16 +203,16 @@ def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
     kept = len(files) - len(todo)
     failed = done = 0
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(grade_safely, files[name], timeout=timeout): name for name in todo}
+        futures = {pool.submit(grade, files[name]): name for name in todo}
         bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
         try:
             for future in bar:
-                name, results = futures[future], future.result()
-                if "error" in results:
+                name, error = futures[future], future.exception()
+                if error is not None:
                     failed += 1
-                    bar.write(f"{name}: not graded, {results['error']}", file=sys.stderr)
+                    bar.write(f"{name}: not graded, {type(error).__name__}: {error}", file=sys.stderr)
                     continue
-                table.put({"submission": name, **cells(results), "sha256": digests[name]})
+                table.put({"submission": name, **cells(future.result()), "sha256": digests[name]})
                 done += 1
                 table.write()
         except Stopped as stop:  # those under way come to their end, and clean up

@@ -15,55 +15,21 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import PYTHON, Sandbox, check_unreadable, cut
+from grading.sandbox import PYTHON, Refused, Sandbox, check_unreadable, cut, read_submission
 from grading.submission import Student
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path, write_text
 
 ASSIGNMENT = "rl-sentiment-exercise"
-MAX_SOURCE = 256 << 10  # bytes of a submission
 MAX_MESSAGE = 1500  # characters of one test's output: 20 tests stay far below Gradescope's 1 MB
-
-
-class Refused(Exception):
-    """The submission is not a file that can be graded; the message says why."""
-
-
-def read_submission(path: Path) -> str:
-    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Refused(f"There is no file {path.name}: nothing was submitted under that name.") from None
-    except OSError as error:
-        reason = "it is a symbolic link" if path.is_symlink() else str(error.strerror).lower()
-        raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise Refused(f"{path.name} is not a plain file.")
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_SOURCE + 1)
-    for wrong, what in (
-        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
-        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
-        (not data.strip(), "empty: save it, and submit it again"),
-    ):
-        if wrong:
-            raise Refused(f"{path.name} is {what}.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
 
 
 # ---- results -----------------------------------------------------------------------------------------------
@@ -75,7 +41,6 @@ def blank_results(message: str) -> dict:
         "score": 0.0,
         "execution_time": 0.0,
         "output": message,
-        "output_format": "text",
         "stdout_visibility": "hidden",
         "tests": [
             {
@@ -85,7 +50,6 @@ def blank_results(message: str) -> dict:
                 "max_score": float(check.points),
                 "status": "failed",
                 "output": message,
-                "output_format": "text",
                 "visibility": "after_published" if check.hidden else "visible",
             }
             for check in CHECKS
@@ -103,22 +67,20 @@ def write_results(results: dict, out: Path | None) -> None:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
-def grade(
-    submission: Path,
-    out: Path | None = None,
-    timeout: float = 9.0,
-    progress: Callable[[dict], None] = lambda test: None,
-    **layers: Any,
-) -> dict:
-    """Grade one file; returns the results and leaves them in `out`. Raises Refused and UserError."""
+def grade(submission: Path, out: Path | None = None, timeout: float = 9.0, **layers: bool) -> dict:
+    """Grade one file; returns the results and leaves them in `out`. Raises UserError.
+
+    A file that cannot be graded gets 0 points, the reason as "output", and no "extra_data".
+    """
     started = time.monotonic()
     results = blank_results("Grading did not finish. If this stays, tell your instructor.")
     write_results(results, out)
     try:
         source = read_submission(submission)
     except Refused as refused:
-        write_results(blank_results(str(refused)), out)
-        raise
+        results = blank_results(str(refused))
+        write_results(results, out)
+        return results
     check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
@@ -132,25 +94,11 @@ def grade(
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)
-                progress(test)
-    results["output"] = (
-        f"{results['score']:g} of 100 points. Some checks are shown once the grades are published."
-    )
+    shown = "Some checks are shown once the grades are published."
+    results["output"] = f"{results['score']:g} of 100 points. {shown}"
     results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     write_results(results, out)
     return results
-
-
-def grade_safely(submission: Path, out: Path | None = None, **options: Any) -> dict:
-    """`grade`, with a refusal as a result of 0 points; for anything else there are results too, and an "error"."""
-    try:
-        return grade(submission, out, **options)
-    except Refused as refused:
-        return blank_results(str(refused))
-    except Exception as error:
-        results = blank_results("The grader itself failed on this submission: tell your instructor.")
-        results["error"] = f"{type(error).__name__}: {error}"
-        return results
 
 
 # ---- a trial run -------------------------------------------------------------------------------------------
@@ -237,7 +185,8 @@ def main(argv: list[str] | None = None) -> None:
 
         if not args.all.is_dir():
             raise UserError(f"{args.all} is no folder")
-        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, args.timeout)))
+        one = partial(grade, timeout=args.timeout)
+        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, one)))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
     grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
@@ -245,23 +194,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) -> None:
     """Grade a file and show the checks; with `steps` above 0 train with it too."""
-
-    def show(test: dict) -> None:
-        print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
-        if test["status"] == "failed":
-            print(f"             {test['output']}")
-
     try:
-        results = grade(submission, out, timeout, show)
+        results = grade(submission, out, timeout)
+        if not results["extra_data"]:
+            print(f"{results['output']} 0 of 100 points.", file=sys.stderr)
+            raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2)
         if steps:
             results["extra_data"]["training"] = trained = trial_run(submission, steps)
             results["output"] += f" {trained}"
             write_results(results, out)
-    except Refused as refused:
-        print(f"{refused} 0 of 100 points.", file=sys.stderr)
-        raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2) from None
     except OSError as error:
         raise UserError(f"grading failed: {error}") from None
+    for test in results["tests"]:
+        print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
+        if test["status"] == "failed":
+            print(f"             {test['output']}")
     print(f"{results['output']} ({results['execution_time']:.1f} s, {PYTHON})")
     for text in results["extra_data"]["not_enforced"]:
         print(f"not enforced - {text}")

@@ -1,4 +1,4 @@
-"""The parent's side of the sandbox: start a worker, ask it, stop it, and trust nothing it says.
+"""The parent's side of the sandbox: read a submission, start a worker, ask it, stop it, and trust nothing of it.
 
 The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
 """
@@ -11,6 +11,7 @@ import platform
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,39 @@ from kit.base.errors import UserError
 
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
+MAX_SOURCE = 256 << 10  # bytes of a submission
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
+
+
+class Refused(Exception):
+    """The submission is not a file that can be graded; the message says why."""
+
+
+def read_submission(path: Path) -> str:
+    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Refused(f"There is no file {path.name}: nothing was submitted under that name.") from None
+    except OSError as error:
+        reason = "it is a symbolic link" if path.is_symlink() else str(error.strerror).lower()
+        raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path.name} is not a plain file.")
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(MAX_SOURCE + 1)
+    for wrong, what in (
+        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
+        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
+        (not data.strip(), "empty: save it, and submit it again"),
+    ):
+        if wrong:
+            raise Refused(f"{path.name} is {what}.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
 
 
 class Sandbox(contextlib.AbstractContextManager):
