@@ -5,7 +5,7 @@
 
 A question is a comment on a line of its own that begins with its number, `Q7. Why is ...`, and goes on in the comments
 right below it. The numbers go from 1 up without a gap; if they do not, the exit status is 2. Only the kit's own files
-are searched; a line says what was left out, unreadable or nearly a question. Standard library only.
+are searched; a line says which of them cannot be read, and what is nearly a question. Standard library only.
 """
 
 import argparse
@@ -33,20 +33,18 @@ class Question:
     line: int
 
 
-def sources(root: Path) -> tuple[list[Path], list[str]]:
-    """(the kit's Python and YAML files, the names of other such files beside them)."""
-    scripts = {f"{name}.py" for name in SCRIPTS.split()}
-    beside = {path.name for path in root.glob("[!.]*") if path.suffix in (".py", ".yaml")}
+def sources(root: Path) -> list[Path]:
+    """The kit's own Python and YAML files."""
+    scripts = [path for path in root.glob("*.py") if path.stem in SCRIPTS.split()]
     inside = [path for folder in FOLDERS for path in (root / folder).rglob("*.*")]
-    kit = [root / name for name in scripts & beside] + [p for p in inside if p.suffix in (".py", ".yaml")]
-    return sorted(kit), sorted(beside - scripts - {"rewards.py", "rewards_solution.py"})
+    return sorted([*scripts, *(path for path in inside if path.suffix in (".py", ".yaml"))])
 
 
 def questions_in(root: Path) -> tuple[list[Question], list[str]]:
     """(every question of the kit, in the order of their numbers; what was left out, with the reason)."""
     questions: list[Question] = []
-    paths, left_out = sources(root)
-    for path in paths:
+    left_out: list[str] = []
+    for path in sources(root):
         file = path.relative_to(root).as_posix()
         try:
             source = read_text(path, "the file")
@@ -74,17 +72,13 @@ def questions_in(root: Path) -> tuple[list[Question], list[str]]:
 
 
 def faults(questions: list[Question]) -> list[str]:
-    """What is wrong with the numbers: two questions with one number, or a number without a question."""
+    """A sentence for each number that is missing, or that two questions have."""
     said = []
-    numbers = [question.number for question in questions]
-    for number in sorted(set(numbers)):
-        where = [
-            f"{question.file}, line {question.line}" for question in questions if question.number == number
-        ]
-        if len(where) > 1:
-            said.append(f"Q{number} is there {len(where)} times: {'; '.join(where)}.")
-    missing = sorted(set(range(1, max(numbers, default=0))) - set(numbers))
-    return said + [f"There is no {', '.join(f'Q{number}' for number in missing)}."] * bool(missing)
+    for number in range(1, max((question.number for question in questions), default=0) + 1):
+        places = [f"in {q.file}, line {q.line}" for q in questions if q.number == number]
+        if len(places) != 1:
+            said.append(f"Q{number} is {' and '.join(places) or 'nowhere'}; each number must be there once.")
+    return said
 
 
 def sheet(questions: list[Question]) -> str:

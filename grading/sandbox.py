@@ -61,8 +61,8 @@ def read_submission(path: Path) -> str:
 class Sandbox(contextlib.AbstractContextManager):
     """Runs the submission in a worker; `ask` has the form that `grading.submission.Student` wants.
 
-    A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
-    not called again; the next function starts with a fresh process.
+    A function gets a third of the time, all together get `timeout` seconds. After one that hangs, dies or talks
+    nonsense, the next function starts with a fresh process.
     """
 
     count = itertools.count()
@@ -80,7 +80,7 @@ class Sandbox(contextlib.AbstractContextManager):
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
         self.source, self.timeout, self.deadline = source, timeout, time.monotonic() + timeout
         self.spent: dict[str, float] = {}
-        self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
+        self.broken = ""  # why the file cannot be imported
         self.missing: list[str] = []
         self.process: subprocess.Popen | None = None
         # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
@@ -112,32 +112,29 @@ class Sandbox(contextlib.AbstractContextManager):
         self.stop()
 
     def ask(self, name: str, args: list, kwargs: dict) -> dict:
-        for function in ("", name):
-            if function in self.dead:
-                return {"error": self.dead[function]}
-        if time.monotonic() > self.deadline:
-            return {"error": "the time for the whole submission was used up"}
-        if self.process is None and not self.start():
-            return {"error": self.dead[""]}
+        late = time.monotonic() > self.deadline
+        if self.process is None and not self.broken and not late:
+            self.broken = self.start()
+        if self.broken or late:
+            return {"error": self.broken or "the time for the whole submission was used up"}
         started = time.monotonic()
         budget = min(self.timeout / 3 - self.spent.get(name, 0.0), self.deadline - started)
         reply = self.exchange({"name": name, "args": args, "kwargs": kwargs}, started + budget)
         self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - started
         if "lost" in reply:
             self.stop()
-            self.dead[name] = f"{name} {reply['lost']}"
-            return {"error": self.dead[name]}
+            reply = {"lost": f"{name} {reply['lost']}"}
         return reply
 
-    def start(self) -> bool:
-        """Start a process and import the submission in it."""
+    def start(self) -> str:
+        """Start a process and import the submission in it; empty, or why that failed."""
         reply = self.launch({"source": self.source})
         if reply.get("loaded") is True:
-            return True
+            return ""
         self.stop()
-        lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-        self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
-        return False
+        if "lost" in reply:
+            return f"the file {reply['lost']} while it was being imported"
+        return f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
 
     def launch(self, request: dict) -> dict:
         """Start a process and return its answer to its first request."""
@@ -147,17 +144,18 @@ class Sandbox(contextlib.AbstractContextManager):
             shutil.copyfile(here / name, self.scratch / name)
         if self.uid is not None:
             os.chown(self.scratch, self.uid, self.uid)
-        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "student"}
-        environment |= {
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "USER": "student",
             "HOME": str(self.scratch),
             "TMPDIR": str(self.scratch),
             "GRADING_WORKER": self.scratch.name,
-        }
-        environment |= {
             "OMP_NUM_THREADS": str(self.threads),
-            "OMP_WAIT_POLICY": "passive",
-        }  # as kit/base/screen.py
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            "OMP_WAIT_POLICY": "passive",  # as kit/base/screen.py
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
             cwd=self.scratch,

@@ -112,9 +112,7 @@ def enter_view(root: Path, readable: list[str], disk: int) -> None:
         inside.mkdir() if path.is_dir() else inside.touch()
         mount(str(path), inside, None, MS_BIND | MS_REC)
         if path.parts[1] != "dev":
-            kept = (
-                os.statvfs(path).f_flag & 0b1110
-            )  # nosuid, nodev, noexec may not be lifted: ask for them again
+            kept = os.statvfs(path).f_flag & 0b1110  # nosuid, nodev, noexec may not be lifted
             mount("none", inside, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
     (root / "tmp").mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)
