@@ -36,22 +36,19 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             found[entry.name] = entry
             continue
         inside = files_below(entry, folder)
-        named = [path for path in inside if path.name == "rewards.py"]
-        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
         similar = [p for p in inside if p.suffix == ".py" and p.stem.lower().startswith("rewards")]
+        named = [path for path in similar if path.name == "rewards.py"]
+        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
+        here, rest = listed(nearest, entry), listed([p for p in similar if p not in nearest], entry)
         if len(nearest) == 1:
             found[str(nearest[0].relative_to(folder))] = nearest[0]
-            similar.remove(nearest[0])
-            if similar:
-                lines.append(
-                    f"{entry.name}: {listed(nearest, entry)} is graded, not {listed(similar, entry)}"
-                )
+            if rest:
+                lines.append(f"{entry.name}: {here} is graded, not {rest}")
         elif nearest:
-            lines.append(f"{entry.name}: not graded, it has {listed(nearest, entry)}; leave one of them")
+            lines.append(f"{entry.name}: not graded, it has {here}; leave one of them")
         elif inside:
-            but = f", but {listed(similar, entry)}" if similar else ""
-            lines.append(f"{entry.name}: not graded, it has no rewards.py{but}")
-        others += [path for path in inside or [entry] if path not in nearest and path not in similar]
+            lines.append(f"{entry.name}: not graded, it has no rewards.py" + f", but {rest}" * bool(rest))
+        others += [path for path in inside or [entry] if path not in similar]
     if others:
         lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines

@@ -102,11 +102,10 @@ def check(files: Files) -> None:
 
 def manifest(files: Files) -> str:
     """One line a file: sha256, size in bytes, name."""
-    rows = (
-        (hashlib.sha256(contents).hexdigest(), contents, name)
+    return "".join(
+        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
         for name, (contents, _) in sorted(files.items())
     )
-    return "".join(f"{digest}  {len(contents):>9}  {name}\n" for digest, contents, name in rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -77,7 +77,7 @@ def faults(questions: list[Question]) -> list[str]:
     for number in range(1, max((question.number for question in questions), default=0) + 1):
         places = [f"in {q.file}, line {q.line}" for q in questions if q.number == number]
         if len(places) != 1:
-            said.append(f"Q{number} is {' and '.join(places) or 'nowhere'}; each number must be there once.")
+            said.append(f"Q{number} is {' and '.join(places) or 'nowhere'}.")
     return said
 
 
