@@ -44,7 +44,10 @@ WRONG_BACKWARD = {
     (-0.5000, 2.0000): "The sign is wrong: should a token that pi uses too often be charged or paid?",
     (-1.0000, 0.6667): "The weight is upside down, or the arguments are swapped: it is w = pi_ref / pi.",
     (1.0000, -0.6667): "You use the ratio pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
-    (-0.5000, -3.0000): "The gradient is right, but each token is paid where the models agree (question 3).",
+    (
+        -0.5000,
+        -3.0000,
+    ): "Right gradient, but not 0 where the models agree (question 3): length alone is paid.",
     (0.5000, 3.0000): "You charge the weight w itself, large where pi neglects: should those be charged?",
     (2.0000, 0.3333): "You charge pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
     (-0.3466, 3.2958): (
