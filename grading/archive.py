@@ -27,6 +27,5 @@ def write_zip(out: Path, files: Files) -> None:
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, so that the mode counts
             info.external_attr = (0o100755 if executable else 0o100644) << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, contents)
+            archive.writestr(info, contents, zipfile.ZIP_DEFLATED)
     rename(temporary, out)

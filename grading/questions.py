@@ -16,13 +16,13 @@ from pathlib import Path
 
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import lines, read_text, user_path, write_text
+from kit.base.files import read_text, user_path, write_text
 
 SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
 FOLDERS = ("kit", "baselines", "configs")
-COMMENT = re.compile(r"(\s*)#+\s*(.*?)\s*")
-START = re.compile(r"Q(\d+)\. +(\S.*)")
-ALMOST = re.compile(r"Q ?\d+\b")
+# A comment that begins with Q and a number, and the comments right below it with the same indentation
+COMMENT = re.compile(r"^([ \t]*)#+ *(Q ?\d+\b.*(?:\n\1#+[ \t]*(?!Q ?\d+\b)[^\s#].*)*)", re.M)
+START = re.compile(r"Q(\d+)\. +(?=\S)")
 
 
 @dataclass
@@ -52,21 +52,14 @@ def questions_in(root: Path) -> tuple[list[Question], list[str]]:
             left_out.append(f"{file} (cannot be read)")
             continue
         asked: list[Question] = []
-        goes_on = None  # the indentation of a comment that continues the last question
-        for line, code in enumerate(lines(source), start=1):
-            comment = COMMENT.fullmatch(code)
-            indent, text = comment.groups() if comment else ("", "")
-            start = START.match(text)
+        for comment in COMMENT.finditer(source):
+            line = source.count("\n", 0, comment.start()) + 1
+            start = START.match(comment[2])
             if start and int(start[1]) not in [question.number for question in asked]:
-                asked.append(Question(int(start[1]), start[2], file, line))
-                goes_on = indent
-            elif ALMOST.match(text):
-                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
-                goes_on = None
-            elif text and indent == goes_on:
-                asked[-1].text += f" {text}"
+                words = re.sub(r"\n\s*#+", " ", comment[2][start.end() :]).split()
+                asked.append(Question(int(start[1]), " ".join(words), file, line))
             else:
-                goes_on = None
+                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
         questions += asked
     return sorted(questions, key=lambda question: (question.number, question.file)), left_out
 
@@ -83,14 +76,8 @@ def faults(questions: list[Question]) -> list[str]:
 
 def sheet(questions: list[Question]) -> str:
     """Markdown: the questions in order, with room for an answer below each."""
-    parts = ["# Answers", "Name:"]
-    for question in questions:
-        parts += [
-            f"## Q{question.number}. `{question.file}`, line {question.line}",
-            f"> {question.text}",
-            "Answer:",
-        ]
-    return "\n\n".join(parts) + "\n"
+    rows = [f"## Q{q.number}. `{q.file}`, line {q.line}\n\n> {q.text}\n\nAnswer:\n" for q in questions]
+    return "\n".join(["# Answers\n\nName:\n", *rows])
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kit import ROOT
@@ -23,6 +24,7 @@ from kit.base.errors import UserError
 
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
+LAYERS = ("namespaces", "landlock")  # what the worker tries
 MAX_SOURCE = 256 << 10  # bytes of a submission
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
@@ -68,13 +70,8 @@ class Sandbox(contextlib.AbstractContextManager):
     count = itertools.count()
 
     def __init__(
-        self,
-        source: str,
-        timeout: float,
-        namespaces: bool = True,
-        landlock: bool = True,
-        kit: Path | None = None,
-    ):
+        self, source: str, timeout: float, layers: Sequence[str] = LAYERS, kit: Path | None = None
+    ) -> None:
         check_unreadable(ROOT)
         # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
@@ -85,15 +82,16 @@ class Sandbox(contextlib.AbstractContextManager):
         self.process: subprocess.Popen | None = None
         # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
         # that user can read python, or will see it in a file system of its own.
-        can_read = namespaces or all(p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents)
+        can_read = "namespaces" in layers or all(
+            p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
+        )
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
         self.threads = (os.cpu_count() or 1) if kit else 1
         disk = (1 << 30) if kit else (16 << 20)
         self.settings = {
             "parent": os.getpid(),
-            "namespaces": namespaces,
-            "landlock": landlock,
+            "layers": layers,
             "uid": self.uid,
             "readable": readable_paths() + ([str(kit)] if kit else []),
             "disk": disk,

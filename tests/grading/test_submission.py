@@ -70,10 +70,10 @@ def test_a_name_that_is_nearly_right():
     """Other functions of the exercise are no misspellings of this one."""
     module = types.ModuleType("rewards")
     module.kl_penalty_backward = module.kl_penalty = lambda p, r, kl_coef=0.1: []
-    assert submission.misspelt(module, FORWARD) is None
+    assert submission.misspelt(module, FORWARD) == ""
     for name in ("kl_penality_forward", "kl_penalty_foward", "klpenalty_forward", "Kl_penalty_forward"):
         setattr(module, name, lambda p, r, kl_coef=0.1: [])
-        assert submission.misspelt(module, FORWARD) == name
+        assert submission.misspelt(module, FORWARD) == f"; did you mean {name} to be it?"
         delattr(module, name)
 
 
