@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -166,11 +167,10 @@ class Table:
 def encoding_of(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    try:
+    with suppress(UnicodeDecodeError):
         data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+        return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+    return "cp1252"
 
 
 def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], dict]) -> int:

@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     for wrong, what in (
         ((args.submission is None) == (args.all is None), "name one submission, or a folder with --all"),
         (
-            args.timeout <= 0 or args.jobs < 1 or args.max_steps < 1,
+            min(args.timeout, args.jobs, args.max_steps) <= 0,
             "--timeout, --jobs, --max_steps must be positive",
         ),
         (args.train and args.all is not None, "--train takes one submission at a time"),

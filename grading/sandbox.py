@@ -82,9 +82,8 @@ class Sandbox(contextlib.AbstractContextManager):
         self.process: subprocess.Popen | None = None
         # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
         # that user can read python, or will see it in a file system of its own.
-        can_read = "namespaces" in layers or all(
-            p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents
-        )
+        folders = Path(sys.base_prefix, "lib").parents
+        can_read = "namespaces" in layers or all(p.stat().st_mode & 5 == 5 for p in folders)
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
         self.threads = (os.cpu_count() or 1) if kit else 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grading import submission
-from grading.submission import FORWARD, SHAPED, Mistake, Student
+from grading.submission import FORWARD, SHAPED, Broken, Mistake, Student
 from tests.grading.conftest import student_of
 
 
@@ -54,6 +54,25 @@ def test_an_integer_in_a_forged_reply_is_not_too_large_to_be_named():
     student = Student(lambda *_: {"kind": "list", "values": [0, -(10**400)]})
     with pytest.raises(Mistake, match="Value 1 of the returned list is an int too large for a float"):
         student.values(SHAPED, [0.5, 0.5], ["a", "b"])
+
+
+def test_a_call_that_did_not_come_to_an_end_is_not_made_again():
+    asked = []
+
+    def ask(name: str, args: list, kwargs: dict) -> dict:
+        asked.append(name)
+        return (
+            {"lost": "took too long"}
+            if name == SHAPED
+            else {"kind": "list", "values": [1.0], "arguments": args}
+        )
+
+    student = Student(ask)
+    for _ in range(2):
+        with pytest.raises(Broken, match="took too long"):
+            student.values(SHAPED, [0.5], ["a"])
+        assert student.values(FORWARD, [[-1.0]], [[-1.5]]) == [1.0]
+    assert asked == [SHAPED, FORWARD, FORWARD]
 
 
 def test_tensors_and_bools_of_libraries_are_no_numbers():
