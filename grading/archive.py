@@ -8,16 +8,6 @@ from kit.base.files import rename
 Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
 
 
-def with_lf(path: Path) -> bytes:
-    """The file as git has it: lines of a text end with LF, whatever this checkout has (bash cannot run `bash\\r`)."""
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data  # weights, pictures
-    return data.replace(b"\r\n", b"\n")
-
-
 def write_zip(out: Path, files: Files) -> None:
     """Write the files in the order of their names, without times or owners."""
     out.parent.mkdir(parents=True, exist_ok=True)

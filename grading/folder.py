@@ -71,7 +71,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         """Read the table, if there is one already. Raises UserError if the file is no table of grades."""
-        self.path, self.encoding, self.delimiter, self.newline = path, "utf-8", ",", "\r\n"
+        self.path, self.encoding, self.delimiter = path, "utf-8", ","
         self.header, self.rows, self.decimal_comma = list(FIELDS), [], False
         try:
             data = path.read_bytes() if path.exists() else b""
@@ -82,9 +82,7 @@ class Table:
         self.encoding = encoding_of(data)
         try:
             text = data.decode(self.encoding)
-            first = text.partition("\n")[0]
-            self.newline = "\r\n" if first.endswith("\r") else "\n"
-            self.delimiter = max(",;\t", key=first.count)
+            self.delimiter = max(",;\t", key=text.partition("\n")[0].count)
             self.header, *self.rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)
         except (ValueError, csv.Error):
             self.header = []
@@ -151,8 +149,7 @@ class Table:
 
     def write(self) -> None:
         text = io.StringIO()
-        writer = csv.writer(text, delimiter=self.delimiter, lineterminator=self.newline)
-        writer.writerows([self.header, *self.rows])
+        csv.writer(text, delimiter=self.delimiter).writerows([self.header, *self.rows])
         try:
             write_text(self.path, text.getvalue(), self.encoding)
         except OSError as error:

@@ -15,7 +15,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from grading.archive import Files, with_lf, write_zip
+from grading.archive import Files, write_zip
 from grading.variants import apply_variant
 from kit import ROOT
 from kit.base.errors import UserError, run_main
@@ -64,7 +64,7 @@ def collect(root: Path, variant: int = 0) -> Files:
     for name, executable in tracked(root):
         if LEFT_OUT.fullmatch(name):
             continue
-        contents = with_lf(root / name)
+        contents = (root / name).read_bytes()
         if name.endswith(".md") or name == "Makefile":
             contents = for_students(name, contents.decode("utf-8")).encode("utf-8")
         files[name] = (contents, executable)
