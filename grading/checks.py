@@ -155,8 +155,7 @@ def rows_alone(name: str, student: Student, rng: random.Random) -> None:
     varied([*in_company, *alone])
     if not all_close(in_company, alone):
         raise Mistake(batch_hint(in_company, alone))
-    order = list(range(len(pairs)))
-    rng.shuffle(order)
+    order = rng.sample(range(len(pairs)), len(pairs))
     shuffled = student.penalties(name, [pairs[i] for i in order])
     if not all_close(shuffled, [together[i] for i in order]):
         raise Mistake("With the completions in another order they get other penalties.")
@@ -220,8 +219,7 @@ def steady_rewards(student: Student, rng: random.Random) -> tuple[Batch, list[fl
         raise Mistake("All completions get the same reward: without differences GRPO has nothing to learn.")
     if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
         raise Mistake("The same call gives other rewards the second time: make the function deterministic.")
-    order = list(range(len(texts)))
-    rng.shuffle(order)
+    order = rng.sample(range(len(texts)), len(texts))
     shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
     if not all_close(shuffled, [rewards[i] for i in order]):
         raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")
