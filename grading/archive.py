@@ -8,16 +8,6 @@ from kit.base.files import rename
 Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
 
 
-def with_lf(path: Path) -> bytes:
-    """The file as git has it: lines of a text end with LF, whatever this checkout has (bash cannot run `bash\\r`)."""
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data  # weights, pictures
-    return data.replace(b"\r\n", b"\n")
-
-
 def write_zip(out: Path, files: Files) -> None:
     """Write the files in the order of their names, without times or owners."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +17,5 @@ def write_zip(out: Path, files: Files) -> None:
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, so that the mode counts
             info.external_attr = (0o100755 if executable else 0o100644) << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, contents)
+            archive.writestr(info, contents, zipfile.ZIP_DEFLATED)
     rename(temporary, out)

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         shutil.rmtree(copy, ignore_errors=True)
         raise UserError(f"no copy was made: bug {args.number} does not apply: {error}") from None
     print(
-        f"{copy}: the kit with bug {args.number}. Work there, in this environment (make would install another):"
+        f"{copy}: the kit with bug {args.number}. Work there in this environment; make would install another:"
     )
     print(f"  cd {copy}")
 

@@ -155,8 +155,7 @@ def rows_alone(name: str, student: Student, rng: random.Random) -> None:
     varied([*in_company, *alone])
     if not all_close(in_company, alone):
         raise Mistake(batch_hint(in_company, alone))
-    order = list(range(len(pairs)))
-    rng.shuffle(order)
+    order = rng.sample(range(len(pairs)), len(pairs))
     shuffled = student.penalties(name, [pairs[i] for i in order])
     if not all_close(shuffled, [together[i] for i in order]):
         raise Mistake("With the completions in another order they get other penalties.")
@@ -199,37 +198,28 @@ ODD = (
     (0.71, "AMAZING MASTERPIECE BEST MOVIE EVER"),
     (0.17, "Das war nichts, und es war lang."),
     (0.85, "\u2728\u2728 perfect \u2728\u2728"),
-    (
-        0.31,
-        "It is long. It is slow. It is about nothing. I would see it again tomorrow, and could not say why. "
-        * 3,
-    ),
+    (0.31, "It is long. It is slow. It is about nothing. I would see it again tomorrow. " * 3),
     (0.56, "ok ok"),
 )
 BLANKS = ("", " ", "\n" * 64, "\t \n", "...", "!?", "\u00a0", "\ufffd")
 
 
-Batch = tuple[list[float], list[str], list[str]]  # scores, texts, prompts
-
-
-def shaped_batch(rng: random.Random) -> Batch:
-    """Scores over all of [0, 1], texts with words in them, and prompts, jittered and in random order."""
-    rows = [*ODD, *((text.score, text.completion) for text in drawn(rng) if text.kind != BLANK)]
-    rng.shuffle(rows)
-    scores = [min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))) for score, _ in rows]
-    return scores, [text for _, text in rows], [PROMPT] * len(rows)
+# scores over all of [0, 1], texts with words in them, prompts
+Batch = tuple[list[float], list[str], list[str]]
 
 
 def steady_rewards(student: Student, rng: random.Random) -> tuple[Batch, list[float]]:
     """A batch and its rewards, which must not be all the same, nor change with the call or the place in the batch."""
-    scores, texts, prompts = shaped_batch(rng)
+    rows = [*ODD, *((text.score, text.completion) for text in drawn(rng) if text.kind != BLANK)]
+    rng.shuffle(rows)
+    scores = [min(0.999, max(0.001, score + rng.uniform(-0.01, 0.01))) for score, _ in rows]
+    texts, prompts = [text for _, text in rows], [PROMPT] * len(rows)
     rewards = student.values(SHAPED, scores, texts, prompts)
     if max(rewards) - min(rewards) <= TOLERANCE * max(1.0, max(map(abs, rewards))):
         raise Mistake("All completions get the same reward: without differences GRPO has nothing to learn.")
     if not all_close(student.values(SHAPED, scores, texts, prompts), rewards):
         raise Mistake("The same call gives other rewards the second time: make the function deterministic.")
-    order = list(range(len(texts)))
-    rng.shuffle(order)
+    order = rng.sample(range(len(texts)), len(texts))
     shuffled = student.values(SHAPED, [scores[i] for i in order], [texts[i] for i in order], prompts)
     if not all_close(shuffled, [rewards[i] for i in order]):
         raise Mistake("A completion's reward changes with its place in the batch, not with what it says.")

@@ -10,12 +10,13 @@ import hashlib
 import io
 import re
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from grading.grade import Refused, grade_safely, read_submission
-from grading.sandbox import cut
+from grading.sandbox import Refused, cut, read_submission
 from grading.submission import FUNCTIONS
 from kit.base.errors import Stopped, UserError
 from kit.base.files import write_text
@@ -36,22 +37,19 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             found[entry.name] = entry
             continue
         inside = files_below(entry, folder)
-        named = [path for path in inside if path.name == "rewards.py"]
-        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
         similar = [p for p in inside if p.suffix == ".py" and p.stem.lower().startswith("rewards")]
+        named = [path for path in similar if path.name == "rewards.py"]
+        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
+        here, rest = listed(nearest, entry), listed([p for p in similar if p not in nearest], entry)
         if len(nearest) == 1:
             found[str(nearest[0].relative_to(folder))] = nearest[0]
-            similar.remove(nearest[0])
-            if similar:
-                lines.append(
-                    f"{entry.name}: {listed(nearest, entry)} is graded, not {listed(similar, entry)}"
-                )
+            if rest:
+                lines.append(f"{entry.name}: {here} is graded, not {rest}")
         elif nearest:
-            lines.append(f"{entry.name}: not graded, it has {listed(nearest, entry)}; leave one of them")
+            lines.append(f"{entry.name}: not graded, it has {here}; leave one of them")
         elif inside:
-            but = f", but {listed(similar, entry)}" if similar else ""
-            lines.append(f"{entry.name}: not graded, it has no rewards.py{but}")
-        others += [path for path in inside or [entry] if path not in nearest and path not in similar]
+            lines.append(f"{entry.name}: not graded, it has no rewards.py" + f", but {rest}" * bool(rest))
+        others += [path for path in inside or [entry] if path not in similar]
     if others:
         lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines
@@ -73,7 +71,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         """Read the table, if there is one already. Raises UserError if the file is no table of grades."""
-        self.path, self.encoding, self.delimiter, self.newline = path, "utf-8", ",", "\r\n"
+        self.path, self.encoding, self.delimiter = path, "utf-8", ","
         self.header, self.rows, self.decimal_comma = list(FIELDS), [], False
         try:
             data = path.read_bytes() if path.exists() else b""
@@ -84,9 +82,7 @@ class Table:
         self.encoding = encoding_of(data)
         try:
             text = data.decode(self.encoding)
-            first = text.partition("\n")[0]
-            self.newline = "\r\n" if first.endswith("\r") else "\n"
-            self.delimiter = max(",;\t", key=first.count)
+            self.delimiter = max(",;\t", key=text.partition("\n")[0].count)
             self.header, *self.rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter)
         except (ValueError, csv.Error):
             self.header = []
@@ -153,8 +149,7 @@ class Table:
 
     def write(self) -> None:
         text = io.StringIO()
-        writer = csv.writer(text, delimiter=self.delimiter, lineterminator=self.newline)
-        writer.writerows([self.header, *self.rows])
+        csv.writer(text, delimiter=self.delimiter).writerows([self.header, *self.rows])
         try:
             write_text(self.path, text.getvalue(), self.encoding)
         except OSError as error:
@@ -169,18 +164,17 @@ class Table:
 def encoding_of(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    try:
+    with suppress(UnicodeDecodeError):
         data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+        return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+    return "cp1252"
 
 
-def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
+def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], dict]) -> int:
     """Grade the submissions in `folder` into the table at `path`, one row as each is done; rows that stand are kept.
 
-    A row stands if the file has not changed since (sha256), or if it was edited by hand. Returns the number of
-    submissions the grader failed on.
+    A row stands if the file has not changed since (sha256), or if it was edited by hand. `grade` is that of
+    `grade.py`, with its time limit. Returns the number of submissions on which it failed.
     """
     table = Table(path)
     found, lines = submissions_in(folder)
@@ -203,16 +197,16 @@ def grade_folder(folder: Path, path: Path, jobs: int, timeout: float) -> int:
     kept = len(files) - len(todo)
     failed = done = 0
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(grade_safely, files[name], timeout=timeout): name for name in todo}
+        futures = {pool.submit(grade, files[name]): name for name in todo}
         bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
         try:
             for future in bar:
-                name, results = futures[future], future.result()
-                if "error" in results:
+                name, error = futures[future], future.exception()
+                if error is not None:
                     failed += 1
-                    bar.write(f"{name}: not graded, {results['error']}", file=sys.stderr)
+                    bar.write(f"{name}: not graded, {type(error).__name__}: {error}", file=sys.stderr)
                     continue
-                table.put({"submission": name, **cells(results), "sha256": digests[name]})
+                table.put({"submission": name, **cells(future.result()), "sha256": digests[name]})
                 done += 1
                 table.write()
         except Stopped as stop:  # those under way come to their end, and clean up

@@ -15,55 +15,22 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.sandbox import PYTHON, Sandbox, check_unreadable, cut
+from grading.sandbox import LAYERS, PYTHON, Refused, Sandbox, check_unreadable, cut, read_submission
 from grading.submission import Student
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path, write_text
 
 ASSIGNMENT = "rl-sentiment-exercise"
-MAX_SOURCE = 256 << 10  # bytes of a submission
 MAX_MESSAGE = 1500  # characters of one test's output: 20 tests stay far below Gradescope's 1 MB
-
-
-class Refused(Exception):
-    """The submission is not a file that can be graded; the message says why."""
-
-
-def read_submission(path: Path) -> str:
-    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Refused(f"There is no file {path.name}: nothing was submitted under that name.") from None
-    except OSError as error:
-        reason = "it is a symbolic link" if path.is_symlink() else str(error.strerror).lower()
-        raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise Refused(f"{path.name} is not a plain file.")
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_SOURCE + 1)
-    for wrong, what in (
-        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
-        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
-        (not data.strip(), "empty: save it, and submit it again"),
-    ):
-        if wrong:
-            raise Refused(f"{path.name} is {what}.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
 
 
 # ---- results -----------------------------------------------------------------------------------------------
@@ -75,7 +42,6 @@ def blank_results(message: str) -> dict:
         "score": 0.0,
         "execution_time": 0.0,
         "output": message,
-        "output_format": "text",
         "stdout_visibility": "hidden",
         "tests": [
             {
@@ -85,7 +51,6 @@ def blank_results(message: str) -> dict:
                 "max_score": float(check.points),
                 "status": "failed",
                 "output": message,
-                "output_format": "text",
                 "visibility": "after_published" if check.hidden else "visible",
             }
             for check in CHECKS
@@ -104,25 +69,25 @@ def write_results(results: dict, out: Path | None) -> None:
 
 
 def grade(
-    submission: Path,
-    out: Path | None = None,
-    timeout: float = 9.0,
-    progress: Callable[[dict], None] = lambda test: None,
-    **layers: Any,
+    submission: Path, out: Path | None = None, timeout: float = 9.0, layers: Sequence[str] = LAYERS
 ) -> dict:
-    """Grade one file; returns the results and leaves them in `out`. Raises Refused and UserError."""
+    """Grade one file; returns the results and leaves them in `out`. Raises UserError.
+
+    A file that cannot be graded gets 0 points, the reason as "output", and no "extra_data".
+    """
     started = time.monotonic()
     results = blank_results("Grading did not finish. If this stays, tell your instructor.")
     write_results(results, out)
     try:
         source = read_submission(submission)
     except Refused as refused:
-        write_results(blank_results(str(refused)), out)
-        raise
+        results = blank_results(str(refused))
+        write_results(results, out)
+        return results
     check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
-    with Sandbox(source, timeout, **layers) as sandbox:
+    with Sandbox(source, timeout, layers) as sandbox:
         for function in EXERCISES:
             for check, mistake in run_checks(Student(sandbox.ask), function, seed):
                 test = tests[check.number]
@@ -132,25 +97,11 @@ def grade(
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)
-                progress(test)
-    results["output"] = (
-        f"{results['score']:g} of 100 points. Some checks are shown once the grades are published."
-    )
+    shown = "Some checks are shown once the grades are published."
+    results["output"] = f"{results['score']:g} of 100 points. {shown}"
     results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     write_results(results, out)
     return results
-
-
-def grade_safely(submission: Path, out: Path | None = None, **options: Any) -> dict:
-    """`grade`, with a refusal as a result of 0 points; for anything else there are results too, and an "error"."""
-    try:
-        return grade(submission, out, **options)
-    except Refused as refused:
-        return blank_results(str(refused))
-    except Exception as error:
-        results = blank_results("The grader itself failed on this submission: tell your instructor.")
-        results["error"] = f"{type(error).__name__}: {error}"
-        return results
 
 
 # ---- a trial run -------------------------------------------------------------------------------------------
@@ -160,9 +111,10 @@ KIT = "requirements.txt train.py data.py reward_utils.py sentiment.py configs gr
 
 
 def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
-    """Train the mini model with the submission's forward penalty, shut in like the checks; a sentence on what came out.
+    """Train the mini model with the submission's forward penalty, shut in like the checks.
 
-    For the instructor's eyes, and worth no points: the numbers come from the submission's own process.
+    Returns the first and the last validation, or what went wrong. For the instructor's eyes, and worth no points: the
+    numbers come from the submission's own process.
     """
     source = read_submission(submission)
     with tempfile.TemporaryDirectory(prefix="grading-kit-") as folder:
@@ -180,22 +132,11 @@ def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
             reply = sandbox.launch({"command": command, "folder": str(kit)})
     if "lost" in reply:
         return f"Training {reply['lost']}."
-    validations = []
-    for line in str(reply.get("metrics")).splitlines():
-        try:
-            record = json.loads(line)
-            names = ("step", "val/sentiment_mean", "val/kl_policy_ref")
-            validations.append([float(record[name]) for name in names])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # a step without a validation, or anything: it is the submission's process that writes
+    said = str(reply.get("said")).strip().splitlines() or ["it said nothing"]
+    validations = [line for line in said if line.startswith("val ")]
     if reply.get("status") != 0 or not validations:
-        said = str(reply.get("said", "")).strip().splitlines() or ["it said nothing"]
         return f"Training did not finish: {cut(said[-1])}"
-    (_, before, _), (step, after, nats) = validations[0], validations[-1]
-    return (
-        f"{step:.0f} steps with kl_penalty_forward: sentiment {before:.3f} -> {after:.3f}, "
-        f"KL(pi || pi_ref) {nats:.1f} nats a completion."
-    )
+    return f"Trained with kl_penalty_forward: {cut(validations[0])} -> {cut(validations[-1])}"
 
 
 # ---- command line ------------------------------------------------------------------------------------------
@@ -215,14 +156,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--jobs", type=int, default=os.cpu_count() or 1, help="submissions graded at a time by --all")
     add("--train", action="store_true", help="also train the mini model with it, for no points")
     add("--max_steps", type=int, default=20, help="steps of --train")
-    add("--timeout", type=float, help="seconds for the code of one submission: 9, with --all 30")
+    add("--timeout", type=float, default=30.0, help="seconds for the code of one submission")
     args = parser.parse_args(argv)
-    if args.timeout is None:
-        args.timeout = 9.0 if args.all is None else 30.0
     for wrong, what in (
         ((args.submission is None) == (args.all is None), "name one submission, or a folder with --all"),
         (
-            args.timeout <= 0 or args.jobs < 1 or args.max_steps < 1,
+            min(args.timeout, args.jobs, args.max_steps) <= 0,
             "--timeout, --jobs, --max_steps must be positive",
         ),
         (args.train and args.all is not None, "--train takes one submission at a time"),
@@ -237,7 +176,8 @@ def main(argv: list[str] | None = None) -> None:
 
         if not args.all.is_dir():
             raise UserError(f"{args.all} is no folder")
-        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, args.timeout)))
+        one = partial(grade, timeout=args.timeout)
+        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, one)))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
     grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
@@ -245,23 +185,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) -> None:
     """Grade a file and show the checks; with `steps` above 0 train with it too."""
-
-    def show(test: dict) -> None:
-        print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
-        if test["status"] == "failed":
-            print(f"             {test['output']}")
-
     try:
-        results = grade(submission, out, timeout, show)
+        results = grade(submission, out, timeout)
+        if not results["extra_data"]:
+            print(f"{results['output']} 0 of 100 points.", file=sys.stderr)
+            raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2)
         if steps:
             results["extra_data"]["training"] = trained = trial_run(submission, steps)
             results["output"] += f" {trained}"
             write_results(results, out)
-    except Refused as refused:
-        print(f"{refused} 0 of 100 points.", file=sys.stderr)
-        raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2) from None
     except OSError as error:
         raise UserError(f"grading failed: {error}") from None
+    for test in results["tests"]:
+        print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
+        if test["status"] == "failed":
+            print(f"             {test['output']}")
     print(f"{results['output']} ({results['execution_time']:.1f} s, {PYTHON})")
     for text in results["extra_data"]["not_enforced"]:
         print(f"not enforced - {text}")

@@ -15,7 +15,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from grading.archive import Files, with_lf, write_zip
+from grading.archive import Files, write_zip
 from grading.variants import apply_variant
 from kit import ROOT
 from kit.base.errors import UserError, run_main
@@ -64,7 +64,7 @@ def collect(root: Path, variant: int = 0) -> Files:
     for name, executable in tracked(root):
         if LEFT_OUT.fullmatch(name):
             continue
-        contents = with_lf(root / name)
+        contents = (root / name).read_bytes()
         if name.endswith(".md") or name == "Makefile":
             contents = for_students(name, contents.decode("utf-8")).encode("utf-8")
         files[name] = (contents, executable)
@@ -102,11 +102,10 @@ def check(files: Files) -> None:
 
 def manifest(files: Files) -> str:
     """One line a file: sha256, size in bytes, name."""
-    rows = (
-        (hashlib.sha256(contents).hexdigest(), contents, name)
+    return "".join(
+        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
         for name, (contents, _) in sorted(files.items())
     )
-    return "".join(f"{digest}  {len(contents):>9}  {name}\n" for digest, contents, name in rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -166,9 +166,8 @@ def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None
     earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
         reward, praise = earned[kind].reward, earned[PRAISE].reward
-        raise StillPays(
-            f"Still pays: {kind}. It earns {reward:.3f}, honest praise {praise:.3f}. {HINTS[kind]}"
-        )
+        earns = f"It earns {reward:.3f}, honest praise {praise:.3f}."
+        raise StillPays(f"Still pays: {kind}. {earns} {HINTS[kind]}")
 
 
 def table(earned: dict[str, Earning]) -> list[str]:

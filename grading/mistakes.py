@@ -18,31 +18,20 @@ WRONG_FOR_BOTH = {
     (0.2402, 0.6035): "This is k2, half the squared log-ratio: inside a reward its gradient is not the KL's.",
     (0.1931, 0.9014): "This is k3: its mean is KL(pi || pi_ref), but inside a reward its gradient is not.",
     (0.3466, -0.2197): "You weight the log-ratio by pi(token), but the samples already come from pi.",
-    (
-        -0.1733,
-        0.6592,
-    ): "You weight by pi_ref(token), as if summing over all tokens: the samples come from pi.",
+    (-0.1733, 0.6592): "You weight the log-ratio by pi_ref(token), but the samples come from pi.",
     (0.2500, -0.4000): "You subtract probabilities; a ratio of two is a difference of log-probabilities.",
-    (
-        -0.6931,
-        -1.6094,
-    ): "Only the policy's log-probabilities are used, which rewards entropy. Use both models.",
+    (-0.6931, -1.6094): "Only the policy's log-probabilities are used: that rewards entropy. Use both.",
     (0.6931, 1.6094): "Only the policy's log-probabilities are used. Use the reference too.",
     (1.3863, 0.5108): "Only the reference's log-probabilities are used, a cross-entropy. Use both models.",
 }
 WRONG_FORWARD = {
-    (-0.6931, 1.0986): (
-        "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped. Charge what pi overuses."
-    ),
+    (-0.6931, 1.0986): "This is log(pi_ref / pi): the sign is wrong, or the two arguments are swapped.",
     (0.6931, 1.0986): "You take the absolute value of the log-ratio. Without its sign the mean is no KL.",
     (0.6931, 0.0000): "You clamp at 0. A single value may be negative; cutting that off changes the mean.",
     (0.0000, -1.0986): "You keep only the negative log-ratios; the mean that is the KL needs both signs.",
     (0.6931, -1.0000): "You clip the log-ratio to [-1, 1], which hides a large divergence.",
     (0.4805, 1.2069): "You square the log-ratio: tokens that pi neglects then cost as much as the others.",
-    (
-        -0.3466,
-        3.2958,
-    ): "This is w * log w with w = pi_ref / pi, for the *other* KL. Here no weight is needed.",
+    (-0.3466, 3.2958): "This is w * log w, w = pi_ref / pi, for the *other* KL. Here no weight is needed.",
     (0.5000, -2.0000): "This is for KL(pi_ref || pi), exercise 1b. The two KLs agree for close models only.",
     (2.0000, 0.3333): "This is the ratio pi / pi_ref: a log is missing.",
     (1.0000, -0.6667): "This is pi / pi_ref - 1: near the log-ratio for close models, but its mean is no KL.",
@@ -55,9 +44,10 @@ WRONG_BACKWARD = {
     (-0.5000, 2.0000): "The sign is wrong: should a token that pi uses too often be charged or paid?",
     (-1.0000, 0.6667): "The weight is upside down, or the arguments are swapped: it is w = pi_ref / pi.",
     (1.0000, -0.6667): "You use the ratio pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
-    (-0.5000, -3.0000): (
-        "The gradient is right, but the penalty is not 0 where the models agree (question 3): length alone is paid."
-    ),
+    (
+        -0.5000,
+        -3.0000,
+    ): "Right gradient, but not 0 where the models agree (question 3): length alone is paid.",
     (0.5000, 3.0000): "You charge the weight w itself, large where pi neglects: should those be charged?",
     (2.0000, 0.3333): "You charge pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
     (-0.3466, 3.2958): (
@@ -68,17 +58,13 @@ WRONG_BACKWARD = {
         "This is -w * log w. Turning the sign of w * log w helps, but tokens with w near 0 are free, and its gradient "
         "is not the KL's. Question 2 of the exercise: what stands in front of grad log pi?"
     ),
-    (0.6931, -1.0986): (
-        "This is the log-ratio of exercise 1a. The two KLs agree for close models only; samples of pi need a weight."
-    ),
+    (0.6931, -1.0986): "This is the log-ratio of exercise 1a; for this KL, samples of pi need a weight.",
     (-0.6931, 1.0986): "This is log(pi_ref / pi) without the weight; its mean is -KL(pi || pi_ref).",
     (0.5000, 2.0000): "You take an absolute value: neglected tokens then cost as much as overused ones.",
     (0.5000, 0.0000): "You cut off the negative values, or cap w at 1: tokens that pi neglects must be paid.",
     (0.0000, -2.0000): "You cut off the positive values: the tokens that pi overuses are then free.",
     (0.2500, 4.0000): "You square: tokens that pi neglects then cost as much as those it overuses.",
-    (0.1534, 1.2958): (
-        "This is w * log w - w + 1, which estimates the *value*; in a reward E[f grad log pi] counts (question 2)."
-    ),
+    (0.1534, 1.2958): "This is w * log w - w + 1: its mean is right, E[f grad log pi] is not (question 2).",
     (0.3069, 0.4319): "This is k3 upside down; inside a reward its policy gradient is not a KL's.",
     (1.6931, -0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
     (-1.6931, 0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
@@ -105,10 +91,7 @@ def diagnose(student: Student, name: str) -> list[str]:
         ends = {"last": alone(same, pairs[0]), "first": alone(pairs[0], same)}
     except Mistake:
         return []
-    table = WRONG_TERMS[name].items()
-    hints = [
-        hint for values, hint in table if all(abs(a - b) < 1e-4 for a, b in zip(terms, values, strict=False))
-    ]
+    hints = [hint for stored, hint in WRONG_TERMS[name].items() if math.dist(terms[:2], stored) < 1e-4]
     if not all_close(together, terms):
         hints.append(batch_hint(together, terms))
     if all(abs(term) < TOLERANCE for term in terms):
@@ -118,9 +101,8 @@ def diagnose(student: Student, name: str) -> list[str]:
     elif not hints and min(abs(terms[0] - terms[2]), abs(terms[1] - terms[3])) < TOLERANCE:
         hints.append("Different gaps between the models cost the same: you clip too early.")
     if any(terms) and not close(row, sum(terms[:3])) and not close(row, whole):
-        hint = row_hint(row, terms[:3])
-        hints += [hint] if hint else []
-    return hints
+        hints.append(row_hint(row, terms[:3]))
+    return [hint for hint in hints if hint]
 
 
 def first_that_fits(values: list[float], readings: dict[str, list[float]]) -> str:

@@ -5,7 +5,7 @@
 
 A question is a comment on a line of its own that begins with its number, `Q7. Why is ...`, and goes on in the comments
 right below it. The numbers go from 1 up without a gap; if they do not, the exit status is 2. Only the kit's own files
-are searched; a line says what was left out, unreadable or nearly a question. Standard library only.
+are searched; a line says which of them cannot be read, and what is nearly a question. Standard library only.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import lines, read_text, user_path, write_text
+from kit.base.files import read_text, user_path, write_text
 
 SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
 FOLDERS = ("kit", "baselines", "configs")
-COMMENT = re.compile(r"(\s*)#+\s*(.*?)\s*")
-START = re.compile(r"Q(\d+)\. +(\S.*)")
-ALMOST = re.compile(r"Q ?\d+\b")
+# A comment that begins with Q and a number, and the comments right below it with the same indentation
+COMMENT = re.compile(r"^([ \t]*)#+ *(Q ?\d+\b.*(?:\n\1#+[ \t]*(?!Q ?\d+\b)[^\s#].*)*)", re.M)
+START = re.compile(r"Q(\d+)\. +(?=\S)")
 
 
 @dataclass
@@ -33,20 +33,18 @@ class Question:
     line: int
 
 
-def sources(root: Path) -> tuple[list[Path], list[str]]:
-    """(the kit's Python and YAML files, the names of other such files beside them)."""
-    scripts = {f"{name}.py" for name in SCRIPTS.split()}
-    beside = {path.name for path in root.glob("[!.]*") if path.suffix in (".py", ".yaml")}
+def sources(root: Path) -> list[Path]:
+    """The kit's own Python and YAML files."""
+    scripts = [path for path in root.glob("*.py") if path.stem in SCRIPTS.split()]
     inside = [path for folder in FOLDERS for path in (root / folder).rglob("*.*")]
-    kit = [root / name for name in scripts & beside] + [p for p in inside if p.suffix in (".py", ".yaml")]
-    return sorted(kit), sorted(beside - scripts - {"rewards.py", "rewards_solution.py"})
+    return sorted([*scripts, *(path for path in inside if path.suffix in (".py", ".yaml"))])
 
 
 def questions_in(root: Path) -> tuple[list[Question], list[str]]:
     """(every question of the kit, in the order of their numbers; what was left out, with the reason)."""
     questions: list[Question] = []
-    paths, left_out = sources(root)
-    for path in paths:
+    left_out: list[str] = []
+    for path in sources(root):
         file = path.relative_to(root).as_posix()
         try:
             source = read_text(path, "the file")
@@ -54,49 +52,32 @@ def questions_in(root: Path) -> tuple[list[Question], list[str]]:
             left_out.append(f"{file} (cannot be read)")
             continue
         asked: list[Question] = []
-        goes_on = None  # the indentation of a comment that continues the last question
-        for line, code in enumerate(lines(source), start=1):
-            comment = COMMENT.fullmatch(code)
-            indent, text = comment.groups() if comment else ("", "")
-            start = START.match(text)
+        for comment in COMMENT.finditer(source):
+            line = source.count("\n", 0, comment.start()) + 1
+            start = START.match(comment[2])
             if start and int(start[1]) not in [question.number for question in asked]:
-                asked.append(Question(int(start[1]), start[2], file, line))
-                goes_on = indent
-            elif ALMOST.match(text):
-                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
-                goes_on = None
-            elif text and indent == goes_on:
-                asked[-1].text += f" {text}"
+                words = re.sub(r"\n\s*#+", " ", comment[2][start.end() :]).split()
+                asked.append(Question(int(start[1]), " ".join(words), file, line))
             else:
-                goes_on = None
+                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
         questions += asked
     return sorted(questions, key=lambda question: (question.number, question.file)), left_out
 
 
 def faults(questions: list[Question]) -> list[str]:
-    """What is wrong with the numbers: two questions with one number, or a number without a question."""
+    """A sentence for each number that is missing, or that two questions have."""
     said = []
-    numbers = [question.number for question in questions]
-    for number in sorted(set(numbers)):
-        where = [
-            f"{question.file}, line {question.line}" for question in questions if question.number == number
-        ]
-        if len(where) > 1:
-            said.append(f"Q{number} is there {len(where)} times: {'; '.join(where)}.")
-    missing = sorted(set(range(1, max(numbers, default=0))) - set(numbers))
-    return said + [f"There is no {', '.join(f'Q{number}' for number in missing)}."] * bool(missing)
+    for number in range(1, max((question.number for question in questions), default=0) + 1):
+        places = [f"in {q.file}, line {q.line}" for q in questions if q.number == number]
+        if len(places) != 1:
+            said.append(f"Q{number} is {' and '.join(places) or 'nowhere'}.")
+    return said
 
 
 def sheet(questions: list[Question]) -> str:
     """Markdown: the questions in order, with room for an answer below each."""
-    parts = ["# Answers", "Name:"]
-    for question in questions:
-        parts += [
-            f"## Q{question.number}. `{question.file}`, line {question.line}",
-            f"> {question.text}",
-            "Answer:",
-        ]
-    return "\n\n".join(parts) + "\n"
+    rows = [f"## Q{q.number}. `{q.file}`, line {q.line}\n\n> {q.text}\n\nAnswer:\n" for q in questions]
+    return "\n".join(["# Answers\n\nName:\n", *rows])
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:

@@ -1,4 +1,4 @@
-"""The parent's side of the sandbox: start a worker, ask it, stop it, and trust nothing it says.
+"""The parent's side of the sandbox: read a submission, start a worker, ask it, stop it, and trust nothing of it.
 
 The child's side, which shuts itself in and runs the submission, is `worker.py`. Linux only.
 """
@@ -11,10 +11,12 @@ import platform
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kit import ROOT
@@ -22,45 +24,73 @@ from kit.base.errors import UserError
 
 STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, not on the submission's
 MAX_REPLY = 4 << 20  # bytes of one reply
+LAYERS = ("namespaces", "landlock")  # what the worker tries
+MAX_SOURCE = 256 << 10  # bytes of a submission
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
+
+
+class Refused(Exception):
+    """The submission is not a file that can be graded; the message says why."""
+
+
+def read_submission(path: Path) -> str:
+    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Refused(f"There is no file {path.name}: nothing was submitted under that name.") from None
+    except OSError as error:
+        reason = "it is a symbolic link" if path.is_symlink() else str(error.strerror).lower()
+        raise Refused(f"{path.name} cannot be read: {reason}. Submit the file itself.") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path.name} is not a plain file.")
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(MAX_SOURCE + 1)
+    for wrong, what in (
+        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
+        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
+        (not data.strip(), "empty: save it, and submit it again"),
+    ):
+        if wrong:
+            raise Refused(f"{path.name} is {what}.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Refused(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
 
 
 class Sandbox(contextlib.AbstractContextManager):
     """Runs the submission in a worker; `ask` has the form that `grading.submission.Student` wants.
 
-    A function gets a third of the time, all together get `timeout` seconds. One that hangs, dies or talks nonsense is
-    not called again; the next function starts with a fresh process.
+    A function gets a third of the time, all together get `timeout` seconds. After one that hangs, dies or talks
+    nonsense, the next function starts with a fresh process.
     """
 
     count = itertools.count()
 
     def __init__(
-        self,
-        source: str,
-        timeout: float,
-        namespaces: bool = True,
-        landlock: bool = True,
-        kit: Path | None = None,
-    ):
+        self, source: str, timeout: float, layers: Sequence[str] = LAYERS, kit: Path | None = None
+    ) -> None:
         check_unreadable(ROOT)
         # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
         self.source, self.timeout, self.deadline = source, timeout, time.monotonic() + timeout
         self.spent: dict[str, float] = {}
-        self.dead: dict[str, str] = {}  # function -> why it is not called any more; "" is the whole file
+        self.broken = ""  # why the file cannot be imported
         self.missing: list[str] = []
         self.process: subprocess.Popen | None = None
         # As root the worker gets a user id that nothing else runs as (the range systemd keeps for transient users), if
         # that user can read python, or will see it in a file system of its own.
-        can_read = namespaces or all(p.stat().st_mode & 5 == 5 for p in Path(sys.base_prefix, "lib").parents)
+        folders = Path(sys.base_prefix, "lib").parents
+        can_read = "namespaces" in layers or all(p.stat().st_mode & 5 == 5 for p in folders)
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
         self.threads = (os.cpu_count() or 1) if kit else 1
         disk = (1 << 30) if kit else (16 << 20)
         self.settings = {
             "parent": os.getpid(),
-            "namespaces": namespaces,
-            "landlock": landlock,
+            "layers": layers,
             "uid": self.uid,
             "readable": readable_paths() + ([str(kit)] if kit else []),
             "disk": disk,
@@ -79,32 +109,29 @@ class Sandbox(contextlib.AbstractContextManager):
         self.stop()
 
     def ask(self, name: str, args: list, kwargs: dict) -> dict:
-        for function in ("", name):
-            if function in self.dead:
-                return {"error": self.dead[function]}
-        if time.monotonic() > self.deadline:
-            return {"error": "the time for the whole submission was used up"}
-        if self.process is None and not self.start():
-            return {"error": self.dead[""]}
+        late = time.monotonic() > self.deadline
+        if self.process is None and not self.broken and not late:
+            self.broken = self.start()
+        if self.broken or late:
+            return {"error": self.broken or "the time for the whole submission was used up"}
         started = time.monotonic()
         budget = min(self.timeout / 3 - self.spent.get(name, 0.0), self.deadline - started)
         reply = self.exchange({"name": name, "args": args, "kwargs": kwargs}, started + budget)
         self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - started
         if "lost" in reply:
             self.stop()
-            self.dead[name] = f"{name} {reply['lost']}"
-            return {"error": self.dead[name]}
+            reply = {"lost": f"{name} {reply['lost']}"}
         return reply
 
-    def start(self) -> bool:
-        """Start a process and import the submission in it."""
+    def start(self) -> str:
+        """Start a process and import the submission in it; empty, or why that failed."""
         reply = self.launch({"source": self.source})
         if reply.get("loaded") is True:
-            return True
+            return ""
         self.stop()
-        lost = f"the file {reply['lost']} while it was being imported" if "lost" in reply else None
-        self.dead[""] = lost or f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
-        return False
+        if "lost" in reply:
+            return f"the file {reply['lost']} while it was being imported"
+        return f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
 
     def launch(self, request: dict) -> dict:
         """Start a process and return its answer to its first request."""
@@ -114,17 +141,18 @@ class Sandbox(contextlib.AbstractContextManager):
             shutil.copyfile(here / name, self.scratch / name)
         if self.uid is not None:
             os.chown(self.scratch, self.uid, self.uid)
-        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "USER": "student"}
-        environment |= {
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "USER": "student",
             "HOME": str(self.scratch),
             "TMPDIR": str(self.scratch),
             "GRADING_WORKER": self.scratch.name,
-        }
-        environment |= {
             "OMP_NUM_THREADS": str(self.threads),
-            "OMP_WAIT_POLICY": "passive",
-        }  # as kit/base/screen.py
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            "OMP_WAIT_POLICY": "passive",  # as kit/base/screen.py
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
             cwd=self.scratch,

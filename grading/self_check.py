@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, FunctionType, ModuleType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from grading.checks import EXERCISES, run_checks
 from grading.loopholes import StillPays, earnings, table
@@ -39,42 +39,37 @@ from kit.base.errors import UserError, run_main
 SECONDS = 5.0  # for one call of a student's function; a right one needs a millisecond
 SEED = "self-check"
 
-T = TypeVar("T")
-
 
 # ---- asking in this process --------------------------------------------------------------------------------
 
 
-class NoAnswer(Exception):
-    """The student's code did not come to an end; the message says where it was."""
+def in_time(work: Callable[[], dict], path: str) -> dict:
+    """The reply `work()`, which must not raise an `Exception`.
 
-
-def in_time(work: Callable[[], T], path: str) -> T:
-    """`work()`, which must not raise an `Exception`; NoAnswer after SECONDS, with the line of `path` that is running.
-
-    The clock stops while somebody debugs the code at a terminal. `work` runs in a thread, which every system has. One
-    long operation inside Python's C code (a huge power of integers, say) cannot be interrupted.
+    After SECONDS it is {"lost": str}, which names the line of `path` that is running. The clock stops while somebody
+    debugs the code at a terminal. `work` runs in a thread, which every system has. One long operation inside Python's
+    C code (a huge power of integers, say) cannot be interrupted.
     """
-    results: list[T] = []
+    replies: list[dict] = []
 
     def run() -> None:
         with suppress(KeyboardInterrupt):  # raised by the code itself: Ctrl-C goes to the main thread
-            results.append(work())
+            replies.append(work())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    while being_debugged(frames := frames_of(thread)):
-        thread.join(0.1)
-        if not being_debugged(frames_of(thread)):
-            thread.join(SECONDS)
-    if results:
-        return results[0]
+    while being_debugged(thread):
+        while being_debugged(thread):
+            thread.join(0.1)
+        thread.join(SECONDS)
+    if replies:
+        return replies[0]
     if not thread.is_alive():
-        raise NoAnswer("it raised KeyboardInterrupt")
-    where = place([(frame, frame.f_lineno) for frame in frames], path)
+        return {"lost": "it raised KeyboardInterrupt"}
+    where = place([(frame, frame.f_lineno) for frame in frames_of(thread)], path)
     stop(thread)
-    raise NoAnswer(f"still running after {SECONDS:g} seconds: does the loop end?{where}")
+    return {"lost": f"still running after {SECONDS:g} seconds: does the loop end?{where}"}
 
 
 def frames_of(thread: threading.Thread) -> list[FrameType]:
@@ -83,9 +78,9 @@ def frames_of(thread: threading.Thread) -> list[FrameType]:
     return [frame for frame, _ in traceback.walk_stack(frame)] if frame else []
 
 
-def being_debugged(frames: list[FrameType]) -> bool:
+def being_debugged(thread: threading.Thread) -> bool:
     """A `breakpoint()` waits for somebody at a terminal, or an editor's debugger has stopped the code."""
-    inside = {frame.f_globals.get("__name__") for frame in frames}
+    inside = {frame.f_globals.get("__name__") for frame in frames_of(thread)}
     return "pydevd" in inside or ("pdb" in inside and sys.stdin is not None and sys.stdin.isatty())
 
 
@@ -98,18 +93,9 @@ def stop(thread: threading.Thread) -> None:
 
 
 def student_of(module: ModuleType) -> Student:
-    """The functions of a module, called in this process; one that gave no answer once is not called again."""
-    path, dead = getattr(module, "__file__", None) or "", {}
-
-    def ask(name: str, args: list, kwargs: dict) -> dict:
-        if name not in dead:
-            try:
-                return in_time(lambda: call(module, name, args, kwargs), path)
-            except NoAnswer as error:
-                dead[name] = {"error": str(error)}
-        return dead[name]
-
-    return Student(ask)
+    """The functions of a module, called in this process."""
+    path = getattr(module, "__file__", None) or ""
+    return Student(lambda name, args, kwargs: in_time(lambda: call(module, name, args, kwargs), path))
 
 
 def what_is_wrong(module: ModuleType, functions: Iterable[str]) -> list[str]:
@@ -180,29 +166,27 @@ def check_function(student: Student, function: str) -> bool:
 def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
     """Print what is right and what is wrong; 0 if all is right, else 1."""
 
-    def work() -> ModuleType | str:
+    def work() -> dict:
         try:
-            return load(path)
+            return {"module": load(path)}
         except (Exception, SystemExit) as error:
-            if not Path(path).is_file():
-                return f"There is no file {path}."
-            return f"{Path(path).name} does not run: {explain(error, path)}"
+            return {"error": explain(error, path)}
 
+    name = Path(path).name
     with as_when_graded():
-        try:
-            module = in_time(work, path)
-        except NoAnswer as error:
-            module = f"{Path(path).name} does not run: {error}"
-        if not isinstance(module, str) and not any(
-            isinstance(v, FunctionType) for v in vars(module).values()
-        ):
-            module = f"{Path(path).name} has no function: is it saved? It should have {', '.join(EXERCISES)}."
-        if isinstance(module, str):
-            print(module)
-            return 1
-        student = student_of(module)
-        right = [check_function(student, function) for function in functions]
-        return 0 if all(right) else 1
+        reply = in_time(work, path)
+        module = reply.get("module")
+        if not Path(path).is_file():
+            print(f"There is no file {path}.")
+        elif module is None:
+            print(f"{name} does not run: {reply.get('error') or reply['lost']}")
+        elif not any(isinstance(value, FunctionType) for value in vars(module).values()):
+            print(f"{name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
+        else:
+            student = student_of(module)
+            right = [check_function(student, function) for function in functions]
+            return 0 if all(right) else 1
+    return 1
 
 
 def main(path: str | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # What a submission may import: the kit's own Python has torch too, Gradescope's has not.
@@ -67,7 +67,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     """Call `module.name(*args, **kwargs)` on copies and describe the outcome. Raises KeyboardInterrupt alone.
 
     Returns one of
-        {"unfilled": True, "misspelt": name}  the stub is still there (and a function is named almost so)
+        {"unfilled": str}                     the stub is still there
         {"error": str}                        what was raised, in which function, file and line
         {"kind": str}                         what came back is no list: the name of its type
         {"kind": str, "values": list, "arguments": list}
@@ -78,7 +78,7 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     try:
         function = getattr(module, name, None)
         if function is None:
-            return {"error": f"there is no function named {name} in the file{meant(misspelt(module, name))}"}
+            return {"error": f"there is no function named {name} in the file{misspelt(module, name)}"}
         returned = function(*args, **kwargs)
         kind = type(returned).__name__
         if kind == "ndarray" and returned.ndim == 1:
@@ -87,19 +87,16 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
             return {"kind": kind}
         return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
     except NotImplementedError:
-        return {"unfilled": True, "misspelt": misspelt(module, name)}
+        return {"unfilled": f"not implemented yet{misspelt(module, name)}"}
     except (Exception, SystemExit) as error:  # KeyboardInterrupt is the user's Ctrl-C in a training
         return {"error": explain(error, getattr(module, "__file__", ""))}
 
 
-def misspelt(module: types.ModuleType, name: str) -> str | None:
-    """A function of the file that was probably meant to be called `name`."""
+def misspelt(module: types.ModuleType, name: str) -> str:
+    """A question about the file's function that was probably meant to be called `name`; empty if there is none."""
     others = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n not in FUNCTIONS]
-    return next(iter(difflib.get_close_matches(name, others, n=1, cutoff=0.85)), None)
-
-
-def meant(other: str | None) -> str:
-    return f"; did you mean {other} to be it?" if other else ""
+    found = difflib.get_close_matches(name, others, n=1, cutoff=0.85)
+    return f"; did you mean {found[0]} to be it?" if found else ""
 
 
 def _number(value: object) -> int | float | str:
@@ -156,16 +153,21 @@ class Broken(Mistake):
 
 @dataclass
 class Student:
-    """The three functions under test; `ask(name, args, kwargs)` returns a reply as `call` makes it."""
+    """The three functions under test; `ask(name, args, kwargs)` returns a reply as `call` makes it.
+
+    Or it returns {"lost": str}: the call did not come to an end. That function is then not called again.
+    """
 
     ask: Callable[[str, list, dict], dict]
+    lost: dict[str, dict] = field(default_factory=dict)
 
     def reply(self, name: str, *args: list, **kwargs: float) -> dict:
-        reply = self.ask(name, list(args), kwargs)
-        if reply.get("unfilled"):
-            raise Unfilled(f"not implemented yet{meant(reply.get('misspelt'))}")
-        if "error" in reply:
-            raise Broken(str(reply["error"]))
+        reply = self.lost.get(name) or self.ask(name, list(args), kwargs)
+        if "lost" in reply:
+            self.lost[name] = reply
+        for outcome, mistake in (("unfilled", Unfilled), ("error", Broken), ("lost", Broken)):
+            if outcome in reply:
+                raise mistake(str(reply[outcome]))
         return reply
 
     def values(self, name: str, *args: list, **kwargs: float) -> list[float]:

@@ -6,7 +6,7 @@ It holds the checks and the grader, a few dozen kB; no torch, no models, and no 
 import argparse
 from pathlib import Path
 
-from grading.archive import with_lf, write_zip
+from grading.archive import write_zip
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(ROOT / "dist" / "gradescope.zip"), help="the file to write")
     out = Path(user_path(parser.parse_args().out))
     refuse_foreign(out, "grading/__init__.py", "--out")
-    contents = {name: (with_lf(ROOT / path), not name.endswith(".py")) for name, path in FILES.items()}
+    contents = {name: ((ROOT / path).read_bytes(), not name.endswith(".py")) for name, path in FILES.items()}
     try:
         write_zip(out, contents)
     except OSError as error:

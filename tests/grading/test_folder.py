@@ -4,11 +4,12 @@ import csv
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from grading import folder
+from grading import grade as grader
 from grading.folder import FIELDS, Table, grade_folder, submissions_in
 from grading.submission import FUNCTIONS
 from kit.base.errors import UserError
@@ -22,25 +23,26 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the grader runs
 def test_a_folder_of_submissions(tmp_path, capsys):
     """Graded for real; again, only what has changed is graded anew."""
     place, table = tmp_path / "all", tmp_path / "grades.csv"
+    grade = partial(grader.grade, timeout=30)
     (place / "berta").mkdir(parents=True)
     shutil.copy(ROOT / "rewards_solution.py", place / "anna.py")
     shutil.copy(ROOT / "rewards.py", place / "berta" / "rewards.py")
     (place / "carl.py").write_bytes(b"\xff\xfe")
     shutil.copy(SUBMISSIONS / "hostile" / "exit_at_import.py", place / "dora.py")
     (place / "emil.py").symlink_to("/etc/passwd")
-    assert grade_folder(place, table, jobs=2, timeout=30) == 0
+    assert grade_folder(place, table, 2, grade) == 0
     rows = {row["submission"]: row for row in csv.DictReader(table.open())}
     assert {name: float(row["score"]) for name, row in rows.items()} == {
         "anna.py": 100, "berta/rewards.py": 0, "carl.py": 0, "dora.py": 0, "emil.py": 0,
     }  # fmt: skip
     assert "UTF-8" in rows["carl.py"]["message"] and "symbolic link" in rows["emil.py"]["message"]
     shutil.copy(ROOT / "rewards_solution.py", place / "carl.py")
-    grade_folder(place, table, jobs=2, timeout=30)
+    grade_folder(place, table, 2, grade)
     assert "4 kept from before" in capsys.readouterr().out
     rows = {row["submission"]: row for row in csv.DictReader(table.open())}
     assert float(rows["carl.py"]["score"]) == 100 and float(rows["anna.py"]["score"]) == 100
     (place / "carl.py").unlink()
-    grade_folder(place, table, jobs=2, timeout=30)
+    grade_folder(place, table, 2, grade)
     assert "carl.py" not in table.read_text()
 
 
@@ -72,11 +74,13 @@ def test_every_file_has_a_row_or_a_line(tmp_path):
 
 
 @pytest.fixture
-def graded(tmp_path, monkeypatch):
+def graded(tmp_path):
     """Grade a folder with a grader of our own that gives each function 12.5 points; the names it was asked for."""
 
-    def grade_safely(path: Path, timeout: float) -> dict:
+    def grade(path: Path) -> dict:
         asked.append(path.name)
+        if path.name == "fails.py":
+            raise OSError("no worker")
         tests = [
             {"name": f"{f}: x", "number": "1.1", "score": 12.5, "status": "failed", "output": "w \u2212 1"}
             for f in FUNCTIONS
@@ -85,11 +89,10 @@ def graded(tmp_path, monkeypatch):
 
     def run() -> list[str]:
         asked.clear()
-        grade_folder(tmp_path / "all", tmp_path / "grades.csv", jobs=1, timeout=1)
+        grade_folder(tmp_path / "all", tmp_path / "grades.csv", 1, grade)
         return sorted(asked)
 
     asked: list[str] = []
-    monkeypatch.setattr(folder, "grade_safely", grade_safely)
     files(tmp_path / "all", "anna.py", "berta.py", "carl.py")
     return run
 
@@ -162,6 +165,14 @@ def test_a_row_whose_file_has_changed_after_an_edit_is_named(tmp_path, graded, c
     out, err = capsys.readouterr()
     assert err == "anna.py: has changed, but its row was edited by hand; delete the row to grade it again\n"
     assert "mean 58.0 of 100" in out  # (99 + 37.5 + 37.5) / 3
+
+
+def test_a_file_on_which_the_grader_fails_has_no_row_and_is_tried_again(tmp_path, graded, capsys):
+    (tmp_path / "all" / "fails.py").write_text("x = 1\n")
+    assert graded() == ["anna.py", "berta.py", "carl.py", "fails.py"] and graded() == ["fails.py"]
+    out, err = capsys.readouterr()
+    assert "fails.py: not graded, OSError: no worker\n" in err and "3 kept from before), 1 not graded" in out
+    assert "fails.py" not in (tmp_path / "grades.csv").read_text()
 
 
 @pytest.mark.parametrize("text", ["name,points\nanna,3\n", "my notes\n", "\0\1\2", "\x81\n"])

@@ -4,6 +4,7 @@ import concurrent.futures
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -223,10 +224,11 @@ def test_training_with_a_submission(tmp_path):
     done = run_cli(
         ROOT / "rewards_solution.py", "--train", "--max_steps", 1, "--out", tmp_path / "results.json"
     )
-    assert "1 steps with kl_penalty_forward: sentiment 0." in done.stdout, done.stdout
+    trained = r"Trained with kl_penalty_forward: val +0 \| sentiment 0\.\d+ .* -> val +1 \| sentiment 0\..* \| KL \d"
+    assert re.search(trained, done.stdout), done.stdout
     results = json.loads((tmp_path / "results.json").read_text())
     assert_valid(results)
-    assert results["score"] == 100 and "nats a completion" in results["extra_data"]["training"]
+    assert results["score"] == 100 and "-> val " in results["extra_data"]["training"]
     assert "is not written yet" in grader.trial_run(ROOT / "rewards.py", steps=1)
     assert marked_processes() == []
 

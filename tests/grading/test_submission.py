@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grading import submission
-from grading.submission import FORWARD, SHAPED, Mistake, Student
+from grading.submission import FORWARD, SHAPED, Broken, Mistake, Student
 from tests.grading.conftest import student_of
 
 
@@ -56,6 +56,25 @@ def test_an_integer_in_a_forged_reply_is_not_too_large_to_be_named():
         student.values(SHAPED, [0.5, 0.5], ["a", "b"])
 
 
+def test_a_call_that_did_not_come_to_an_end_is_not_made_again():
+    asked = []
+
+    def ask(name: str, args: list, kwargs: dict) -> dict:
+        asked.append(name)
+        return (
+            {"lost": "took too long"}
+            if name == SHAPED
+            else {"kind": "list", "values": [1.0], "arguments": args}
+        )
+
+    student = Student(ask)
+    for _ in range(2):
+        with pytest.raises(Broken, match="took too long"):
+            student.values(SHAPED, [0.5], ["a"])
+        assert student.values(FORWARD, [[-1.0]], [[-1.5]]) == [1.0]
+    assert asked == [SHAPED, FORWARD, FORWARD]
+
+
 def test_tensors_and_bools_of_libraries_are_no_numbers():
     with pytest.raises(Mistake, match="a bool"):
         replied([0.5, np.bool_(True)])
@@ -70,10 +89,10 @@ def test_a_name_that_is_nearly_right():
     """Other functions of the exercise are no misspellings of this one."""
     module = types.ModuleType("rewards")
     module.kl_penalty_backward = module.kl_penalty = lambda p, r, kl_coef=0.1: []
-    assert submission.misspelt(module, FORWARD) is None
+    assert submission.misspelt(module, FORWARD) == ""
     for name in ("kl_penality_forward", "kl_penalty_foward", "klpenalty_forward", "Kl_penalty_forward"):
         setattr(module, name, lambda p, r, kl_coef=0.1: [])
-        assert submission.misspelt(module, FORWARD) == name
+        assert submission.misspelt(module, FORWARD) == f"; did you mean {name} to be it?"
         delattr(module, name)
 
 

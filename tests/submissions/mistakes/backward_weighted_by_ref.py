@@ -1,4 +1,4 @@
-# kl_penalty_backward: as if summing over all tokens
+# kl_penalty_backward: by pi_ref(token)
 
 import math
 
