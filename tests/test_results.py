@@ -7,11 +7,12 @@ import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from benchmarks import measured, results, step_time, verdict
-from benchmarks.measured import Ordinary, keep, kept_lines, of_training
+from benchmarks.measured import keep, kept_lines, of_training
 from kit.base.errors import UserError
 from kit.lm.models import ModelChoice
 from kit.train.sweep import spelled_out, write_between
@@ -96,7 +97,7 @@ def test_what_is_kept_of_a_training(tmp_path):
     rows.insert(2, {"step": 1, "val/sentiment_mean": 0.25})
     for name, lines in (("metrics.jsonl", rows), ("samples.jsonl", samples)):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
-    found = of_training(tmp_path, Ordinary(repeated=0.2, shortest=2, stale=3.0, strange=5.0))
+    found = of_training(tmp_path, np.array([0.2, -2, -3.0, 5.0]))
     assert found["curves"] == [
         {
             "step": 0,
