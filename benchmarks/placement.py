@@ -17,12 +17,11 @@ command can be stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.base.screen import clock, quiet
+from kit.base.screen import Progress, quiet
 
 quiet(__name__)
 
 import random
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -144,17 +143,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     done = {(row["where"], row["seed"]) for row in read(KEPT)}
     todo = [(where, seed) for seed in range(args.seeds) for where in args.only or PLACES]
     todo = [pair for pair in todo if pair not in done]
-    start = time.monotonic()
-    for at, (where, seed) in enumerate(todo, start=1):
-        row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
-        kept = read_lines(KEPT) if KEPT.exists() else []
-        write_text(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
-        left = (time.monotonic() - start) / at * (len(todo) - at)
-        print(
-            f"[{at:>2}/{len(todo)}] {where:<14} seed {seed}: sentiment {row['sentiment']:.2f}, "
-            f"KL(pi||pi_ref) {row['kl_policy_ref']:.1f}   eta {clock(left)}",
-            flush=True,
-        )
+    with Progress(len(todo), "training", "runs") as progress:
+        for where, seed in todo:
+            row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
+            kept = read_lines(KEPT) if KEPT.exists() else []
+            write_text(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
+            progress.advance()
     text = table(read(KEPT))
     write_between(PAGE, "written by benchmarks/placement.py", text)
     print(f"\n{text}\nin {PAGE}")

@@ -32,7 +32,7 @@ def line(name: str, seed: int, sentiment: float, **others: float) -> dict:
     ]
     return {
         "run": f"{name}-{seed}",
-        "command": spelled_out(results.command(name, None)),
+        "command": spelled_out(results.command(name)),
         "metrics": METRICS | {"sentiment": sentiment, "captured": 0.25} | others,
         "samples": samples,
     }
@@ -216,6 +216,6 @@ def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", list(results.EXPERIMENTS))
 def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     monkeypatch.chdir(results.ROOT)
-    _, *flags = results.command(name, steps=None)
+    _, *flags = results.command(name)
     args = PARSER.parse(flags)
     assert args.use_solution and args.prompts_per_step * args.num_generations == 64
