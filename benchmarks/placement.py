@@ -25,7 +25,6 @@ import random
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -39,10 +38,10 @@ from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
 from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
-from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
+from kit.lm.log_probs import Chunk, chunks, next_token_log_softmax
 from kit.lm.models import load_policy, load_reference, resolve_models
-from kit.lm.sampling import end_tokens, rollout, sample
-from kit.measure.measuring import METRICS
+from kit.lm.sampling import end_tokens, rollout
+from kit.measure.measuring import METRICS, Bench, estimates
 from kit.train.sweep import cells, markdown, write_between
 from sentiment import load_scorer
 
@@ -107,11 +106,9 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-    found = sample(policy, tokenizer, HELD_OUT_PROMPTS, 2, TOKENS, seed=1)
-    ids = [c.prompt_ids for c in found], [c.completion_ids for c in found]
-    _, _, forth, back = exact_distances(policy, reference, *ids)
-    numbers = score([c.text for c in found]), forth, back, map(len, ids[1])
-    return dict(zip(DIGITS, map(fmean, numbers), strict=True))
+    bench = Bench(HELD_OUT_PROMPTS, score, reference, tokenizer, TOKENS, temperature=1.0, seed=1)
+    found = estimates(bench.rows(policy, tokenizer, 2), 2)
+    return {key: found[key].value for key in DIGITS}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
