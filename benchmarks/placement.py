@@ -36,7 +36,6 @@ from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
-from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
 from kit.lm.log_probs import Chunk, chunks, next_token_log_softmax
 from kit.lm.models import load_policy, load_reference, resolve_models
@@ -143,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Progress(len(todo), "training", "runs") as progress:
         for where, seed in todo:
             row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
-            kept = read_lines(KEPT) if KEPT.exists() else []
-            write_text(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
+            with KEPT.open("a", encoding="utf-8") as file:
+                file.write(to_json(row) + "\n")
             progress.advance()
     text = table(read(KEPT))
     write_between(PAGE, "written by benchmarks/placement.py", text)

@@ -209,8 +209,7 @@ def base_slope(base: Model) -> float:
 
 def zero_std_groups(model: Model) -> float | None:
     """Share of groups without any difference in reward, over the last logged steps; None if never logged."""
-    values = [row.get("train/zero_std_groups") for row in model.history]
-    logged = [value for value in values if value is not None]
+    logged = [share for row in model.history if (share := row.get("train/zero_std_groups")) is not None]
     return float(np.mean(logged[-LAST_STEPS:])) if logged else None
 
 
