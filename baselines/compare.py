@@ -12,7 +12,6 @@ from kit.base.screen import clock, quiet
 
 quiet(__name__)
 
-import argparse
 import json
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
     return plots.reward_against_kl(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
@@ -113,11 +112,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--write", action="store_true", help="the table and the figures into docs/, too")
     add("--model", default="mini", help="the policy, for all (default: mini)")
     add("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     mini, methods = resolve_models(args.model, args.sentiment_model).mini, args.methods.split(",")
     for method in methods:
         if method not in METHODS:

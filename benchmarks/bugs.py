@@ -14,7 +14,6 @@ quiet(__name__)
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,11 +102,9 @@ def kl_by_position(run: Path, shown: int = 3) -> list[float]:
     from kit.lm.models import load_policy, load_reference
     from kit.measure.measuring import Bench
 
-    def no_score(texts: Sequence[str]) -> list[float]:
-        return [0.0] * len(texts)
-
     policy, tokenizer = load_policy(str(run))
-    bench = Bench(HELD_OUT_PROMPTS, no_score, load_reference("mini/policy"), tokenizer, shown, 1.0, seed=1)
+    reference, unscored = load_reference("mini/policy"), lambda texts: [0.0] * len(texts)
+    bench = Bench(HELD_OUT_PROMPTS, unscored, reference, tokenizer, shown, temperature=1.0, seed=1)
     ratios = [row["log_ratios"] for row in bench.rows(policy, tokenizer, 32)]  # some have ended earlier
     return pd.DataFrame(ratios).mean().tolist()
 
