@@ -1,7 +1,6 @@
-"""Best-of-n fine-tuning, PPO and GRPO side by side: the same reward, equal samples or equal minutes, several seeds.
+"""Best-of-n fine-tuning, PPO and GRPO side by side: the same reward, equal samples, several seeds.
 
     python -m baselines.compare                              three seeds on the mini models (make baselines)
-    python -m baselines.compare --minutes 4                  then as many steps of each as fit into four minutes
     python -m baselines.compare --seeds 1 --steps 10 --runs outputs/taste --out results/taste
 
 It trains what is missing, measures every model with evaluate.py, and writes table.md and the figures to --out (default
@@ -13,7 +12,6 @@ from kit.base.screen import clock, quiet
 
 quiet(__name__)
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,7 +23,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kit import ROOT
-from kit.base.cli import Parser, at_least_1, positive
+from kit.base.cli import Parser, at_least_1
 from kit.base.errors import UserError, run_main
 from kit.base.runs import read_metrics
 from kit.lm.models import resolve_models
@@ -39,18 +37,18 @@ DIGITS = dict.fromkeys(("sentiment", "captured", "judge", "kl_policy_ref", "dist
 DIGITS |= {"ref_perplexity": 1, "length": 1}
 
 
-def commands(steps: dict[str, int], mini: bool = True) -> dict[str, list[str]]:
+def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
     """{method: its command} for `steps` of 64 completions. `mini`: with settings that suit the bundled policy."""
     methods = {}
     for name, (rounds, n) in ROUNDS.items():
-        prompts = steps[name] * COMPLETIONS_PER_STEP // (rounds * n)
+        prompts = steps * COMPLETIONS_PER_STEP // (rounds * n)
         flags = f"--rounds {rounds} --prompts_per_round {prompts} --num_generations {n}"
         methods[name] = f"-m baselines.sft --reward_shaping linear {flags}"
-    methods["ppo"] = f"-m baselines.ppo --max_steps {steps['ppo']} --reward_shaping linear --kl_coef 0.1"
+    methods["ppo"] = f"-m baselines.ppo --max_steps {steps} --reward_shaping linear --kl_coef 0.1"
     # fp32 as the baselines: train.py would take bfloat16 on a GPU
     grpo = "train.py --bf16 false"
-    methods["grpo"] = f"{grpo} --max_steps {steps['grpo']} --kl_type forward --kl_coef 0.1 --use_solution"
-    methods["token"] = f"{grpo} --config configs/best.yaml --max_steps {steps['token']}"
+    methods["grpo"] = f"{grpo} --max_steps {steps} --kl_type forward --kl_coef 0.1 --use_solution"
+    methods["token"] = f"{grpo} --config configs/best.yaml --max_steps {steps}"
     if mini:
         # The best of 1, 2 and 3e-4 under a penalty of 0.05; train.py's default, 3e-4, is chosen to show the hack
         methods["grpo"] += " --learning_rate 1e-4"
@@ -77,23 +75,6 @@ def seconds(folder: Path) -> float | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def steps_in(minutes: float, folders: dict[str, list[Path]], steps: int) -> dict[str, int]:
-    """{method: steps that fit into so many minutes}, by the seconds that its runs of `steps` steps took.
-
-    Raises:
-        UserError: a run is missing.
-    """
-    found = {}
-    for method, runs in folders.items():
-        spent = [s for s in map(seconds, runs) if s]
-        if len(spent) < len(runs):
-            raise UserError(
-                f"--minutes needs the speed of {method}: run the same command without --minutes first"
-            )
-        found[method] = max(1, round(steps * minutes * 60 / fmean(spent)))
-    return found
-
-
 def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
     """Markdown: method by metric, the mean over seeds with the lowest and the highest of them."""
     models = {model["name"]: model for model in comparison["models"]}
@@ -118,18 +99,12 @@ def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
     return plots.reward_against_kl(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
     add("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
     add("--steps", default=50, help="64 completions each (default: 50)", **n)
-    add(
-        "--minutes",
-        type=positive,
-        metavar="M",
-        help="as many steps of each as fit into M minutes of one thread",
-    )
     add("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
     add("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
     add("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
@@ -137,11 +112,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--write", action="store_true", help="the table and the figures into docs/, too")
     add("--model", default="mini", help="the policy, for all (default: mini)")
     add("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     mini, methods = resolve_models(args.model, args.sentiment_model).mini, args.methods.split(",")
     for method in methods:
         if method not in METHODS:
@@ -149,12 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
     out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
     folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in methods}
-    steps = dict.fromkeys(METHODS, args.steps)
-    if args.minutes:
-        steps |= steps_in(args.minutes, folders, args.steps)
-        runs, out = (folder / f"{args.minutes:g}-minutes" for folder in (runs, out))
-        folders = {method: [runs / run.name for run in found] for method, found in folders.items()}
-    available = commands(steps, mini)
+    available = commands(args.steps, mini)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
         Training([*available[method], *models], folders[method][seed], seed)
         for seed in range(args.seeds)

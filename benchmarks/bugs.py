@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -98,18 +99,14 @@ def trained(bug: int, name: str, command: str) -> Path:
 def kl_by_position(run: Path, shown: int = 3) -> list[float]:
     """Mean log(pi/pi_ref), in nats, of the 1st, 2nd, ... token of the final model's held-out completions."""
     from data import HELD_OUT_PROMPTS
-    from kit.lm.log_probs import token_log_probs
     from kit.lm.models import load_policy, load_reference
-    from kit.lm.sampling import sample
+    from kit.measure.measuring import Bench
 
     policy, tokenizer = load_policy(str(run))
-    drawn = sample(policy, tokenizer, HELD_OUT_PROMPTS, num_samples=32, max_new_tokens=shown, seed=1)
-    ids = [c.prompt_ids for c in drawn], [c.completion_ids for c in drawn]
-    own, ref = token_log_probs(policy, *ids), token_log_probs(load_reference("mini/policy"), *ids)
-    d = np.full((len(drawn), shown), np.nan)
-    for i, (p, q) in enumerate(zip(own, ref, strict=True)):
-        d[i, : len(p)] = np.subtract(p, q)
-    return np.nanmean(d, axis=0).tolist()
+    reference, unscored = load_reference("mini/policy"), lambda texts: [0.0] * len(texts)
+    bench = Bench(HELD_OUT_PROMPTS, unscored, reference, tokenizer, shown, temperature=1.0, seed=1)
+    ratios = [row["log_ratios"] for row in bench.rows(policy, tokenizer, 32)]  # some have ended earlier
+    return pd.DataFrame(ratios).mean().tolist()
 
 
 def draw(ax: Axes, runs: Runs, key: str) -> None:

@@ -12,7 +12,7 @@ than 99 in 100 of the base's. It is also degenerate if it holds three words that
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,39 +56,24 @@ def repeated_pairs(text: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-@dataclass(frozen=True)
-class Ordinary:
-    """Limits of the base's texts: one in a hundred lies beyond each of them."""
+def oddness(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """How repetitive and how short a text is, how likely and how unlikely under the reference: higher is odder."""
+    text, nll = row["completion"], row["ref_nll"]
+    return repeated_pairs(text), -len(words(text)), -nll, nll
 
-    repeated: float
-    shortest: float
-    stale: float  # nats per token
-    strange: float
 
-    @classmethod
-    def of(cls, base: Sequence[Mapping[str, Any]]) -> "Ordinary":
-        nll = [row["ref_nll"] for row in base]
-        return cls(
-            repeated=float(np.quantile([repeated_pairs(row["completion"]) for row in base], 1 - RARE)),
-            shortest=float(np.quantile([len(words(row["completion"])) for row in base], RARE)),
-            stale=float(np.quantile(nll, RARE)),
-            strange=float(np.quantile(nll, 1 - RARE)),
-        )
+def base_limits(base: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(4,): one in a hundred of the base's texts lies above each number of `oddness`."""
+    return np.quantile([oddness(row) for row in base], 1 - RARE, axis=0)
 
-    def broken(self, rows: Sequence[Mapping[str, Any]]) -> float:
-        """The share of degenerate texts among a model's."""
-        counts = Counter(triple for row in rows for triple in set(ngrams(row["completion"], 3)))
-        stock = {triple for triple, count in counts.items() if count > max(STOCK * len(rows), 2)}
-        return sum(self._is_broken(row, stock) for row in rows) / len(rows)
 
-    def _is_broken(self, row: Mapping[str, Any], stock: set[tuple[str, ...]]) -> bool:
-        text = row["completion"]
-        return (
-            repeated_pairs(text) > self.repeated
-            or len(words(text)) < self.shortest
-            or not self.stale <= row["ref_nll"] <= self.strange
-            or bool(stock.intersection(ngrams(text, 3)))
-        )
+def broken(rows: Sequence[Mapping[str, Any]], limits: np.ndarray) -> float:
+    """The share of degenerate texts among a model's."""
+    triples = [set(ngrams(row["completion"], 3)) for row in rows]
+    counts = Counter(triple for found in triples for triple in found)
+    stock = {triple for triple, count in counts.items() if count > max(STOCK * len(rows), 2)}
+    odd = np.greater([oddness(row) for row in rows], limits).any(axis=1)
+    return float(np.mean(odd | [bool(found & stock) for found in triples]))
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------
@@ -109,7 +94,7 @@ def measure(trained: Sequence[Training]) -> None:
     bench.progress = Progress(total, "measuring", "completions")
     base = Model(BASE, choice.policy)
     comparison.measure(base, bench, args.num_samples)
-    slope, samples, ordinary = base_slope(base), kept_samples(choice, bench), Ordinary.of(base.rows)
+    slope, samples, limits = base_slope(base), kept_samples(choice, bench), base_limits(base.rows)
 
     def metrics(model: Model) -> dict[str, float]:
         entry = comparison.compared(model, base, slope, samples, args.num_samples)
@@ -125,10 +110,10 @@ def measure(trained: Sequence[Training]) -> None:
         rows = [{key: row[key] for key in row if key not in UNWRITTEN} for row in model.rows]
         write_text(folder / TEXTS, "".join(to_json(row) + "\n" for row in rows))
         line: Line = {"run": name, "command": spelled_out(run.command), "metrics": metrics(model)}
-        line |= {"zero_std_groups": zero_std_groups(model), "broken": _short(ordinary.broken(model.rows))}
+        line |= {"zero_std_groups": zero_std_groups(model), "broken": _short(broken(model.rows, limits))}
         # Validations are sampled at the run's temperature; the base's limits hold at the base's alone
-        limits = ordinary if model.settings["temperature"] == bench.temperature else None
-        keep(line | of_training(folder, limits))
+        same = model.settings["temperature"] == bench.temperature
+        keep(line | of_training(folder, limits if same else None))
 
 
 def _short(value: float) -> float:
@@ -136,7 +121,7 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
+def of_training(folder: Path, limits: np.ndarray | None) -> Line:
     """A run's curves, with the share of degenerate texts at each validation, and its first and last samples."""
     at, curves = defaultdict[int, list[Line]](list), defaultdict[int, Line](dict)
     for row in read_samples(folder):
@@ -144,9 +129,9 @@ def of_training(folder: Path, ordinary: Ordinary | None) -> Line:
     for row in read_metrics(folder):
         found = {key: _short(value) for key, value in row.items() if key in DRAWN}
         curves[row["step"]] |= {"step": row["step"], **found}
-    if ordinary:
+    if limits is not None:
         for step, rows in at.items():
-            curves[step]["broken"] = _short(ordinary.broken(rows))
+            curves[step]["broken"] = _short(broken(rows, limits))
     shown = [row for step in (min(at), max(at)) for row in at[step] if row["prompt"] in SAMPLED]
     keys = ("step", "prompt", "completion", "sentiment")
     return {"curves": list(curves.values()), "samples": [{key: row[key] for key in keys} for row in shown]}

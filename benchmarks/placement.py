@@ -17,16 +17,14 @@ command can be stopped and started again at any time.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.base.screen import clock, quiet
+from kit.base.screen import Progress, quiet
 
 quiet(__name__)
 
 import random
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -38,12 +36,11 @@ from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
-from kit.base.files import write_text
 from kit.base.runs import read_lines, to_json
-from kit.lm.log_probs import Chunk, chunks, exact_distances, next_token_log_softmax
+from kit.lm.log_probs import Chunk, chunks, next_token_log_softmax
 from kit.lm.models import load_policy, load_reference, resolve_models
-from kit.lm.sampling import end_tokens, rollout, sample
-from kit.measure.measuring import METRICS
+from kit.lm.sampling import end_tokens, rollout
+from kit.measure.measuring import METRICS, Bench, estimates
 from kit.train.sweep import cells, markdown, write_between
 from sentiment import load_scorer
 
@@ -108,11 +105,9 @@ def train(where: str, seed: int, steps: int = STEPS) -> dict[str, float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-    found = sample(policy, tokenizer, HELD_OUT_PROMPTS, 2, TOKENS, seed=1)
-    ids = [c.prompt_ids for c in found], [c.completion_ids for c in found]
-    _, _, forth, back = exact_distances(policy, reference, *ids)
-    numbers = score([c.text for c in found]), forth, back, map(len, ids[1])
-    return dict(zip(DIGITS, map(fmean, numbers), strict=True))
+    bench = Bench(HELD_OUT_PROMPTS, score, reference, tokenizer, TOKENS, temperature=1.0, seed=1)
+    found = estimates(bench.rows(policy, tokenizer, 2), 2)
+    return {key: found[key].value for key in DIGITS}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -144,17 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     done = {(row["where"], row["seed"]) for row in read(KEPT)}
     todo = [(where, seed) for seed in range(args.seeds) for where in args.only or PLACES]
     todo = [pair for pair in todo if pair not in done]
-    start = time.monotonic()
-    for at, (where, seed) in enumerate(todo, start=1):
-        row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
-        kept = read_lines(KEPT) if KEPT.exists() else []
-        write_text(KEPT, "".join(to_json(line) + "\n" for line in [*kept, row]))
-        left = (time.monotonic() - start) / at * (len(todo) - at)
-        print(
-            f"[{at:>2}/{len(todo)}] {where:<14} seed {seed}: sentiment {row['sentiment']:.2f}, "
-            f"KL(pi||pi_ref) {row['kl_policy_ref']:.1f}   eta {clock(left)}",
-            flush=True,
-        )
+    with Progress(len(todo), "training", "runs") as progress:
+        for where, seed in todo:
+            row = {"where": where, "seed": seed, "settings": SETTINGS, **train(where, seed)}
+            with KEPT.open("a", encoding="utf-8") as file:
+                file.write(to_json(row) + "\n")
+            progress.advance()
     text = table(read(KEPT))
     write_between(PAGE, "written by benchmarks/placement.py", text)
     print(f"\n{text}\nin {PAGE}")

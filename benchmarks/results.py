@@ -14,7 +14,6 @@ from kit.base.screen import quiet
 
 quiet(__name__)
 
-import argparse
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -28,7 +27,6 @@ from benchmarks.measured import SAMPLED, Line, judged, kept_lines, measure
 from kit import ROOT
 from kit.base.cli import BASE, Parser, at_least_1
 from kit.base.errors import run_main
-from kit.base.runs import read_metrics
 from kit.measure import plots
 from kit.measure.measuring import METRICS
 from kit.train import sweep
@@ -38,13 +36,7 @@ RUNS, PAGE = ROOT / "outputs" / "results", ROOT / "docs" / "results.md"
 EXPERIMENTS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_name("results.yaml").read_text(encoding="utf-8")
 )
-DIGITS = {
-    "sentiment": 2,
-    "judge": 2,
-    "kl_policy_ref": 1,
-    "length": 0,
-    "captured": 2,
-}
+DIGITS = {"sentiment": 2, "judge": 2, "kl_policy_ref": 1, "length": 0, "captured": 2}
 FOCUS = {  # their curves and samples are shown
     "vanilla": "no penalty",
     "forward-0.05": "KL(π‖π_ref) penalty",
@@ -97,11 +89,10 @@ ROWS = {  # metric -> (unit, limits)
 }
 
 
-def command(name: str, steps: int | None) -> list[str]:
+def command(name: str) -> list[str]:
     """The training of one experiment."""
     flags = [f"--{key}={value}" for key, value in EXPERIMENTS[name].items()]
-    short = [f"--max_steps={steps}"] if steps else []
-    return ["train.py", "--model=mini", "--sentiment_model=mini", "--use_solution", *flags, *short]
+    return ["train.py", "--model=mini", "--sentiment_model=mini", "--use_solution", *flags]
 
 
 def measured() -> dict[str, list[Line]]:
@@ -110,7 +101,7 @@ def measured() -> dict[str, list[Line]]:
     found: dict[str, list[Line]] = {name: [] for name in EXPERIMENTS}
     for run, line in kept.items():
         name = run.rpartition("-")[0]
-        if name in EXPERIMENTS and line["command"] == spelled_out(command(name, None)):
+        if name in found and line["command"] == spelled_out(command(name)):
             found[name].append(judged(line, kept[BASE]))
     return found
 
@@ -123,8 +114,7 @@ def table() -> str:
             flags = [f"--{k}" if v is True else f"--{k} {v}" for k, v in EXPERIMENTS[name].items()]
             numbers = cells([line["metrics"] for line in lines], DIGITS)
             verdicts = sweep.counted(line["verdict"] for line in lines)
-            said = f"`{' '.join(flags)}`" if flags else "(no flag)"
-            rows.append([said, *numbers, verdicts])
+            rows.append([f"`{' '.join(flags)}`" if flags else "(no flag)", *numbers, verdicts])
     titles = [METRICS[key].label for key in DIGITS]
     return markdown(["`python train.py` ...", *titles, "Verdicts"], rows)
 
@@ -160,12 +150,12 @@ def figure(runs: dict[str, list[Line]]) -> Figure:
         for ax, (key, (unit, limits)) in zip(column, ROWS.items(), strict=True):
             for index, (label, experiments) in enumerate(series.items(), start=1):
                 look = plots.style(index)
-                found = [
-                    (x, [line["metrics"].get(key, nan) for line in runs[name]])
+                seeds = {
+                    x: [line["metrics"].get(key, nan) for line in runs[name]]
                     for x, name in experiments.items()
-                ]
-                dots = [(x, value) for x, seeds in found for value in seeds]
-                means = [(x, float(np.nanmean(seeds))) for x, seeds in found if seeds]
+                }
+                dots = [(x, value) for x, values in seeds.items() for value in values]
+                means = [(x, float(np.nanmean(values))) for x, values in seeds.items() if values]
                 ax.plot(*zip(*dots, strict=True), ".", color=look.color, ms=4)
                 pen = look.pen | ({"ls": ""} if names else {})
                 ax.plot(*zip(*means, strict=True), lw=1, mfc="none", label=label, **pen)
@@ -187,11 +177,6 @@ def figure(runs: dict[str, list[Line]]) -> Figure:
     return drawn
 
 
-def last_line(folder: Path) -> str:
-    last = [row for row in read_metrics(folder) if "val/sentiment_mean" in row][-1]
-    return f"sentiment {last['val/sentiment_mean']:.2f}, KL {last['val/kl_policy_ref']:.1f}"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__.splitlines()[0])
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
@@ -199,22 +184,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help="of benchmarks/results.yaml"
     )
-    parser.add_argument("--steps", help="shorter runs, for a try; no page is written", **n)
     parser.add_argument("--jobs", default=2, help="trainings at a time (default: 2)", **n)
     parser.add_argument("--missing", action="store_true", help="only runs without a line in results.jsonl")
-    args: argparse.Namespace = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     wanted = [  # seed by seed: after the first there is a whole table to look at
-        Training(command(name, args.steps), RUNS / f"{name}-{seed}", seed)
+        Training(command(name), RUNS / f"{name}-{seed}", seed)
         for seed in range(args.seeds)
         for name in args.only or EXPERIMENTS
     ]
     if args.missing:
         commands = {name: line.get("command") for name, line in kept_lines().items()}
         wanted = [run for run in wanted if commands.get(run.folder.name) != spelled_out(run.command)]
-    finish_runs(wanted, args.jobs, RUNS / "log.txt", last_line)
-    if args.steps:
-        return
-
+    finish_runs(wanted, args.jobs, RUNS / "log.txt")
     measure(wanted)
     write_between(PAGE, "written by make results", table())
     write_between(PAGE, "samples by make results", samples_table())

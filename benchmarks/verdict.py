@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.measured import Line
@@ -64,15 +64,11 @@ def figure(models: Sequence[Mapping[str, Any]]) -> Figure:
     """A row for each run, a column for each signal; sound runs without a signal are only counted, in the title."""
     loud_or_hacked = [m for m in models if m["hacked"] or any(s["level"] != LEVELS[0] for s in m["signals"])]
     ordered = sorted(loud_or_hacked, key=lambda m: m["broken"])
-    names = list(dict.fromkeys(s["name"] for m in ordered for s in m["signals"]))
-    loud = np.full((len(ordered), len(names)), np.nan)
-    for i, model in enumerate(ordered):
-        for signal in model["signals"]:
-            loud[i, names.index(signal["name"])] = LEVELS.index(signal["level"])
+    loud = pd.DataFrame([{s["name"]: LEVELS.index(s["level"]) for s in m["signals"]} for m in ordered])
     found = Figure(figsize=(8.5, 1.5 + 0.19 * len(ordered)), layout="constrained")
     ax = found.subplots()
     ax.imshow(loud, aspect="auto", cmap="YlOrRd", vmin=0, vmax=2.6)
-    ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    ax.set_xticks(range(loud.shape[1]), loud.columns, rotation=30, ha="right", fontsize=8)
     labels = [f"{m['run']}  {m['broken']:.0%} degenerate" for m in ordered]
     ax.set_yticks(range(len(ordered)), labels, fontsize=7)
     right = ax.secondary_yaxis("right")

@@ -17,10 +17,6 @@ from kit.measure.measuring import METRICS
 from train import PARSER as GRPO_PARSER
 
 
-def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
-    return compare.commands(dict.fromkeys(compare.METHODS, steps), mini)
-
-
 @pytest.fixture(autouse=True)
 def in_the_kit(monkeypatch):
     monkeypatch.chdir(ROOT)  # --config configs/best.yaml
@@ -29,7 +25,7 @@ def in_the_kit(monkeypatch):
 @pytest.mark.parametrize("steps", [10, 50])
 def test_every_method_samples_as_many_completions(steps):
     budgets = {}
-    for name, command in commands(steps).items():
+    for name, command in compare.commands(steps).items():
         if "baselines.ppo" in command:
             ppo = PPO_PARSER.parse(command[2:])
             budgets[name] = ppo.max_steps * ppo.batch_size * ppo.max_completion_length
@@ -45,7 +41,7 @@ def test_every_method_samples_as_many_completions(steps):
 
 
 def test_all_train_on_the_same_reward_and_price():
-    found = commands(40)
+    found = compare.commands(40)
     ppo = PPO_PARSER.parse(found["ppo"][2:])
     grpo, token = (GRPO_PARSER.parse(found[name][1:]) for name in ("grpo", "token"))
     shapes = {ppo.reward_shaping, grpo.reward_shaping, token.reward_shaping}
@@ -55,7 +51,7 @@ def test_all_train_on_the_same_reward_and_price():
 
 
 def test_all_train_in_one_precision():
-    for name, command in commands(40).items():
+    for name, command in compare.commands(40).items():
         parse = PPO_PARSER.parse if "baselines.ppo" in command else SFT_PARSER.parse
         settings = GRPO_PARSER.parse(command[1:]) if command[0] == "train.py" else parse(command[2:])
         assert settings.bf16 is False, name
@@ -63,9 +59,11 @@ def test_all_train_in_one_precision():
 
 
 def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
-    assert GRPO_PARSER.parse(commands(40)["grpo"][1:]).learning_rate == 1e-4
-    assert GRPO_PARSER.parse(commands(40, mini=False)["grpo"][1:]).learning_rate is None  # the model's own
-    assert GRPO_PARSER.parse(commands(40, mini=False)["token"][1:]).learning_rate == 1e-4
+    assert GRPO_PARSER.parse(compare.commands(40)["grpo"][1:]).learning_rate == 1e-4
+    assert (
+        GRPO_PARSER.parse(compare.commands(40, mini=False)["grpo"][1:]).learning_rate is None
+    )  # the model's own
+    assert GRPO_PARSER.parse(compare.commands(40, mini=False)["token"][1:]).learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])
@@ -76,17 +74,6 @@ def test_the_bundled_policy_is_known_by_name_and_by_path(model, monkeypatch, tmp
     with pytest.raises(UserError, match=r"evaluate\.py failed"):
         compare.main(["--seeds", "1", "--methods", "grpo", "--model", model, "--runs", str(tmp_path)])
     assert "1e-4" in trained[0].command
-
-
-def test_equal_minutes_are_counted_in_steps_from_the_seconds_of_earlier_runs(tmp_path):
-    for name, seconds in {"ppo-0": 100.0, "ppo-1": 140.0, "sft-0": 60.0, "sft-1": 60.0}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "seconds.json").write_text(json.dumps(seconds))
-    # 50 steps take 120 and 60 seconds, so 240 seconds hold 100 and 200
-    found = {name: [tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("ppo", "sft", "grpo")}
-    assert compare.steps_in(4, {k: found[k] for k in ("ppo", "sft")}, steps=50) == {"ppo": 100, "sft": 200}
-    with pytest.raises(UserError, match="--minutes needs the speed of grpo: run the same command without"):
-        compare.steps_in(4, found, steps=50)
 
 
 def test_tokens_are_read_from_the_counter_or_from_the_lengths():

@@ -3,6 +3,7 @@
 pytest tests/test_comparison.py
 """
 
+import argparse
 import json
 import math
 from pathlib import Path
@@ -19,9 +20,9 @@ from kit.measure import comparison
 from kit.measure.comparison import (
     Model,
     captured_by,
+    chosen_pair,
     compared,
     measure,
-    trained_with,
     validation_points,
     what_differs,
     zero_std_groups,
@@ -87,17 +88,19 @@ def test_a_run_as_the_base_is_where_others_start_and_no_run(tmp_path):
     """Its own validations are distances from another model."""
     run = str(make_run(tmp_path / "run", kl_type="forward", kl_coef=0.3))
     base, model = Model("base", run), Model("m", run)
-    assert (base.run, base.config, base.history, base.price) == (None, None, [], 0.1)
-    assert model.run and model.price == 0.3 and compared(model, base, 0.0, None, 1)["price"] == 0.3
+    assert (base.run, base.config, base.history) == (None, None, [])
+    assert [compared(m, base, 0.0, None, 1)["price"] for m in (base, model)] == [0.1, 0.3]
 
 
-def test_auto_is_what_the_runs_were_trained_with(tmp_path):
+def test_auto_is_what_the_runs_were_trained_with(tmp_path, monkeypatch):
     a = Model("a", str(make_run(tmp_path / "a", model="gpt2")))
     b = Model("b", str(make_run(tmp_path / "b", model="mini/policy")))
-    assert trained_with("auto", "model", [a]) == "gpt2"
-    assert trained_with("auto", "model", [b]) == str(ROOT / "mini" / "policy")
-    assert trained_with("auto", "model", [a, b]) == "auto"
-    assert trained_with("mini", "model", [a]) == "mini"
+    auto = argparse.Namespace(model="auto", sentiment_model="mini")
+    monkeypatch.setattr(comparison, "resolve_models", lambda *pair: pair)
+    assert chosen_pair(auto, [a]) == ("gpt2", "mini")
+    assert chosen_pair(auto, [b]) == (str(ROOT / "mini" / "policy"), "mini")
+    assert chosen_pair(auto, [a, b]) == ("auto", "mini")
+    assert chosen_pair(argparse.Namespace(model="mini", sentiment_model="mini"), [a]) == ("mini", "mini")
 
 
 def test_a_broken_run_file_is_a_note(tmp_path):

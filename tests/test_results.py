@@ -7,11 +7,12 @@ import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from benchmarks import measured, results, step_time, verdict
-from benchmarks.measured import Ordinary, keep, kept_lines, of_training
+from benchmarks.measured import keep, kept_lines, of_training
 from kit.base.errors import UserError
 from kit.lm.models import ModelChoice
 from kit.train.sweep import spelled_out, write_between
@@ -31,7 +32,7 @@ def line(name: str, seed: int, sentiment: float, **others: float) -> dict:
     ]
     return {
         "run": f"{name}-{seed}",
-        "command": spelled_out(results.command(name, None)),
+        "command": spelled_out(results.command(name)),
         "metrics": METRICS | {"sentiment": sentiment, "captured": 0.25} | others,
         "samples": samples,
     }
@@ -96,7 +97,7 @@ def test_what_is_kept_of_a_training(tmp_path):
     rows.insert(2, {"step": 1, "val/sentiment_mean": 0.25})
     for name, lines in (("metrics.jsonl", rows), ("samples.jsonl", samples)):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
-    found = of_training(tmp_path, Ordinary(repeated=0.2, shortest=2, stale=3.0, strange=5.0))
+    found = of_training(tmp_path, np.array([0.2, -2, -3.0, 5.0]))
     assert found["curves"] == [
         {
             "step": 0,
@@ -147,34 +148,12 @@ def test_the_samples_are_those_of_seed_0_cut_and_without_bars(kept):
     assert "is \\| 0 ... [0.25]" in lines[2] and "is \\| 2 ... [0.25]" in lines[3]
 
 
-def test_seconds_in_proportion_to_the_size_have_slope_one(tmp_path, monkeypatch):
-    def time_all(cases, steps):
-        return {
-            name: step_time.Timing([float(name.split()[-1]) / 32], tokens=64.0, memory=900.0)
-            for name in cases
-        }
-
-    monkeypatch.setattr(step_time, "time_all", time_all)
-    monkeypatch.setattr(step_time, "random_policy", lambda *_, **__: None)
-    text, figure = step_time.growth(tmp_path, steps=1)
-    assert text.splitlines()[2:5] == [
-        "| completions | 32 | 1.00 | 64 | 900 MB |  |",
-        "| completions | 64 | 2.00 | 32 | 900 MB |  |",
-        "| completions | 128 | 4.00 | 16 | 900 MB | 1.00 |",
-    ]
-    assert len(figure.axes) == 3
-
-
 def test_a_busy_step_is_compared_with_its_fair_share(monkeypatch):
     """Two threads beside two spinners on two cores: the fair share of a quiet step of 2.1 s is 4.2 s."""
-    seconds = {"quiet, unset": 2.0, "quiet, passive": 2.1, "busy, passive": 6.3}
+    measured = iter([[{"step": [2.0]}, {"step": [2.1]}], [{"step": [6.3]}]])  # quiet: unset, passive; busy
     monkeypatch.setattr(step_time.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(step_time.torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(
-        step_time,
-        "time_all",
-        lambda cases, steps: {name: step_time.Timing([seconds[name]]) for name in cases},
-    )
+    monkeypatch.setattr(step_time, "time_all", lambda *_: next(measured))
     text = step_time.busy(ModelChoice("policy", "scorer", "a test"), steps=1)
     assert "| quiet | passive | 2.10 [2.10, 2.10] | quiet: passive / unset = 1.05 (" in text
     assert "| busy | passive | 6.30 [6.30, 6.30] | busy: passive / fair share = 1.50 (" in text
@@ -194,11 +173,12 @@ def test_each_case_has_a_process_of_its_own_that_starts_with_its_environment(mon
             pass
 
         def submit(self, *_):
-            return SimpleNamespace(result=lambda: step_time.Timing([1.0]))
+            return SimpleNamespace(result=lambda: {"step": [1.0]})
 
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(step_time, "ProcessPoolExecutor", Process)
-    step_time.time_all({name: ("", None, {}, name) for name in ("unset", "passive")}, steps=1)
+    found = step_time.time_all([("", "unset"), ("", "passive")], ModelChoice("policy", "scorer", "a test"), 1)
+    assert found == [{"step": [1.0, 1.0]}] * 2
     unset, passive = (
         {"OMP_WAIT_POLICY": None, "KMP_BLOCKTIME": "200"},
         {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": None},
@@ -236,6 +216,6 @@ def test_the_pages_say_what_the_kept_lines_say(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("name", list(results.EXPERIMENTS))
 def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     monkeypatch.chdir(results.ROOT)
-    _, *flags = results.command(name, steps=None)
+    _, *flags = results.command(name)
     args = PARSER.parse(flags)
     assert args.use_solution and args.prompts_per_step * args.num_generations == 64

@@ -5,7 +5,7 @@ pytest tests/test_verdict_measured.py
 
 import pytest
 
-from benchmarks.measured import Ordinary, repeated_pairs
+from benchmarks.measured import base_limits, broken, repeated_pairs
 from benchmarks.verdict import figure, first_steps, rate, wilson
 from kit.train.validation import NAMES
 
@@ -15,37 +15,37 @@ def test_repeated_pairs():
     assert repeated_pairs("a b c") == repeated_pairs("a") == repeated_pairs("") == 0
 
 
+LIMITS = (0.2, -3, -3.0, 5.0)  # repeated, shortest, most likely, least likely
+
+
 def row(completion: str, nll: float = 4.0) -> dict:
     return {"completion": completion, "ref_nll": nll}
 
 
 @pytest.mark.parametrize(
-    ("text", "nll", "broken"),
+    ("text", "nll", "share"),
     [
-        ("one two three four five", 4.0, False),
-        ("one one one one one one", 4.0, True),  # pairs repeated
-        ("one", 4.0, True),  # short
-        ("one two three four five", 5.5, True),  # strange
-        ("one two three four five", 2.5, True),  # stale
+        ("one two three four five", 4.0, 0),
+        ("one one one one one one", 4.0, 1),  # pairs repeated
+        ("one", 4.0, 1),  # short
+        ("one two three four five", 5.5, 1),  # strange
+        ("one two three four five", 2.5, 1),  # stale
     ],
 )
-def test_a_text_is_broken_where_the_base_s_end(text, nll, broken):
-    ordinary = Ordinary(repeated=0.2, shortest=3, stale=3.0, strange=5.0)
-    assert ordinary._is_broken(row(text, nll), stock=set()) is broken
+def test_a_text_is_broken_where_the_base_s_end(text, nll, share):
+    assert broken([row(text, nll)], LIMITS) == share
 
 
 def test_a_stock_phrase_breaks_the_texts_that_hold_it():
-    ordinary = Ordinary(repeated=0.2, shortest=3, stale=3.0, strange=5.0)
     texts = [row(f"a{i} b{i} c{i} d{i}") for i in range(16)]
-    assert ordinary.broken(texts) == 0
+    assert broken(texts, LIMITS) == 0
     # in four of twenty texts, more than every tenth
-    assert ordinary.broken([*texts, *[row(f"is a gem x{i}") for i in range(4)]]) == pytest.approx(4 / 20)
+    assert broken([*texts, *[row(f"is a gem x{i}") for i in range(4)]], LIMITS) == pytest.approx(4 / 20)
 
 
 def test_the_limits_are_the_base_s_percentiles():
     base = [row(" ".join(f"w{k}" for k in range(10 + i % 2)), nll=float(i)) for i in range(101)]
-    ordinary = Ordinary.of(base)
-    assert (ordinary.stale, ordinary.strange, ordinary.shortest, ordinary.repeated) == (1.0, 99.0, 10.0, 0.0)
+    assert base_limits(base) == pytest.approx([0.0, -10.0, -1.0, 99.0])
 
 
 def test_wilson_s_interval_and_the_rates():

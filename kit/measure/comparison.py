@@ -81,11 +81,6 @@ class Model:
         return {**config, **(config.get("training") or {})}
 
     @property
-    def price(self) -> float:
-        """The KL coefficient of its run, at which `captured` is measured."""
-        return price(self.settings)
-
-    @property
     def last_step(self) -> int | None:
         """The last step its run has logged."""
         return max((r["step"] for r in self.history), default=None)
@@ -101,23 +96,19 @@ def one_sentence(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def trained_with(asked: str, key: str, models: Sequence[Model]) -> str:
-    """`asked`; for `auto`, what the models' runs were trained with, if they agree.
-
-    `key` is `model` or `sentiment_model`. config.json names a bundled model by its path in the project.
-    """
-    used = {m.config[key] for m in models if m.config and m.config.get(key)}
-    if asked != "auto" or len(used) != 1:
-        return asked
-    spec = used.pop()
-    return str(ROOT / spec) if (ROOT / spec).is_dir() else spec
-
-
 def chosen_pair(args: argparse.Namespace, models: Sequence[Model]) -> ModelChoice:
-    """Reference and reward model, by the flags or else by the models' runs. Raises `UserError`."""
-    return resolve_models(
-        *(trained_with(getattr(args, key), key, models) for key in ("model", "sentiment_model"))
-    )
+    """Reference and reward model: the flags', or for `auto` those that all models' runs were trained with.
+
+    Raises `UserError`.
+    """
+    pair = []
+    for key in ("model", "sentiment_model"):
+        asked, used = getattr(args, key), {m.config[key] for m in models if m.config and m.config.get(key)}
+        if asked == "auto" and len(used) == 1:
+            asked = used.pop()  # config.json names a bundled model by its path in the project
+            asked = str(ROOT / asked) if (ROOT / asked).is_dir() else asked
+        pair.append(asked)
+    return resolve_models(*pair)
 
 
 def chosen_judge(asked: str) -> str | None:
@@ -218,18 +209,17 @@ def base_slope(base: Model) -> float:
 
 def zero_std_groups(model: Model) -> float | None:
     """Share of groups without any difference in reward, over the last logged steps; None if never logged."""
-    values = [row.get("train/zero_std_groups") for row in model.history]
-    logged = [value for value in values if value is not None]
+    logged = [share for row in model.history if (share := row.get("train/zero_std_groups")) is not None]
     return float(np.mean(logged[-LAST_STEPS:])) if logged else None
 
 
 def captured_by(model: Model, samples: ReferenceSamples, num_samples: int) -> Estimate:
     """`captured` of the model's rows at its run's KL coefficient, in P(positive), or in 1 - it for a negated reward."""
     rewards, reference = column_of(model.rows, "sentiment", num_samples), samples.scores
-    if (model.config or {}).get("negate_reward"):
+    if model.settings.get("negate_reward"):
         rewards, reference = 1 - rewards, 1 - reference
     kl = column_of(model.rows, "kl_policy_ref", num_samples)
-    return captured(rewards, kl, reference, model.price)
+    return captured(rewards, kl, reference, price(model.settings))
 
 
 def compared(
@@ -252,7 +242,7 @@ def compared(
     return {
         "name": model.name,
         "path": display_name(model.path),
-        "price": model.price,
+        "price": price(model.settings),
         "verdict": verdict(raised) if found and others else None,
         "error": model.error,
         "notes": model.notes,

@@ -195,7 +195,9 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     texts = [r["completion"] for r in rows]
     groups = [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
     tokens = column("tokens")
+    scores = ("reward", "sentiment", "judge", "unique_token_ratio", "kl_policy_ref", "kl_ref_policy")
     by_completion: dict[str, Any] = {
+        **{key: column(key) for key in scores},
         "positive_ratio": column("sentiment") > POSITIVE,
         "repetition": [[repetition(t) for t in group] for group in groups],
         "self_bleu": np.reshape(self_bleu(texts), (-1, num_samples)),
@@ -204,8 +206,6 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
         "truncated_ratio": column("truncated"),
     }
     found = {key: mean_estimate(values) for key, values in by_completion.items()}
-    for key in ("reward", "sentiment", "judge", "unique_token_ratio", "kl_policy_ref", "kl_ref_policy"):
-        found[key] = mean_estimate(column(key))
     size = [[len(text.encode("utf-8", "replace")) for text in group] for group in groups]
     found["fluency"] = mean_estimate(column("fluency"), np.array(size))
     found["ref_nll"] = nll = mean_estimate(column("ref_nll"), tokens)  # the mean over all tokens

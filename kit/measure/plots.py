@@ -82,10 +82,8 @@ def grid(rows: int, columns: int, size: tuple[float, float], **kwargs: Any) -> t
 
 def legend_above(figure: Figure, axes: Axes) -> None:
     """The legend of `axes`, above the whole figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        where = {"loc": "outside upper center", "ncols": min(len(labels), 4)}
-        figure.legend(handles, labels, **where, frameon=False, handlelength=4)
+    look: dict[str, Any] = {"loc": "outside upper center", "ncols": 4, "frameon": False, "handlelength": 4}
+    figure.legend(*axes.get_legend_handles_labels(), **look)
 
 
 def join(ax: Axes, points: Iterable[Mapping[str, Any]], x: str, y: str, **look: Any) -> None:
@@ -224,9 +222,8 @@ def metric_bars(
             value, low, high = values[name]
             look = style(row)
             ax.barh(row, value, color=look.color, alpha=0.5, hatch=look.hatch, edgecolor="black", lw=0.6)
-            ax.plot(
-                [low, high], [row, row], color="black", lw=1.5, marker="|", ms=6
-            )  # nothing if they are NaN
+            # Nothing is drawn if the ends are NaN
+            ax.plot([low, high], [row, row], color="black", lw=1.5, marker="|", ms=6)
         ax.set_title(title, loc="left")
         ax.set_xlabel(unit)
         ax.set_yticks(range(len(names)), names)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from kit.base.cli import split, take
 from kit.base.errors import UserError
 from kit.base.files import write_text
 from kit.base.runs import Run
-from kit.base.screen import clock
+from kit.base.screen import Progress
 from kit.lm.models import ROOT
 
 
@@ -34,10 +34,6 @@ class Training:
     command: Sequence[str]
     folder: Path
     seed: int
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "final").is_dir()
 
     @property
     def record(self) -> Path:
@@ -54,13 +50,10 @@ def spelled_out(command: Sequence[str]) -> list[str]:
     return [*rest, *(f"--{key}={value}" for key, value in settings.items())]
 
 
-def finish_runs(
-    wanted: Sequence[Training], jobs: int, log_file: Path, told: Callable[[Path], str] = lambda folder: ""
-) -> None:
-    """Finish all trainings, `jobs` at a time with one thread each, and print a line for each that ends.
+def finish_runs(wanted: Sequence[Training], jobs: int, log_file: Path) -> None:
+    """Finish all trainings, `jobs` at a time with one thread each. Their screens go to `log_file`.
 
-    Their screens go to `log_file`; `told(folder)` is added to the line of a finished run. Raises `UserError` if a
-    training fails, or its folder was made by another command.
+    Raises `UserError` if a training fails, or its folder was made by another command.
     """
     for training in wanted:
         kept = json.loads(training.record.read_text(encoding="utf-8")) if training.record.is_file() else None
@@ -69,18 +62,20 @@ def finish_runs(
                 f"{training.folder} was trained by hand, or by another command than the wanted one (its own is in "
                 f"{training.record.name}); remove that folder, or name another"
             )
-    todo = [training for training in wanted if not training.finished]
+    todo = [training for training in wanted if not (training.folder / "final").is_dir()]
     print(f"{len(todo)} trainings, {jobs} at a time; their screens go to {log_file}", flush=True)
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    start, started = time.monotonic(), list[subprocess.Popen]()
-    with log_file.open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(finish_run, training, log, started.append): training for training in todo}
+    started = list[subprocess.Popen]()
+    with (
+        log_file.open("a", encoding="utf-8") as log,
+        ThreadPoolExecutor(jobs) as pool,
+        Progress(len(todo), "training", "runs") as progress,
+    ):
+        running = [pool.submit(finish_run, training, log, started) for training in todo]
         try:
-            for done, future in enumerate(as_completed(running), start=1):
+            for future in as_completed(running):
                 future.result()
-                folder, left = running[future].folder, (time.monotonic() - start) / done * (len(todo) - done)
-                line = f"[{done:>2}/{len(todo)}] {folder.name:<18} {told(folder)}   eta {clock(left)}"
-                print(line, flush=True)
+                progress.advance()
         except BaseException as stop:
             pool.shutdown(wait=False, cancel_futures=True)
             # Ctrl-C in a terminal reaches the trainings too: each saves a checkpoint and ends; a second signal would
@@ -91,7 +86,7 @@ def finish_runs(
             raise
 
 
-def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.Popen], None]) -> None:
+def finish_run(training: Training, log: TextIO, started: list[subprocess.Popen]) -> None:
     """Run one training to its end, from its last checkpoint if there is one; keep its seconds."""
     folder = training.folder
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
@@ -114,7 +109,7 @@ def finish_run(training: Training, log: TextIO, on_start: Callable[[subprocess.P
         stdout=log,
         stderr=log,
     ) as process:
-        on_start(process)
+        started.append(process)
         status = process.wait()
     if folder.exists():
         spent = folder / "seconds.json"
