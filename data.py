@@ -9,11 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
-from kit.lm.loading import told_as
+from kit.lm.loading import Tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
 IMDB_PROMPT_WORDS = (2, 8)  # a prompt is the first 2 to 8 words of a review
@@ -51,7 +49,7 @@ def validation_prompts(source: str) -> tuple[str, ...]:
 
 def load_prompts(
     source: str = "builtin",
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Tokenizer | None = None,
     max_prompt_tokens: int | None = None,
     limit: int | None = None,
 ) -> list[str]:
@@ -89,7 +87,7 @@ def load_prompts(
 def check_prompts(
     prompts: Sequence[str],
     source: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Tokenizer | None = None,
     max_prompt_tokens: int | None = None,
 ) -> None:
     """Raises `UserError`, with the line, for a prompt that is empty or has more than `max_prompt_tokens` tokens."""

@@ -42,6 +42,7 @@ PREFIXES: tuple[str, ...] = (
 NO_PREFIX = ""
 FILE = "prompt_engineering.json"
 Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
+Scores = Mapping[str, np.ndarray]  # prefix -> scores (num_prompts, num) of one model
 Policy = tuple[Any, Any]  # model, tokenizer
 
 
@@ -67,10 +68,8 @@ def refuse_too_long(bench: Bench, policy: Policy, prefixes: Sequence[str]) -> No
             )
 
 
-def prefix_scores(
-    bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int
-) -> dict[str, np.ndarray]:
-    """prefix -> scores (num_prompts, num) of one model."""
+def prefix_scores(bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int) -> Scores:
+    """Sample `num` completions of every prompt after each prefix, and score them without it."""
     scores = {}
     for prefix in prefixes:
         prompts = [prefix + prompt for prompt in bench.prompts]
@@ -81,12 +80,10 @@ def prefix_scores(
     return scores
 
 
-def gains(
-    base: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Estimate], dict[str, str]]:
+def gains(base: Scores, trained: Scores) -> tuple[dict[str, Estimate], dict[str, str]]:
     """({"prefix", "rl", "both": gain over bare base, odd prompts}, {"base", "trained": best prefix, even ones})."""
 
-    def best(scores: Mapping[str, np.ndarray]) -> str:
+    def best(scores: Scores) -> str:
         return max((p for p in scores if p != NO_PREFIX), key=lambda p: scores[p][::2].mean())
 
     # Q30. Say that all five prefixes are equally good, and each mean has a standard error of 0.05. How much

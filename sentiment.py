@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
 
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
-from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # of a text without a word; it stays 0.5 under --negate_reward
@@ -68,13 +68,12 @@ class SentimentScorer:
 
     batch_size = 64
 
-    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.float().eval().requires_grad_(False), tokenizer
         self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
         positions = getattr(model.config, "max_position_embeddings", 512)
-        offset = (
-            2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
-        )  # positions begin at pad + 1
+        # RoBERTa's positions begin at pad + 1
+        offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
         self.max_length = min(tokenizer.model_max_length, positions - offset)
 
     @torch.no_grad()

@@ -41,9 +41,7 @@ class GRPOArguments(Arguments):
     use_solution: bool = setting(False, "rewards_solution.py instead of rewards.py")
     unchecked: bool = setting(False, "train with your functions even if the self-check says they are wrong")
     max_steps: int = setting(-1, "gradient steps; -1: 50 for mini models, else 200")
-    learning_rate: float | None = setting(
-        None, "decays linearly from: 3e-4 for mini models, else 2e-5; LoRA: x 5"
-    )
+    learning_rate: float | None = setting(None, "decays linearly from 3e-4 (mini), else 2e-5; LoRA: x 5")
     prompts_per_step: int = setting(8, "prompts in one gradient step")
     # Q13. With 2 generations, which values can an advantage have, whatever the rewards are?
     num_generations: int = setting(8, "completions of each prompt: the group")
@@ -51,15 +49,9 @@ class GRPOArguments(Arguments):
     per_device_train_batch_size: int = setting(16, "completions in one backward pass")
     beta: float = setting(0.0, "KL(pi||pi_ref) in the loss, TRL's own term; 0: none")
     scale_rewards: Literal["group", "batch", "none"] = setting("group", "divide advantages by this std")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = setting(
-        "dapo", "how the loss averages over tokens"
-    )
-    credit: Literal["completion", "token"] = setting(
-        "completion", "one advantage for each (kit/train/credit.py)"
-    )
-    credit_lambda: float = setting(
-        0.9, "GAE's lambda for --credit token: 1 credits all that follows, 0 the next block"
-    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = setting("dapo", "how the loss averages tokens")
+    credit: Literal["completion", "token"] = setting("completion", "one advantage each (kit/train/credit.py)")
+    credit_lambda: float = setting(0.9, "GAE's, for --credit token: 1 credits all that follows, 0 one block")
     bf16: bool | None = setting(None, "bfloat16 autocast; default: on a GPU that has it")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
     save_total_limit: int = setting(2, "checkpoints kept")
@@ -237,10 +229,8 @@ def main() -> None:
         follow_mask_positions(trainer.ref_model)
     reward.policy = policy = whole  # TRL has wrapped the model in LoRA, if asked to
 
-    plan = (
-        f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions, "
-    )
-    plan += f"learning rate {config.learning_rate:g}"
+    plan = f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions"
+    plan += f", learning rate {config.learning_rate:g}"
     session.begin(policy, tokenizer, reference, reward, plan, config.to_sanitized_dict())
     trainer.add_callback(StepCallback(session, policy, keep=args.save_total_limit))
     with session.training(policy, tokenizer):
@@ -337,11 +327,8 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
 def shuffled_passes(prompts: list[str], number: int, seed: int) -> list[str]:
     """`number` prompts or a few more: passes over all of them, each in another order."""
     rng = random.Random(seed)
-    return [
-        prompt
-        for _ in range(math.ceil(number / len(prompts)))
-        for prompt in rng.sample(prompts, len(prompts))
-    ]
+    passes = math.ceil(number / len(prompts))
+    return [prompt for _ in range(passes) for prompt in rng.sample(prompts, len(prompts))]
 
 
 if __name__ == "__main__":

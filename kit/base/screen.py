@@ -113,9 +113,5 @@ class Progress:
         eta = elapsed / max(self.done, 1) * (self.total - self.done)
         line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
         self.open = self.live and self.done < self.total
-        print(
-            f"\r\033[K{line}" if self.live else line,
-            end="" if self.open else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"\r\033[K{line}" if self.live else line
+        print(line, end="" if self.open else "\n", file=sys.stderr, flush=True)

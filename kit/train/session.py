@@ -28,14 +28,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
 from kit.base.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
@@ -44,6 +44,8 @@ from kit.base.flags import Arguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.base.screen import clock
+from kit.lm.loading import Tokenizer
+from kit.lm.log_probs import LanguageModel
 from kit.lm.models import (
     adapter_base,
     context,
@@ -61,21 +63,14 @@ from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
 
-LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
-def reward_without_penalty(
-    args: Arguments, score: Scorer, tokenizer: PreTrainedTokenizerBase
-) -> RewardFunction:
+def reward_without_penalty(args: Arguments, score: Scorer, tokenizer: Tokenizer) -> RewardFunction:
     """The reward of the baselines: no KL penalty, and `shaped` is the composite reward R, not the student's."""
-    return make_reward_function(
-        score,
-        tokenizer,
-        reward_shaping=args.reward_shaping,
-        negate=args.negate_reward,
-        student=SimpleNamespace(shaped_reward=composite_reward),
-    )
+    ours = SimpleNamespace(shaped_reward=composite_reward)
+    shaping, negate = args.reward_shaping, args.negate_reward
+    return make_reward_function(score, tokenizer, reward_shaping=shaping, negate=negate, student=ours)
 
 
 def _settings(args: Arguments) -> dict[str, Any]:
@@ -193,7 +188,7 @@ class Session:
         usual = (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
         return usual if asked is None else asked
 
-    def load_models(self) -> tuple[LanguageModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
+    def load_models(self) -> tuple[LanguageModel, Tokenizer, PreTrainedModel | None]:
         """(policy, tokenizer, reference); a resumed run's policy is its checkpoint.
 
         With LoRA the reference is None: it is the policy without its adapter.
@@ -208,7 +203,7 @@ class Session:
             policy, _ = load_policy(str(self.checkpoint), self.device)
         return policy, tokenizer, reference
 
-    def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    def load_prompts(self, policy: LanguageModel, tokenizer: Tokenizer) -> list[str]:
         """The training prompts. Raises `UserError` if one, or one of validation, leaves no room for a completion."""
         room = context(policy) - self.args.max_completion_length
         self.validated_on = validation_prompts(self.args.prompts)
@@ -243,7 +238,7 @@ class Session:
     def begin(
         self,
         policy: LanguageModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         reference: PreTrainedModel | None,
         reward: RewardFunction,
         plan: str,
@@ -269,23 +264,15 @@ class Session:
             self.config["prediction"] = predicted
         if not self.checkpoint:
             self.run.write_config(self.config)
-        self.tracker = open_tracker(
-            self.report_to, self.args.wandb_project, self.run.path, self.config, self.first_step
-        )
-        bench = Bench(
-            prompts=self.validated_on,
-            scorer=self.scorer,
-            reference=reference,
-            tokenizer=tokenizer,
-            max_new_tokens=self.args.max_completion_length,
-            temperature=self.args.temperature,
-            seed=VALIDATION_SEED,
-        )
+        project, run = self.args.wandb_project, self.run.path
+        self.tracker = open_tracker(self.report_to, project, run, self.config, self.first_step)
+        sampling = (self.args.max_completion_length, self.args.temperature, VALIDATION_SEED)
+        bench = Bench(self.validated_on, self.scorer, reference, tokenizer, *sampling)
         beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
         self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
         print(self.choice.introduction(policy, self.device))
         where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
-        print(f"run {self.run.path}, {plan}{where}\n", flush=True)
+        print(f"run {run}, {plan}{where}\n", flush=True)
 
     def start(self, policy: LanguageModel) -> None:
         """Validate at step 0. When resuming: drop what was written after the checkpoint, which has been loaded."""
@@ -300,9 +287,7 @@ class Session:
         self.validate(policy, self.first_step)
 
     @contextmanager
-    def training(
-        self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
-    ) -> Iterator[None]:
+    def training(self, policy: LanguageModel, tokenizer: Tokenizer, name: str = "this") -> Iterator[None]:
         """The block that trains. If it is stopped, it says how to go on; at its end it saves `final/`.
 
         `name` is the run's name in the suggested evaluate.py command.
@@ -331,9 +316,10 @@ class Session:
                     print(f"\nstopped {self._how_to_go_on()}", file=sys.stderr)
                 raise
             if self.is_main:
-                seconds = time.monotonic() - self.started
+                seconds, run = time.monotonic() - self.started, self.run.path
                 self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
-                print(self.run.closing(seconds, name))
+                print(f"\nDone in {clock(seconds)}. In {run}/ : metrics.jsonl, samples.jsonl, final/")
+                print(f"  Compare: python evaluate.py base {name}={run}")
 
     def _remove_torn(self) -> None:
         """Remove what was being saved when the run ended, to make room."""
@@ -348,7 +334,7 @@ class Session:
         whole = [folder for _, folder in self.run.checkpoints() if (folder / MANIFEST).is_file()]
         return whole[-1] if whole else None
 
-    def _save_final(self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _save_final(self, policy: LanguageModel, tokenizer: Tokenizer) -> None:
         beside = self.run.path / "final.part"  # final/ is always whole
         remove(beside)
         save_policy(policy, tokenizer, beside, merge=self.args.merge_lora)
@@ -424,12 +410,7 @@ class Session:
     # ---- checkpoints
 
     def save_checkpoint(
-        self,
-        step: int,
-        policy: LanguageModel,
-        tokenizer: PreTrainedTokenizerBase,
-        state: dict[str, Any],
-        keep: int,
+        self, step: int, policy: LanguageModel, tokenizer: Tokenizer, state: dict[str, Any], keep: int
     ) -> None:
         """Save checkpoint-<step>/: a model for evaluate.py, and `state`. The latest `keep` checkpoints stay."""
         folder = self.run.path / f"checkpoint-{step}"

@@ -145,13 +145,10 @@ def refuse_uninstalled(report_to: str) -> None:
         raise UserError(f"--report_to {report_to}: it is not installed: pip install -r requirements-play.txt")
 
 
-def open_tracker(
-    report_to: str, project: str, folder: Path, config: dict[str, Any], first_step: int
-) -> Tracker:
+def open_tracker(report_to: str, project: str, folder: Path, config: dict, first_step: int) -> Tracker:
     """The tracker of the run in `folder`. If Trackio or TensorBoard cannot be opened, one line says why.
 
-    Raises:
-        UserError: W&B refuses.
+    Raises `UserError` if W&B refuses.
     """
     if report_to == "wandb":
         return open_wandb(project, folder, config)
