@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from data import check_prompts
 from kit.base.cli import Parser
 from kit.base.errors import UserError, run_main
 from kit.base.files import output_folder, user_path, write_text
@@ -54,18 +55,6 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     return lambda completions, prompts: checked(
         student.shaped_reward, bench.scorer(completions), list(completions), list(prompts)
     )
-
-
-def refuse_too_long(bench: Bench, policy: Policy, prefixes: Sequence[str]) -> None:
-    """Raises `UserError` for a prefix that leaves the policy no room for a completion of some prompt."""
-    model, tokenizer = policy
-    for prefix in prefixes:
-        longest = max(len(tokenizer(prefix + prompt)["input_ids"]) for prompt in bench.prompts)
-        if longest + bench.max_new_tokens > context(model):
-            raise UserError(
-                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; with --max_new_tokens "
-                f"{bench.max_new_tokens} that is more than the {context(model)} that the model reads"
-            )
 
 
 def prefix_scores(bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int) -> Scores:
@@ -145,8 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
     score = scorer_for(args.score, bench, args.use_solution)
     policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
-    for policy in policies:
-        refuse_too_long(bench, policy, prefixes)
+    for model, tokenizer in policies:
+        for prefix in prefixes:
+            prompts, what = (
+                [prefix + p for p in bench.prompts],
+                f"{args.prompts} after the prefix {prefix[:40]!r}",
+            )
+            check_prompts(prompts, what, tokenizer, context(model) - bench.max_new_tokens)
     print(
         f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"

@@ -145,8 +145,7 @@ def make_trainer(
 ) -> GRPOTrainer:
     """TRL's trainer, or that of `--credit token`, with the kit's sampling (kit/train/hooks.py) and log-probs.
 
-    Raises:
-        UserError: settings that TRL refuses, or an optimizer that is not installed.
+    Raises `UserError` for settings that TRL refuses, or an optimizer that is not installed.
     """
     trainer_class = partial(CreditTrainer, args.credit_lambda) if args.credit == "token" else GRPOTrainer
     rollouts = Rollouts(tokenizer, args.seed, args.max_completion_length, args.temperature)

@@ -28,8 +28,7 @@ def token_log_probs(
     again often has other tokens. The result has N rows, row i as long as completion i. Logits are divided by the
     sampling `temperature`, and the model's mode is put back. `chunk_size` rows are computed at a time.
 
-    Raises:
-        ValueError: an empty prompt (nothing predicts the first token), or lists of unequal length.
+    Raises ValueError for an empty prompt (nothing predicts the first token), or lists of unequal length.
     """
     # Q6. No gradient is recorded here, nor by the sampler, and yet the penalty made of these numbers changes
     # the policy. Through which term, in whose code?

@@ -221,7 +221,7 @@ def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
         chosen = alone[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(row)), row]
         pairs = (training, alone), (chosen.new_tensor(sampled), chosen)
         if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-3) for one, other in pairs):
-            raise ValueError("its logits change with cache, padding or train mode, or are capped or scaled")
+            raise ValueError("its logits vary with cache, padding or training mode, or are scaled or capped")
 
 
 def _load(spec: str) -> tuple[PreTrainedModel, Tokenizer]:

@@ -99,8 +99,7 @@ def rollout(
     head and the softmax are fp32, and the policy's mode is put back. `on_token` gets the N rows after every draw;
     ignore what follows the end of a row.
 
-    Raises:
-        FloatingPointError: a log-prob is NaN or infinite: the policy's weights have diverged.
+    Raises FloatingPointError if a log-prob is NaN or infinite: the policy's weights have diverged.
     """
     lm = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     device = lm.get_input_embeddings().weight.device

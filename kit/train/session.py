@@ -208,7 +208,8 @@ class Session:
         room = context(policy) - self.args.max_completion_length
         self.validated_on = validation_prompts(self.args.prompts)
         check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
-        prompts = load_prompts(self.args.prompts, tokenizer, room)
+        prompts = load_prompts(self.args.prompts)
+        check_prompts(prompts, self.args.prompts, tokenizer, room)
         self.config["num_prompts"] = len(prompts)
         self.digests |= {"prompts": digest(prompts), "validation prompts": digest(self.validated_on)}
         return prompts
