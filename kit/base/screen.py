@@ -46,10 +46,9 @@ def quiet(name: str = "") -> None:
     for name in ("trl", "transformers", "accelerate", "datasets", "huggingface_hub", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "transformers" in sys.modules:
-        from transformers.utils import logging as transformers_logging
+        from transformers.utils.logging import disable_progress_bar
 
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        disable_progress_bar()
 
 
 def clock(seconds: float) -> str:

@@ -59,11 +59,6 @@ class ModelChoice:
         """Is it the mini policy, or one trained from it? Ten times GPT-2's learning rate, a quarter of the steps."""
         return self.mini or _began_with(self.policy, "model", "mini/policy")
 
-    def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
-        """The first lines on screen: which models, on what device, and why these."""
-        size = f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M"
-        return f"policy {self.policy_name} ({size}), sentiment {self.sentiment_name}, on {device}\n  ({self.reason})"
-
 
 def display_name(spec: str) -> str:
     """The name of a model on screen and in config.json; a bundled one's is its path in the project."""

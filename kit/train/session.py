@@ -271,7 +271,9 @@ class Session:
         bench = Bench(self.validated_on, self.scorer, reference, tokenizer, *sampling)
         beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
         self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
-        print(self.choice.introduction(policy, self.device))
+        size, who = sum(p.numel() for p in policy.parameters()) / 1e6, self.choice
+        print(f"policy {who.policy_name} ({size:.1f} M), sentiment {who.sentiment_name}, on {self.device}")
+        print(f"  ({who.reason})")
         where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
         print(f"run {run}, {plan}{where}\n", flush=True)
 
