@@ -88,10 +88,8 @@ def check_prompts(prompts: Sequence[str], source: str, tokenizer: Tokenizer, max
         if length == 0:
             raise UserError(f"{where}: the tokenizer makes no token of this prompt")
         if length > max_tokens:
-            raise UserError(
-                f"{where}: {length} tokens, but only {max(max_tokens, 0)} leave room for a completion in the "
-                "model's context; shorten the prompt, or the longest completion"
-            )
+            room = f"only {max(max_tokens, 0)} leave room for a completion"
+            raise UserError(f"{where}: {length} tokens, but {room}; shorten the prompt, or the completion")
 
 
 def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:

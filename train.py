@@ -65,15 +65,11 @@ class GRPOArguments(Arguments):
         above_0(self, "learning_rate")
         check_steps(self)
         if self.kl_type == "none" and self.kl_coef != type(self).kl_coef:
-            raise UserError(
-                f"--kl_coef {self.kl_coef:g} is the strength of your penalty: it needs --kl_type forward or backward "
-                "(TRL's own KL term is --beta)"
-            )
+            strength = f"--kl_coef {self.kl_coef:g} is the strength of your penalty"
+            raise UserError(f"{strength}: it needs --kl_type (TRL's own KL term is --beta)")
         if self.kl_type != "none" and self.beta:
-            raise UserError(
-                f"--kl_type {self.kl_type} and --beta {self.beta:g} both penalise KL: it would be counted twice; "
-                "keep one"
-            )
+            both = f"--kl_type {self.kl_type} and --beta {self.beta:g}"
+            raise UserError(f"{both}: the KL would be counted twice; keep one")
         if self.credit == "token":
             self._check_token_credit()
         elif self.credit_lambda != type(self).credit_lambda:
@@ -82,10 +78,8 @@ class GRPOArguments(Arguments):
     def _check_token_credit(self) -> None:
         """`--credit token` has a loss of its own (kit/train/credit.py), in one process."""
         if self.kl_type != "none":
-            raise UserError(
-                f"--credit token and --kl_type {self.kl_type}: a penalty of the whole completion would be one number "
-                f"again; give --beta {self.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
-            )
+            instead = f"give --beta {self.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
+            raise UserError(f"--credit token and --kl_type {self.kl_type} do not go together; {instead}")
         if self.credit_lambda > 1:
             raise UserError(f"--credit_lambda {self.credit_lambda:g}: must be between 0 and 1")
         for name in ("scale_rewards", "loss_type"):
@@ -183,10 +177,8 @@ def main() -> None:
 
     session = Session("grpo", args, PARSER.argv)
     if session.choice.policy.endswith(".gguf") and args.beta and not args.use_peft:
-        raise UserError(
-            f"--beta with --model {session.choice.policy_name}: TRL cannot load its copy of the reference from such a "
-            "file; add --use_peft, or take --kl_type"
-        )
+        name, instead = session.choice.policy_name, "add --use_peft, or take --kl_type"
+        raise UserError(f"--beta with --model {name}: TRL cannot load a reference from its file; {instead}")
     config.max_steps = session.steps(args.max_steps)
     config.learning_rate = session.rate(args.learning_rate, mini=3e-4, full=2e-5)
     session.refuse_finished(session.first_step, config.max_steps, "max_steps")

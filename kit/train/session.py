@@ -178,10 +178,8 @@ class Session:
     def refuse_finished(self, done: int, total: int, flag: str) -> None:
         """Raises `UserError` if a resumed run has done all that `--flag` asks for."""
         if self.checkpoint and (done > total or (done == total and self.run.final.is_dir())):
-            raise UserError(
-                f"--resume {self.run.path}: this run is finished, {done} of {total} {flag.removeprefix('max_')} done; "
-                f"to go on, give --{flag} more than {done}"
-            )
+            said = f"{done} of {total} {flag.removeprefix('max_')} done"
+            raise UserError(f"--resume {self.run.path}: {said}; to go on, give --{flag} more than {done}")
 
     def rate(self, asked: float | None, mini: float, full: float) -> float:
         """`--learning_rate`, or the default of the policy's size; LoRA trains at five times that."""
@@ -219,10 +217,8 @@ class Session:
         stored = read_config(self.run.path).get("digests", {})  # none in a run of an earlier version
         if changed := [name for name, value in self.digests.items() if stored.get(name, value) != value]:
             names = " and ".join(f"{name} {self.config.get(name, '')}".strip() for name in changed)
-            raise UserError(
-                f"--resume {self.run.path}: changed since this run began: {names}; that would be another experiment; "
-                "restore it, or start a new run"
-            )
+            said = f"changed since this run began: {names}; restore it, or start a new run"
+            raise UserError(f"--resume {self.run.path}: {said}")
 
     # ---- the run folder
 
@@ -397,10 +393,8 @@ class Session:
                 raise self._diverged(f"step {step}: {name.replace('_', ' ')} is {value}")
 
     def _diverged(self, what: str) -> Diverged:
-        return Diverged(
-            f"{what}, so the training ends and does not save this step; {self._where_it_is()}; start a new run, "
-            "perhaps with a lower --learning_rate"
-        )
+        advice = "start a new run, perhaps with a lower --learning_rate"
+        return Diverged(f"{what}; the training ends without saving it; {self._where_it_is()}; {advice}")
 
     def check_gradient(self, step: int, model: torch.nn.Module) -> None:
         """`check` the gradient before the optimizer's step."""
