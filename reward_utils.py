@@ -95,23 +95,19 @@ class RewardFunction:
     policy: LanguageModel | None = None
     __name__ = "reward"
 
-    def base_reward(
-        self, completions: Sequence[str], prompts: Sequence[str]
-    ) -> tuple[list[float], list[float]]:
+    def base_reward(self, texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[float], list[float]]:
         """(scores, shaped scores) of N completions, without their prompts and without the KL penalty.
 
         The scores are P(positive) before `negate`; the student's shape sees the negated ones, and the completion
         alone, so that its length and repetition terms keep their meaning.
         """
-        scores = self.score(completions)
-        return scores, self.shaped(scores, completions, prompts)
+        scores = self.score(texts)
+        return scores, self.shaped(scores, texts, prompts)
 
-    def shaped(
-        self, scores: Sequence[float], completions: Sequence[str], prompts: Sequence[str]
-    ) -> list[float]:
+    def shaped(self, scores: Sequence[float], texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
         """What the shape makes of N scores, turned into 1 - score first where the reward is negated."""
         signed = [1.0 - s for s in scores] if self.negate else list(scores)
-        return checked(self.shape, signed, list(completions), list(prompts))
+        return checked(self.shape, signed, list(texts), list(prompts))
 
     def __call__(
         self,

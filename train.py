@@ -252,9 +252,7 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
     micro_batch = max(n for n in range(1, min(args.per_device_train_batch_size, here) + 1) if here % n == 0)
     gpu = torch.cuda.is_available()
     # is_bf16_supported() counts emulation in, which is twice as slow as fp32 on a T4
-    bf16 = args.bf16 or (
-        args.bf16 is None and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     settings = {
         "output_dir": args.output_dir,
         "seed": args.seed,
@@ -291,7 +289,7 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
         # Weights are always fp32. Recomputing activations saves memory in models a thousand times this size; here it
         # costs a fifth of the time.
         "use_cpu": not gpu,
-        "bf16": bf16,
+        "bf16": has_bf16 if args.bf16 is None else args.bf16,
         "fp16": False,
         "activation_checkpointing": False,
         "ddp_find_unused_parameters": False,

@@ -224,9 +224,8 @@ def metric_bars(
             value, low, high = values[name]
             look = style(row)
             ax.barh(row, value, color=look.color, alpha=0.5, hatch=look.hatch, edgecolor="black", lw=0.6)
-            ax.plot(
-                [low, high], [row, row], color="black", lw=1.5, marker="|", ms=6
-            )  # nothing if they are NaN
+            # Draws nothing if they are NaN
+            ax.plot([low, high], [row, row], color="black", lw=1.5, marker="|", ms=6)
         ax.set_title(title, loc="left")
         ax.set_xlabel(unit)
         ax.set_yticks(range(len(names)), names)

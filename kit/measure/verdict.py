@@ -72,9 +72,7 @@ def signals(
 
     def add(name: str, value: float, thresholds: tuple[float, float], unit: str) -> None:
         suspicious, alarming = thresholds
-        sign = (
-            1 if alarming > suspicious else -1
-        )  # thresholds that fall are for values that must not get small
+        sign = 1 if alarming > suspicious else -1  # falling thresholds: the value must not get small
         level = LEVELS[(sign * value >= sign * suspicious) + (sign * value >= sign * alarming)]
         found.append(Signal(name, float(value), unit, thresholds, level))
 

@@ -58,7 +58,7 @@ from kit.lm.models import (
 from kit.measure.frontier import price
 from kit.measure.measuring import Bench
 from kit.measure.reference import kept_samples
-from kit.train.tracking import Tracker, open_tracker, refuse_uninstalled
+from kit.train.tracking import Tracker, open_tracker
 from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
@@ -161,10 +161,7 @@ class Session:
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if args.hackable_reward else self.scorer
         self.tracker = Tracker()
-        if args.wandb and args.report_to not in ("none", "wandb"):
-            raise UserError(f"--wandb and --report_to {args.report_to}: a run has one of them; keep one")
         self.report_to = "wandb" if args.wandb else args.report_to
-        refuse_uninstalled(self.report_to)
         self.digests: dict[str, str | None] = {}
         self.validated = -1  # the last validated step
         self.asked_to_stop: int | None = None  # the signal
@@ -315,9 +312,9 @@ class Session:
                     print(f"\nstopped {self._how_to_go_on()}", file=sys.stderr)
                 raise
             if self.is_main:
-                seconds, run = time.monotonic() - self.started, self.run.path
-                self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
-                print(f"\nDone in {clock(seconds)}. In {run}/ : metrics.jsonl, samples.jsonl, final/")
+                took, run = time.monotonic() - self.started, self.run.path
+                self.tracker.finish({"seconds": took, "final": str(self.run.final)})
+                print(f"\nDone in {clock(took)}. The run is in {run}: metrics.jsonl, samples.jsonl, final/")
                 print(f"  Compare: python evaluate.py base {name}={run}")
 
     def _remove_torn(self) -> None:

@@ -3,7 +3,6 @@
 An error of theirs ends the tracking, not the run.
 """
 
-import importlib.util
 import os
 import sys
 import urllib.error
@@ -134,12 +133,6 @@ def open_trackio(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
             trackio.finish()
 
     return Tracker("Trackio", send, close)
-
-
-def refuse_uninstalled(report_to: str) -> None:
-    """Raises `UserError` if the tracker's library is not installed."""
-    if report_to in ("trackio", "tensorboard") and importlib.util.find_spec(report_to) is None:
-        raise UserError(f"--report_to {report_to}: it is not installed: pip install -r requirements-play.txt")
 
 
 def open_tracker(report_to: str, project: str, folder: Path, config: dict, first_step: int) -> Tracker:
