@@ -108,18 +108,14 @@ class Play:
 
     def asked(self, prompt: str, temperature: float, length: int, seed: int) -> Bench:
         """The bench with this one prompt. Raises `UserError` if it is empty, or leaves no room for `length` tokens."""
-        prompt = visible(prompt or "")
+        prompt, length = visible(prompt or ""), int(length)
         if not prompt.strip():
             raise UserError("type a prompt, such as: The film")
-        room = self.context - int(length)
+        room = self.context - length
         if len(self.bench.tokenizer(prompt)["input_ids"]) > room:
             raise UserError(f"the prompt is too long: {room} tokens leave room for such a completion")
         return replace(
-            self.bench,
-            prompts=[prompt],
-            temperature=temperature,
-            max_new_tokens=int(length),
-            seed=int(seed or 0),
+            self.bench, prompts=[prompt], temperature=temperature, max_new_tokens=length, seed=int(seed or 0)
         )
 
     def answer(

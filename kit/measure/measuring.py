@@ -106,14 +106,10 @@ class Bench:
             self.seconds[name] += time.monotonic() - start
 
     def sample(
-        self,
-        policy: LanguageModel,
-        tokenizer: Tokenizer,
-        num_samples: int,
-        prompts: Sequence[str] | None = None,
+        self, policy: LanguageModel, tokenizer: Tokenizer, num_samples: int, prompts: Sequence[str] = ()
     ) -> list[Completion]:
         """`num_samples` completions of every prompt (the bench's own by default), prompt by prompt."""
-        asked = self.prompts if prompts is None else prompts
+        asked = prompts or self.prompts
         on_batch = self.progress.advance if self.progress else None
         with self.phase("sampling"):
             return sample(policy, tokenizer, asked, num_samples, self.max_new_tokens, self.temperature, self.seed,

@@ -391,7 +391,7 @@ class Session:
 
     def _diverged(self, what: str) -> Diverged:
         advice = "start a new run, perhaps with a lower --learning_rate"
-        return Diverged(f"{what}; the training ends without saving it; {self._where_it_is()}; {advice}")
+        return Diverged(f"{what}, so the training ends without saving it; {self._where_it_is()}; {advice}")
 
     def check_gradient(self, step: int, model: torch.nn.Module) -> None:
         """`check` the gradient before the optimizer's step."""
