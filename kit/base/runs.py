@@ -174,7 +174,7 @@ def what_is_missing(folder: Path) -> str:
 def refuse_change(run: str | Path, setting: str, was: object, now: object) -> NoReturn:
     """Raise the `UserError` for a resumed run with another value of a setting."""
     had = "unset" if was is None else was
-    raise UserError(f"--resume {run}: this run has {setting} {had}, not {now}; leave it, or start a new run")
+    raise UserError(f"--resume {run}: this run has {setting} {had}, not {now}: keep it, or start a new run")
 
 
 def provenance() -> dict[str, Any]:
