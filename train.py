@@ -65,8 +65,8 @@ class GRPOArguments(Arguments):
         above_0(self, "learning_rate")
         check_steps(self)
         if self.kl_type == "none" and self.kl_coef != type(self).kl_coef:
-            it = f"--kl_coef {self.kl_coef:g} is the strength of your penalty"
-            raise UserError(f"{it}: it needs --kl_type forward or backward (TRL's own KL is --beta)")
+            said = f"--kl_coef {self.kl_coef:g} is the strength of your penalty"
+            raise UserError(f"{said}: it needs --kl_type forward or backward (TRL's own KL is --beta)")
         if self.kl_type != "none" and self.beta:
             both = f"--kl_type {self.kl_type} and --beta {self.beta:g}"
             raise UserError(f"{both}: the KL would be counted twice; keep one")
