@@ -9,11 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
-from kit.lm.loading import told_as
+from kit.lm.loading import Tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
 IMDB_PROMPT_WORDS = (2, 8)  # a prompt is the first 2 to 8 words of a review
@@ -49,19 +47,14 @@ def validation_prompts(source: str) -> tuple[str, ...]:
     return TUNING_PROMPTS if source == "fit" else HELD_OUT_PROMPTS
 
 
-def load_prompts(
-    source: str = "builtin",
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    max_prompt_tokens: int | None = None,
-    limit: int | None = None,
-) -> list[str]:
-    """Training prompts.
+def load_prompts(source: str = "builtin", limit: int | None = None) -> list[str]:
+    """Training prompts, the first `limit` of them.
 
     `source` is `builtin` (the openers above; `fit` and `tuning` are its two parts), `imdb` (the first words of
     shuffled IMDB reviews, half of them positive, from the Hub), `imdb:FILE` (the same from a parquet file) or the
-    path of a text file with one prompt a line. See `check_prompts` for `tokenizer` and `max_prompt_tokens`.
+    path of a text file with one prompt a line.
 
-    Raises `UserError` for a file that is missing or has no prompt, and (with its line) for a bad prompt.
+    Raises `UserError` for a file that is missing or has no prompt, and (with its line) for an empty prompt.
     """
     if source in BUILT_IN:
         prompts = list(BUILT_IN[source])
@@ -76,37 +69,27 @@ def load_prompts(
         if not Path(user_path(source)).exists():
             raise UserError(f"--prompts {source}: no such file; give builtin, imdb, or a file of prompts")
         prompts = lines(read_text(source, "--prompts"))
-        blank = [str(line) for line, p in enumerate(prompts, start=1) if p.strip() and p != p.strip()]
+        for line, prompt in enumerate(prompts, start=1):
+            if not prompt.strip():
+                raise UserError(f"--prompts {source}, line {line}: the prompt is empty; remove the line")
+        blank = [str(line) for line, p in enumerate(prompts, start=1) if p != p.strip()]
         if blank:
             where = f"--prompts {source}, line {', '.join(blank[:5])}{', ...' * (len(blank) > 5)}"
             print(f"{where}: begins or ends with a blank, which is kept: the model sees it", file=sys.stderr)
     if not prompts:
         raise UserError(f"--prompts {source}: there is no prompt in it; write one prompt a line")
-    check_prompts(prompts, source, tokenizer, max_prompt_tokens)
     return prompts[:limit]
 
 
-def check_prompts(
-    prompts: Sequence[str],
-    source: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    max_prompt_tokens: int | None = None,
-) -> None:
-    """Raises `UserError`, with the line, for a prompt that is empty or has more than `max_prompt_tokens` tokens."""
+def check_prompts(prompts: Sequence[str], source: str, tokenizer: Tokenizer, max_tokens: int) -> None:
+    """Raises `UserError`, with the line, for a prompt without a token or with more than `max_tokens` of them."""
     for line, prompt in enumerate(prompts, start=1):
-        where = f"--prompts {source}, line {line}"
-        if not prompt.strip():
-            raise UserError(f"{where}: the prompt is empty; remove the line")
-        if tokenizer is None:
-            continue
-        length = len(tokenizer(prompt)["input_ids"])
+        where, length = f"--prompts {source}, line {line}", len(tokenizer(prompt)["input_ids"])
         if length == 0:
             raise UserError(f"{where}: the tokenizer makes no token of this prompt")
-        if max_prompt_tokens is not None and length > max_prompt_tokens:
-            raise UserError(
-                f"{where}: {length} tokens, but only {max(max_prompt_tokens, 0)} leave room for a completion in the "
-                "model's context; shorten the prompt, or the longest completion"
-            )
+        if length > max_tokens:
+            room = f"only {max(max_tokens, 0)} leave room for a completion"
+            raise UserError(f"{where}: {length} tokens, but {room}; shorten the prompt, or the completion")
 
 
 def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:

@@ -80,16 +80,7 @@ SHOWN = {  # on the screen: title and digits
     "distinct_2": ("dist-2", 2),
     "length": ("length", 0),
 }
-BARS = (
-    "reward",
-    "sentiment",
-    "judge",
-    "kl_policy_ref",
-    "ref_nll",
-    "distinct_2",
-    "compression_ratio",
-    "length",
-)
+BARS = "reward sentiment judge kl_policy_ref ref_nll distinct_2 compression_ratio length".split()
 
 
 def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:

@@ -108,20 +108,15 @@ class Play:
 
     def asked(self, prompt: str, temperature: float, length: int, seed: int) -> Bench:
         """The bench with this one prompt. Raises `UserError` if it is empty, or leaves no room for `length` tokens."""
-        prompt = visible(prompt or "")
+        prompt, length = visible(prompt or ""), int(length)
         if not prompt.strip():
             raise UserError("type a prompt, such as: The film")
-        room = self.context - int(length)
+        room = self.context - length
         if len(self.bench.tokenizer(prompt)["input_ids"]) > room:
-            raise UserError(
-                f"the prompt is too long: {room} tokens leave room for a completion of this length"
-            )
-        settings: dict[str, Any] = {
-            "temperature": float(temperature),
-            "max_new_tokens": int(length),
-            "seed": int(seed or 0),
-        }
-        return replace(self.bench, prompts=[prompt], **settings)
+            raise UserError(f"the prompt is too long: {room} tokens leave room for such a completion")
+        return replace(
+            self.bench, prompts=[prompt], temperature=temperature, max_new_tokens=length, seed=int(seed or 0)
+        )
 
     def answer(
         self, prompt: str, temperature: float, length: int, num_samples: int, n: int, seed: int
@@ -154,15 +149,13 @@ class Play:
         more = {"judge": None, "log_ratios": None, "truncated": False}
         return side_by_side(prompt, {f"step {s['step']}": [{**s, **more}] for s in samples}, 1)
 
-    def checkpoints(
-        self, name: str, prompt: str, temperature: float, length: int, seed: int
-    ) -> Iterator[str]:
+    def checkpoints(self, run: str, prompt: str, temperature: float, length: int, seed: int) -> Iterator[str]:
         """A prompt's completion by each checkpoint of a run, with the same random numbers; base is step 0."""
         try:
             bench = self.asked(prompt, temperature, length, seed)
-            folders = self.runs[name].checkpoints()
+            folders = self.runs[run].checkpoints()
             if not folders:
-                raise UserError(f"{name} has kept no checkpoint: see --save_steps and --save_total_limit")
+                raise UserError(f"{run} has kept no checkpoint: see --save_steps and --save_total_limit")
             rows: dict[str, Sequence[Row]] = {}
             for step, folder in [(0, None), *folders]:
                 policy = load_measured(bench, str(folder)) if folder else self.policies[BASE]

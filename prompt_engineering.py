@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from data import check_prompts
 from kit.base.cli import Parser
 from kit.base.errors import UserError, run_main
 from kit.base.files import output_folder, user_path, write_text
@@ -42,6 +43,7 @@ PREFIXES: tuple[str, ...] = (
 NO_PREFIX = ""
 FILE = "prompt_engineering.json"
 Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
+Scores = Mapping[str, np.ndarray]  # prefix -> scores (num_prompts, num) of one model
 Policy = tuple[Any, Any]  # model, tokenizer
 
 
@@ -55,22 +57,8 @@ def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
     )
 
 
-def refuse_too_long(bench: Bench, policy: Policy, prefixes: Sequence[str]) -> None:
-    """Raises `UserError` for a prefix that leaves the policy no room for a completion of some prompt."""
-    model, tokenizer = policy
-    for prefix in prefixes:
-        longest = max(len(tokenizer(prefix + prompt)["input_ids"]) for prompt in bench.prompts)
-        if longest + bench.max_new_tokens > context(model):
-            raise UserError(
-                f"the prefix {prefix[:40]!r} makes a prompt of {longest} tokens; with --max_new_tokens "
-                f"{bench.max_new_tokens} that is more than the {context(model)} that the model reads"
-            )
-
-
-def prefix_scores(
-    bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int
-) -> dict[str, np.ndarray]:
-    """prefix -> scores (num_prompts, num) of one model."""
+def prefix_scores(bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int) -> Scores:
+    """Sample `num` completions of every prompt after each prefix, and score them without it."""
     scores = {}
     for prefix in prefixes:
         prompts = [prefix + prompt for prompt in bench.prompts]
@@ -81,12 +69,10 @@ def prefix_scores(
     return scores
 
 
-def gains(
-    base: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Estimate], dict[str, str]]:
+def gains(base: Scores, trained: Scores) -> tuple[dict[str, Estimate], dict[str, str]]:
     """({"prefix", "rl", "both": gain over bare base, odd prompts}, {"base", "trained": best prefix, even ones})."""
 
-    def best(scores: Mapping[str, np.ndarray]) -> str:
+    def best(scores: Scores) -> str:
         return max((p for p in scores if p != NO_PREFIX), key=lambda p: scores[p][::2].mean())
 
     # Q30. Say that all five prefixes are equally good, and each mean has a standard error of 0.05. How much
@@ -148,8 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
     score = scorer_for(args.score, bench, args.use_solution)
     policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
-    for policy in policies:
-        refuse_too_long(bench, policy, prefixes)
+    for model, tokenizer in policies:
+        for prefix in prefixes:
+            prompts, what = (
+                [prefix + p for p in bench.prompts],
+                f"{args.prompts} after the prefix {prefix[:40]!r}",
+            )
+            check_prompts(prompts, what, tokenizer, context(model) - bench.max_new_tokens)
     print(
         f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"

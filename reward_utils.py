@@ -11,13 +11,14 @@ E[penalty * grad log pi], which need not be the gradient of the KL whose value i
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from kit.base.student import checked
-from kit.lm.log_probs import LogProbs, reference_log_probs, token_log_probs
+from kit.lm.loading import Tokenizer
+from kit.lm.log_probs import LanguageModel, LogProbs, reference_log_probs, token_log_probs
 
 Scorer = Callable[[Sequence[str]], list[float]]
 SPARSE_THRESHOLD = 0.8
@@ -75,6 +76,7 @@ def linear_reward(scores: Sequence[float], completions: Sequence[str], prompts: 
     return list(scores)
 
 
+@dataclass(eq=False, repr=False)
 class RewardFunction:
     """reward = shape(score or 1 - score) - penalty(log pi, log pi_ref, kl_coef), as `GRPOTrainer` calls it.
 
@@ -82,41 +84,30 @@ class RewardFunction:
     with LoRA the trainer wraps the model, and the KL must be that of the model in training.
     """
 
+    score: Scorer
+    tokenizer: Tokenizer
+    shape: Callable[..., list[float]]
+    penalty: Callable[..., list[float]] | None
+    kl_coef: float
+    negate: bool
+    temperature: float
+    reference: PreTrainedModel | None
+    policy: LanguageModel | None = None
     __name__ = "reward"
 
-    def __init__(
-        self,
-        score: Scorer,
-        tokenizer: PreTrainedTokenizerBase,
-        shape: Callable[..., list[float]],
-        penalty: Callable[..., list[float]] | None,
-        kl_coef: float,
-        negate: bool,
-        temperature: float,
-        reference: PreTrainedModel | None,
-    ) -> None:
-        self.score, self.tokenizer, self.shape, self.penalty = score, tokenizer, shape, penalty
-        self.kl_coef, self.negate, self.temperature = kl_coef, negate, temperature
-        self.reference = reference
-        self.policy: PreTrainedModel | PeftModel | None = None
-
-    def base_reward(
-        self, completions: Sequence[str], prompts: Sequence[str]
-    ) -> tuple[list[float], list[float]]:
+    def base_reward(self, texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[float], list[float]]:
         """(scores, shaped scores) of N completions, without their prompts and without the KL penalty.
 
         The scores are P(positive) before `negate`; the student's shape sees the negated ones, and the completion
         alone, so that its length and repetition terms keep their meaning.
         """
-        scores = self.score(completions)
-        return scores, self.shaped(scores, completions, prompts)
+        scores = self.score(texts)
+        return scores, self.shaped(scores, texts, prompts)
 
-    def shaped(
-        self, scores: Sequence[float], completions: Sequence[str], prompts: Sequence[str]
-    ) -> list[float]:
+    def shaped(self, scores: Sequence[float], texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
         """What the shape makes of N scores, turned into 1 - score first where the reward is negated."""
         signed = [1.0 - s for s in scores] if self.negate else list(scores)
-        return checked(self.shape, signed, list(completions), list(prompts))
+        return checked(self.shape, signed, list(texts), list(prompts))
 
     def __call__(
         self,
@@ -137,12 +128,9 @@ class RewardFunction:
         penalties, series = [0.0] * n, {}
         if self.policy is not None:
             prompt_ids = self.tokenizer(prompts)["input_ids"]
-            policy_rows = policy_log_probs or token_log_probs(
-                self.policy, prompt_ids, completion_ids, self.temperature
-            )
-            ref_rows = reference_log_probs(
-                self.policy, self.reference, prompt_ids, completion_ids, self.temperature
-            )
+            sampled = (prompt_ids, completion_ids, self.temperature)
+            policy_rows = policy_log_probs or token_log_probs(self.policy, *sampled)
+            ref_rows = reference_log_probs(self.policy, self.reference, *sampled)
             series["kl_policy_ref"] = kl_policy_ref(policy_rows, ref_rows)
             series["kl_ref_policy"] = kl_ref_policy(policy_rows, ref_rows)
             if self.penalty is not None:
@@ -162,7 +150,7 @@ class RewardFunction:
 
 def make_reward_function(
     score: Scorer,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     reward_shaping: str = "linear",
     kl_type: str = "none",
@@ -170,7 +158,7 @@ def make_reward_function(
     negate: bool = False,
     temperature: float = 1.0,
     reference: PreTrainedModel | None = None,
-    student: object = None,
+    student: Any = None,
 ) -> RewardFunction:
     """Put the reward together.
 
@@ -178,16 +166,7 @@ def make_reward_function(
     `kl_penalty_backward` are used for `reward_shaping="shaped"` and `kl_type="forward" | "backward"`.
     `reference` is pi_ref; None means a LoRA policy, whose base is the reference.
     """
-    shape: dict[str, Any] = {
-        "linear": linear_reward,
-        "sparse": sparse_reward,
-        "shaped": getattr(student, "shaped_reward", None),
-    }
-    penalty = {
-        "none": None,
-        "forward": getattr(student, "kl_penalty_forward", None),
-        "backward": getattr(student, "kl_penalty_backward", None),
-    }
-    return RewardFunction(
-        score, tokenizer, shape[reward_shaping], penalty[kl_type], kl_coef, negate, temperature, reference
-    )
+    ours = {"linear": linear_reward, "sparse": sparse_reward}
+    shape = ours.get(reward_shaping) or student.shaped_reward
+    penalty = None if kl_type == "none" else getattr(student, f"kl_penalty_{kl_type}")
+    return RewardFunction(score, tokenizer, shape, penalty, kl_coef, negate, temperature, reference)

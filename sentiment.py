@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
 
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
-from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # of a text without a word; it stays 0.5 under --negate_reward
@@ -53,10 +53,8 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     stars = [re.fullmatch(r"([1-5]) stars?", name) for name in names]
     if len(names) == 5 and all(stars) and len(set(names)) == 5:
         return [(int(match[1]) - 1) / 4 for match in stars if match]
-    raise UserError(
-        f"the sentiment model's labels are {names}: set id2label in its config.json to negative and positive, or to "
-        '"1 star" to "5 stars"'
-    )
+    known = 'negative and positive, or "1 star" to "5 stars"'
+    raise UserError(f"the sentiment model's labels are {names}: set id2label in its config.json to {known}")
 
 
 class SentimentScorer:
@@ -68,13 +66,12 @@ class SentimentScorer:
 
     batch_size = 64
 
-    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model.float().eval().requires_grad_(False), tokenizer
         self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
         positions = getattr(model.config, "max_position_embeddings", 512)
-        offset = (
-            2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
-        )  # positions begin at pad + 1
+        # RoBERTa's positions begin at pad + 1
+        offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
         self.max_length = min(tokenizer.model_max_length, positions - offset)
 
     @torch.no_grad()

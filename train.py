@@ -41,9 +41,7 @@ class GRPOArguments(Arguments):
     use_solution: bool = setting(False, "rewards_solution.py instead of rewards.py")
     unchecked: bool = setting(False, "train with your functions even if the self-check says they are wrong")
     max_steps: int = setting(-1, "gradient steps; -1: 50 for mini models, else 200")
-    learning_rate: float | None = setting(
-        None, "decays linearly from: 3e-4 for mini models, else 2e-5; LoRA: x 5"
-    )
+    learning_rate: float | None = setting(None, "decays linearly from 3e-4 (mini), else 2e-5; LoRA: x 5")
     prompts_per_step: int = setting(8, "prompts in one gradient step")
     # Q13. With 2 generations, which values can an advantage have, whatever the rewards are?
     num_generations: int = setting(8, "completions of each prompt: the group")
@@ -51,15 +49,9 @@ class GRPOArguments(Arguments):
     per_device_train_batch_size: int = setting(16, "completions in one backward pass")
     beta: float = setting(0.0, "KL(pi||pi_ref) in the loss, TRL's own term; 0: none")
     scale_rewards: Literal["group", "batch", "none"] = setting("group", "divide advantages by this std")
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = setting(
-        "dapo", "how the loss averages over tokens"
-    )
-    credit: Literal["completion", "token"] = setting(
-        "completion", "one advantage for each (kit/train/credit.py)"
-    )
-    credit_lambda: float = setting(
-        0.9, "GAE's lambda for --credit token: 1 credits all that follows, 0 the next block"
-    )
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = setting("dapo", "how the loss averages tokens")
+    credit: Literal["completion", "token"] = setting("completion", "one advantage each (kit/train/credit.py)")
+    credit_lambda: float = setting(0.9, "GAE's, for --credit token: 1 credits all that follows, 0 one block")
     bf16: bool | None = setting(None, "bfloat16 autocast; default: on a GPU that has it")
     save_steps: int = setting(20, "steps between checkpoints, for --resume")
     save_total_limit: int = setting(2, "checkpoints kept")
@@ -73,15 +65,11 @@ class GRPOArguments(Arguments):
         above_0(self, "learning_rate")
         check_steps(self)
         if self.kl_type == "none" and self.kl_coef != type(self).kl_coef:
-            raise UserError(
-                f"--kl_coef {self.kl_coef:g} is the strength of your penalty: it needs --kl_type forward or backward "
-                "(TRL's own KL term is --beta)"
-            )
+            said = f"--kl_coef {self.kl_coef:g} is the strength of your penalty"
+            raise UserError(f"{said}: it needs --kl_type forward or backward (TRL's own KL is --beta)")
         if self.kl_type != "none" and self.beta:
-            raise UserError(
-                f"--kl_type {self.kl_type} and --beta {self.beta:g} both penalise KL: it would be counted twice; "
-                "keep one"
-            )
+            both = f"--kl_type {self.kl_type} and --beta {self.beta:g}"
+            raise UserError(f"{both}: the KL would be counted twice; keep one")
         if self.credit == "token":
             self._check_token_credit()
         elif self.credit_lambda != type(self).credit_lambda:
@@ -90,10 +78,8 @@ class GRPOArguments(Arguments):
     def _check_token_credit(self) -> None:
         """`--credit token` has a loss of its own (kit/train/credit.py), in one process."""
         if self.kl_type != "none":
-            raise UserError(
-                f"--credit token and --kl_type {self.kl_type}: a penalty of the whole completion would be one number "
-                f"again; give --beta {self.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
-            )
+            instead = f"give --beta {self.kl_coef:g}, which is KL(pi||pi_ref) token by token there"
+            raise UserError(f"--credit token and --kl_type {self.kl_type} do not go together; {instead}")
         if self.credit_lambda > 1:
             raise UserError(f"--credit_lambda {self.credit_lambda:g}: must be between 0 and 1")
         for name in ("scale_rewards", "loss_type"):
@@ -153,8 +139,7 @@ def make_trainer(
 ) -> GRPOTrainer:
     """TRL's trainer, or that of `--credit token`, with the kit's sampling (kit/train/hooks.py) and log-probs.
 
-    Raises:
-        UserError: settings that TRL refuses, or an optimizer that is not installed.
+    Raises `UserError` for settings that TRL refuses, or an optimizer that is not installed.
     """
     trainer_class = partial(CreditTrainer, args.credit_lambda) if args.credit == "token" else GRPOTrainer
     rollouts = Rollouts(tokenizer, args.seed, args.max_completion_length, args.temperature)
@@ -192,10 +177,8 @@ def main() -> None:
 
     session = Session("grpo", args, PARSER.argv)
     if session.choice.policy.endswith(".gguf") and args.beta and not args.use_peft:
-        raise UserError(
-            f"--beta with --model {session.choice.policy_name}: TRL cannot load its copy of the reference from such a "
-            "file; add --use_peft, or take --kl_type"
-        )
+        name, instead = session.choice.policy_name, "add --use_peft, or take --kl_type"
+        raise UserError(f"--beta with --model {name}: TRL cannot load a reference from its file; {instead}")
     config.max_steps = session.steps(args.max_steps)
     config.learning_rate = session.rate(args.learning_rate, mini=3e-4, full=2e-5)
     session.refuse_finished(session.first_step, config.max_steps, "max_steps")
@@ -237,10 +220,8 @@ def main() -> None:
         follow_mask_positions(trainer.ref_model)
     reward.policy = policy = whole  # TRL has wrapped the model in LoRA, if asked to
 
-    plan = (
-        f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions, "
-    )
-    plan += f"learning rate {config.learning_rate:g}"
+    plan = f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions"
+    plan += f", learning rate {config.learning_rate:g}"
     session.begin(policy, tokenizer, reference, reward, plan, config.to_sanitized_dict())
     trainer.add_callback(StepCallback(session, policy, keep=args.save_total_limit))
     with session.training(policy, tokenizer):
@@ -271,9 +252,7 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
     micro_batch = max(n for n in range(1, min(args.per_device_train_batch_size, here) + 1) if here % n == 0)
     gpu = torch.cuda.is_available()
     # is_bf16_supported() counts emulation in, which is twice as slow as fp32 on a T4
-    bf16 = args.bf16 or (
-        args.bf16 is None and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     settings = {
         "output_dir": args.output_dir,
         "seed": args.seed,
@@ -310,7 +289,7 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
         # Weights are always fp32. Recomputing activations saves memory in models a thousand times this size; here it
         # costs a fifth of the time.
         "use_cpu": not gpu,
-        "bf16": bf16,
+        "bf16": has_bf16 if args.bf16 is None else args.bf16,
         "fp16": False,
         "activation_checkpointing": False,
         "ddp_find_unused_parameters": False,
@@ -337,11 +316,8 @@ def grpo_config(args: GRPOArguments) -> GRPOConfig:
 def shuffled_passes(prompts: list[str], number: int, seed: int) -> list[str]:
     """`number` prompts or a few more: passes over all of them, each in another order."""
     rng = random.Random(seed)
-    return [
-        prompt
-        for _ in range(math.ceil(number / len(prompts)))
-        for prompt in rng.sample(prompts, len(prompts))
-    ]
+    passes = math.ceil(number / len(prompts))
+    return [prompt for _ in range(passes) for prompt in rng.sample(prompts, len(prompts))]
 
 
 if __name__ == "__main__":

@@ -57,16 +57,13 @@ def test_a_prompt_ends_at_a_newline_and_a_blank_at_its_end_is_told(tmp_path, cap
     )
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_with_its_line(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("a b\na b c d e\n")
-
+def test_a_prompt_that_leaves_no_room_is_refused_with_its_line():
     def tokenizer(text):
         return {"input_ids": text.split()}
 
-    assert len(data.load_prompts(str(file), tokenizer, max_prompt_tokens=5)) == 2
-    with pytest.raises(UserError, match=r"line 2: 5 tokens, but only 4"):
-        data.load_prompts(str(file), tokenizer, max_prompt_tokens=4)
+    data.check_prompts(["a b", "a b c d e"], "f", tokenizer, 5)
+    with pytest.raises(UserError, match=r"--prompts f, line 2: 5 tokens, but only 4"):
+        data.check_prompts(["a b", "a b c d e"], "f", tokenizer, 4)
 
 
 def write_imdb(path):

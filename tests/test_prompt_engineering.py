@@ -115,7 +115,7 @@ def test_shaped_reward_is_the_students(tmp_path, monkeypatch, capsys):
     "args, sentence",
     [
         (["--num_prompts", "2"], "2 prompts are too few"),
-        (["--num_prompts", "4", "--prefix", "long " * 300], "makes a prompt of"),
+        (["--num_prompts", "4", "--prefix", "long " * 300], r"after the prefix .*leave room"),
         (["--score", "stars"], "invalid choice"),
     ],
 )

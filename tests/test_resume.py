@@ -251,7 +251,7 @@ def test_each_changed_input_is_named_and_a_run_without_digests_goes_on(tmp_path)
         if changed is None:
             Session._refuse_changed_inputs(session)
         else:
-            with pytest.raises(UserError, match=f"changed since this run began: {changed}; that would be"):
+            with pytest.raises(UserError, match=f"changed since this run began: {changed}; restore it"):
                 Session._refuse_changed_inputs(session)
 
 

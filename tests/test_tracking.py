@@ -10,6 +10,7 @@ import types
 import pytest
 
 from kit.base.errors import UserError
+from kit.base.flags import Arguments
 from kit.train import tracking
 from tests.conftest import ROOT
 
@@ -73,10 +74,10 @@ def test_one_that_cannot_be_opened_is_said_and_the_run_goes_on_without(capsys, t
 
 
 def test_one_that_is_not_installed_is_refused(monkeypatch):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("kit.base.flags.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--report_to trackio: .* requirements-play\.txt"):
-        tracking.refuse_uninstalled("trackio")
-    tracking.refuse_uninstalled("none")
+        Arguments(report_to="trackio")
+    assert Arguments().report_to == "none"
 
 
 @pytest.mark.needs("tensorboard")

@@ -188,9 +188,7 @@ def named_paths(pairs: Sequence[str]) -> dict[str, str]:
         if pair == BASE:
             continue
         if not path or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
-            raise UserError(
-                f"{pair}: give NAME=PATH, such as kl=outputs/kl; a name is of letters, digits, . _ + -"
-            )
+            raise UserError(f"{pair}: give NAME=PATH, such as kl=outputs/kl; NAME: letters, digits, . _ + -")
         if name == BASE:
             raise UserError(f"{pair}: base is the reference model (--model says which); take another name")
         if name in paths:

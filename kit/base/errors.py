@@ -70,10 +70,7 @@ def no_room(error: BaseException, folder: Path | None = None) -> str:
     """
     text = f"{type(error).__name__}: {error}"
     if any(sign in text for sign in ("MemoryError", "not enough memory", "allocate memory")):
-        return (
-            "there is not enough memory; lower --per_device_train_batch_size (baselines: the batch sizes), then "
-            "--max_completion_length or --prompts_per_step"
-        )
+        return "there is not enough memory; lower --per_device_train_batch_size (baselines: --batch_size)"
     full = any(sign in text for sign in ("No space left", "File too large", "quota exceeded"))
     if folder and folder.is_dir() and isinstance(error, Exception) and not isinstance(error, UserError):
         full |= shutil.disk_usage(folder).free < 2**20

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from kit.base.errors import UserError
@@ -77,6 +78,10 @@ class Arguments:
         usual = type(self)  # a field's default is the class's attribute
         if self.lora_r != usual.lora_r and not self.use_peft:
             raise UserError(f"--lora_r {self.lora_r} is the rank of LoRA adapters: it needs --use_peft")
+        if self.wandb and self.report_to not in ("none", "wandb"):
+            raise UserError(f"--wandb and --report_to {self.report_to}: a run has one of them; keep one")
+        if self.report_to in ("trackio", "tensorboard") and find_spec(self.report_to) is None:
+            raise UserError(f"--report_to {self.report_to}: run pip install -r requirements-play.txt first")
         mode = os.environ.get("WANDB_MODE", "online")
         if self.wandb and mode not in WANDB_MODES:
             raise UserError(f"WANDB_MODE={mode}: unset it, or choose one of {', '.join(WANDB_MODES)}")

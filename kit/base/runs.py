@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout  # comes with torch
 from kit import ROOT
 from kit.base.errors import UserError
 from kit.base.files import read_text, remove, rename, sha256, user_path, write_text
-from kit.base.screen import clock
 
 STATE = "trainer_state.json"  # in every checkpoint; TRL calls it so
 MANIFEST = "manifest.json"
@@ -50,18 +49,14 @@ class Run:
         folder = Path(user_path(str(output_dir)))
         path = folder / name
         try:
-            folder.resolve().mkdir(
-                parents=True, exist_ok=True
-            )  # resolved: it may be a link to a folder that is gone
+            folder.resolve().mkdir(parents=True, exist_ok=True)  # resolved: a link may lead nowhere
             for number in count(2):
                 with suppress(FileExistsError):
                     path.mkdir()
                     break
                 path = folder / f"{name}-{number}"
         except OSError as error:
-            raise UserError(
-                f"--output_dir {output_dir}: cannot make a folder there ({error.strerror})"
-            ) from None
+            raise UserError(f"--output_dir {folder}: cannot make a folder there ({error.strerror})") from None
         return cls(path)
 
     @classmethod
@@ -118,9 +113,7 @@ class Run:
         try:
             return FileLock(self.path / "lock").acquire(blocking=False)
         except Timeout:
-            raise UserError(
-                f"--resume {self.path}: another process is training this run; stop it first"
-            ) from None
+            raise UserError(f"--resume {self.path}: another process is training this run; stop it") from None
         except OSError:  # a network drive without locks
             return nullcontext()
 
@@ -143,13 +136,6 @@ class Run:
             if path.exists():
                 kept = [row for row in read_lines(path) if row["step"] <= step]
                 write_text(path, "".join(to_json(row) + "\n" for row in kept))
-
-    def closing(self, seconds: float, name: str) -> str:
-        """The last lines on screen: the time, the folder, and how to compare the run under `name`."""
-        return (
-            f"\nDone in {clock(seconds)}. The run is in {self.path}/ : metrics.jsonl, samples.jsonl, final/\n"
-            f"  Compare: python evaluate.py base {name}={self.path}"
-        )
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -188,10 +174,7 @@ def what_is_missing(folder: Path) -> str:
 def refuse_change(run: str | Path, setting: str, was: object, now: object) -> NoReturn:
     """Raise the `UserError` for a resumed run with another value of a setting."""
     had = "unset" if was is None else was
-    raise UserError(
-        f"--resume {run}: this run has {setting} {had}, not {now}: that would be another experiment; go on with what "
-        "it had, or start a new run"
-    )
+    raise UserError(f"--resume {run}: this run has {setting} {had}, not {now}: keep it, or start a new run")
 
 
 def provenance() -> dict[str, Any]:
@@ -199,11 +182,9 @@ def provenance() -> dict[str, Any]:
     import torch  # not above: the command line reads run folders before anything heavy is imported
 
     def git(*command: str) -> str | None:
+        how: dict[str, Any] = {"cwd": ROOT, "text": True, "timeout": 10, "stderr": subprocess.DEVNULL}
         with suppress(OSError, subprocess.SubprocessError):
-            said = subprocess.run(
-                ["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
-            )
-            return said.stdout.strip()
+            return subprocess.check_output(["git", *command], **how).strip()
         return None
 
     return {
@@ -242,9 +223,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         # bytes: a line may be torn within a character. Not splitlines(): U+2028 is plain text to JSON.
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); is {file.parent} a run folder?"
-        ) from None
+        raise UserError(f"{file}: cannot be read ({error.strerror}); is it in a run folder?") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

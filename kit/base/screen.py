@@ -46,10 +46,9 @@ def quiet(name: str = "") -> None:
     for name in ("trl", "transformers", "accelerate", "datasets", "huggingface_hub", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "transformers" in sys.modules:
-        from transformers.utils import logging as transformers_logging
+        from transformers.utils.logging import disable_progress_bar
 
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        disable_progress_bar()
 
 
 def clock(seconds: float) -> str:
@@ -113,9 +112,5 @@ class Progress:
         eta = elapsed / max(self.done, 1) * (self.total - self.done)
         line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
         self.open = self.live and self.done < self.total
-        print(
-            f"\r\033[K{line}" if self.live else line,
-            end="" if self.open else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"\r\033[K{line}" if self.live else line
+        print(line, end="" if self.open else "\n", file=sys.stderr, flush=True)

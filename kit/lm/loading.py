@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kit.base.errors import UserError, no_room
 from kit.base.files import refuse_pointer
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def told_as(what: str, advice: str) -> Iterator[None]:
         raise UserError(f"{what} ({said}); {advice}") from None
 
 
-def load_tokenizer(spec: str | Path, **where: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: str | Path, **where: str) -> Tokenizer:
     """The tokenizer at `spec`, a Hugging Face id or a folder (`gguf_file`: in this file of it).
 
     Raises `UserError` if its files are missing, as transformers would silently make an empty one.

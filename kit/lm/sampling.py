@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from kit.lm.log_probs import evaluating, positions, scaled_logits
+from kit.lm.loading import Tokenizer
+from kit.lm.log_probs import LanguageModel, LogProbs, evaluating, positions, scaled_logits
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Completion:
 
 
 def sample(
-    policy: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: LanguageModel,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     num_samples: int = 1,
     max_new_tokens: int = 40,
@@ -56,20 +57,16 @@ def sample(
     ends = end_tokens(policy, tokenizer)
     completions: list[Completion] = []
 
-    def on_token(rows: list[list[int]]) -> None:
-        if on_text is not None:
-            on_text(tokenizer.batch_decode([until(row, ends) for row in rows], skip_special_tokens=True))
+    def texts(rows: list[list[int]]) -> list[str]:
+        return tokenizer.batch_decode([until(row, ends) for row in rows], skip_special_tokens=True)
 
     for start in range(0, len(prompt_ids), batch_size):
         rows = slice(start, start + batch_size)
-        drawn, _ = rollout(
-            policy, prompt_ids[rows], uniforms[rows], ends, temperature, on_token if on_text else None
-        )
-        for i, ids in enumerate(drawn, start=start):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            completions.append(
-                Completion(prompts[i // num_samples], prompt_ids[i], ids, text, truncated=ids[-1] not in ends)
-            )
+        on_token = (lambda rows: on_text(texts(rows))) if on_text else None
+        drawn, _ = rollout(policy, prompt_ids[rows], uniforms[rows], ends, temperature, on_token)
+        for i, (ids, text) in enumerate(zip(drawn, texts(drawn), strict=True), start=start):
+            prompt, truncated = prompts[i // num_samples], ids[-1] not in ends
+            completions.append(Completion(prompt, prompt_ids[i], ids, text, truncated))
         if on_batch is not None:
             on_batch(len(drawn))
     return completions
@@ -80,7 +77,7 @@ def until(row: list[int], ends: set[int]) -> list[int]:
     return row[: next((i for i, token in enumerate(row, start=1) if token in ends), len(row))]
 
 
-def end_tokens(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(policy: LanguageModel, tokenizer: Tokenizer) -> set[int]:
     """The tokens that end a completion: the tokenizer's EOS, and those the model's generation config names."""
     eos = policy.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
@@ -88,13 +85,13 @@ def end_tokens(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokeniz
 
 @torch.no_grad()
 def rollout(
-    policy: PreTrainedModel | PeftModel,
+    policy: LanguageModel,
     prompt_ids: Sequence[list[int]],
     uniforms: Tensor,
     ends: set[int],
     temperature: float = 1.0,
     on_token: Callable[[list[list[int]]], None] | None = None,
-) -> tuple[list[list[int]], list[list[float]]]:
+) -> tuple[list[list[int]], LogProbs]:
     """Draw one completion for each of N prompts: (N rows of token ids, N rows of their log-probs in nats).
 
     `uniforms` (N, T) in [0, 1) decide what is drawn; T is the maximum length. Equal prompts in a row are computed once.
@@ -102,8 +99,7 @@ def rollout(
     head and the softmax are fp32, and the policy's mode is put back. `on_token` gets the N rows after every draw;
     ignore what follows the end of a row.
 
-    Raises:
-        FloatingPointError: a log-prob is NaN or infinite: the policy's weights have diverged.
+    Raises FloatingPointError if a log-prob is NaN or infinite: the policy's weights have diverged.
     """
     lm = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     device = lm.get_input_embeddings().weight.device
@@ -183,9 +179,7 @@ class GrowingLayer(DynamicLayer):
     values: Tensor
     buffers: list[Tensor] | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         new = [key_states, value_states]

@@ -132,9 +132,9 @@ def load_bench(
     room = context(reference) - args.max_new_tokens
     if args.prompts == "held_out":
         prompts = list(HELD_OUT_PROMPTS)[: args.num_prompts]
-        check_prompts(prompts, args.prompts, tokenizer, room)
     else:
-        prompts = load_prompts(args.prompts, tokenizer, room, args.num_prompts)
+        prompts = load_prompts(args.prompts, args.num_prompts)
+    check_prompts(prompts, args.prompts, tokenizer, room)
     bench = Bench(
         prompts=prompts,
         scorer=load_scorer(choice.sentiment, device),

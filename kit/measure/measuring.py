@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from kit.base.metrics import (
     Estimate,
@@ -26,7 +25,8 @@ from kit.base.metrics import (
     unique_ratio,
 )
 from kit.base.screen import Progress
-from kit.lm.log_probs import exact_distances
+from kit.lm.loading import Tokenizer
+from kit.lm.log_probs import LanguageModel, exact_distances
 from kit.lm.sampling import Completion, sample
 from kit.measure.fluency import Fluency
 from reward_utils import Scorer
@@ -83,7 +83,7 @@ class Bench:
     prompts: Sequence[str]
     scorer: Scorer
     reference: PreTrainedModel | None
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     max_new_tokens: int
     temperature: float
     seed: int
@@ -106,14 +106,10 @@ class Bench:
             self.seconds[name] += time.monotonic() - start
 
     def sample(
-        self,
-        policy: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        num_samples: int,
-        prompts: Sequence[str] | None = None,
+        self, policy: LanguageModel, tokenizer: Tokenizer, num_samples: int, prompts: Sequence[str] = ()
     ) -> list[Completion]:
         """`num_samples` completions of every prompt (the bench's own by default), prompt by prompt."""
-        asked = self.prompts if prompts is None else prompts
+        asked = prompts or self.prompts
         on_batch = self.progress.advance if self.progress else None
         with self.phase("sampling"):
             return sample(policy, tokenizer, asked, num_samples, self.max_new_tokens, self.temperature, self.seed,
@@ -124,9 +120,7 @@ class Bench:
         with self.phase("scoring"):
             return self.scorer(texts), list(self.judge(texts)) if self.judge else [None] * len(texts)
 
-    def rows(
-        self, policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, num_samples: int = 1
-    ) -> list[Row]:
+    def rows(self, policy: LanguageModel, tokenizer: Tokenizer, num_samples: int = 1) -> list[Row]:
         """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
 
         KLs are in nats per completion, `ref_nll` in nats per token, `log_ratios` are log(pi/pi_ref) of each sampled
@@ -169,7 +163,7 @@ class Bench:
         ]
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     """The text that each token adds; joined they are the completion. EOS adds nothing, and a character of several
     tokens belongs to its last."""
     texts = tokenizer.batch_decode([ids[: i + 1] for i in range(len(ids))], skip_special_tokens=True)

@@ -66,9 +66,7 @@ def read_kept(file: Path = HELD_OUT) -> tuple[str, ReferenceSamples]:
     """(the `fingerprint` they were drawn with, the samples of the bundled pair)."""
     data = file.read_bytes()
     refuse_pointer(data, str(file))
-    with told_as(
-        f"{file} is damaged", "get it again, or draw the samples again with python -m kit.measure.reference"
-    ):
+    with told_as(f"{file} is damaged", "get it again, or make it with python -m kit.measure.reference"):
         kept = json.loads(gzip.decompress(data))
         return kept["drawn_with"], ReferenceSamples(kept["texts"], np.array(kept["scores"]))
 

@@ -124,19 +124,17 @@ def articles(samples: Sequence[Mapping[str, Any]]) -> str:
     return str(module.articles(samples)).replace("<i ", '<i tabindex="0" ', 1)
 
 
-def render(
-    comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], figures: Path
-) -> str:
+def render(comparison: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> str:
     """The page for one `comparison.json`.
 
-    `rows` are the rows of `Bench.rows` by model. `figures` is the folder with the SVG files; a missing one is left out.
+    `rows` are the rows of `Bench.rows` by model. `out` is the folder with the SVG files; a missing one is left out.
     A completion may contain `<script>`: text is escaped, and the page's policy lets only its own script and style run.
     """
     style, script = asset("css", "cells", "report"), asset("js", "cells", "report")
     images = [
-        {"caption": caption, "data": base64.b64encode((figures / f"{name}.svg").read_bytes()).decode()}
+        {"caption": caption, "data": base64.b64encode((out / f"{name}.svg").read_bytes()).decode()}
         for name, caption in FIGURES
-        if (figures / f"{name}.svg").is_file()
+        if (out / f"{name}.svg").is_file()
     ]
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     return environment().get_template("report.html").render(

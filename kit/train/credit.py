@@ -25,14 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import kl_div
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from kit.lm.log_probs import as_reference, chunks, next_token_log_softmax
+from kit.lm.log_probs import LanguageModel, as_reference, chunks, next_token_log_softmax
 
 RIDGE = 0.5  # half a completion's weight
 BLOCK = 4  # tokens between two scores: a score costs a twentieth of a step on the bundled models
@@ -109,9 +107,8 @@ class CreditTrainer(GRPOTrainer):
         """A of every token, (N, longest); what is after a completion's end is never read."""
         longest = max(map(len, completion_ids))
         cuts = [(i, end) for i, row in enumerate(completion_ids) for end in range(BLOCK, len(row), BLOCK)]
-        texts = self.processing_class.batch_decode(
-            [completion_ids[i][:end] for i, end in cuts], skip_special_tokens=True
-        )
+        prefixes = [completion_ids[i][:end] for i, end in cuts]
+        texts = self.processing_class.batch_decode(prefixes, skip_special_tokens=True)
         so_far = np.full((len(rewards), (longest - 1) // BLOCK), np.nan)
         # without cuts, all of them short, a student's function would get a batch of nothing
         scores = self.reward_funcs[0].base_reward(texts, [prompts[i] for i, _ in cuts])[1] if cuts else []
@@ -127,7 +124,7 @@ class CreditTrainer(GRPOTrainer):
         output["advantages"] = self.credited.to(output["completion_ids"].device)  # (N, T)
         return output
 
-    def _compute_loss(self, model: PreTrainedModel | PeftModel, inputs: dict[str, Any]) -> Tensor:
+    def _compute_loss(self, model: LanguageModel, inputs: dict[str, Any]) -> Tensor:
         def token_ids(part: str) -> list[list[int]]:
             pairs = zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"], strict=True)
             return [ids[mask.bool()].tolist() for ids, mask in pairs]

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from kit.lm.loading import Tokenizer
 from kit.lm.sampling import end_tokens, rollout
 from kit.train.processes import follow
 from kit.train.session import Session
@@ -23,9 +24,7 @@ class Rollouts:
     two batches.)
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, seed: int, max_new_tokens: int, temperature: float
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, seed: int, max_new_tokens: int, temperature: float) -> None:
         self.tokenizer, self.temperature = tokenizer, temperature
         self.seed, self.max_new_tokens = seed, max_new_tokens
         self.step, self.round = -1, 0  # within one step there may be several rounds of sampling
@@ -96,9 +95,8 @@ class StepCallback(TrainerCallback):
         # A checkpoint holds the --save_steps and learning rate of its run: 0 if that was finished. Take today's
         state.compute_steps(args, state.max_steps)
         if isinstance(lr_scheduler, LambdaLR):
-            for group, base, decay in zip(
-                optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True
-            ):
+            rates = zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+            for group, (base, decay) in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = base * decay(lr_scheduler.last_epoch)
         follow(self.policy, model)
         self.session.start(self.policy)

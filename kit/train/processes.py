@@ -3,23 +3,20 @@
 import os
 
 import torch
-from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from kit.base.errors import UserError
 from kit.base.flags import Arguments
+from kit.lm.log_probs import LanguageModel
 
 
 def refuse_idle_gpus(otherwise: str = "") -> None:
     """Raises `UserError` for one process that sees several GPUs: the trainers would split its batches over them."""
-    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-        raise UserError(
-            f"{torch.cuda.device_count()} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0{otherwise}"
-        )
+    if (n := torch.cuda.device_count()) > 1 and "WORLD_SIZE" not in os.environ:
+        raise UserError(f"{n} GPUs are visible to one process: set CUDA_VISIBLE_DEVICES=0{otherwise}")
 
 
 def refuse_launch(args: Arguments, settings: GRPOConfig) -> None:
@@ -36,7 +33,7 @@ def refuse_launch(args: Arguments, settings: GRPOConfig) -> None:
             raise UserError(f"{flag} does not work with FSDP here; leave it out, or start without FSDP")
 
 
-def follow(policy: PreTrainedModel | PeftModel, trained: torch.nn.Module) -> None:
+def follow(policy: LanguageModel, trained: torch.nn.Module) -> None:
     """Copy FSDP's sharded weights of `trained` to `policy`, in all processes at once; without FSDP, do nothing."""
     if isinstance(trained, FSDPModule):
         policy.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))

@@ -28,14 +28,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from data import check_prompts, load_prompts, validation_prompts
 from kit.base.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
@@ -44,6 +44,8 @@ from kit.base.flags import Arguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.base.screen import clock
+from kit.lm.loading import Tokenizer
+from kit.lm.log_probs import LanguageModel
 from kit.lm.models import (
     adapter_base,
     context,
@@ -56,26 +58,19 @@ from kit.lm.models import (
 from kit.measure.frontier import price
 from kit.measure.measuring import Bench
 from kit.measure.reference import kept_samples
-from kit.train.tracking import Tracker, open_tracker, refuse_uninstalled
+from kit.train.tracking import Tracker, open_tracker
 from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
 from sentiment import load_scorer, word_count_score
 
-LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
-def reward_without_penalty(
-    args: Arguments, score: Scorer, tokenizer: PreTrainedTokenizerBase
-) -> RewardFunction:
+def reward_without_penalty(args: Arguments, score: Scorer, tokenizer: Tokenizer) -> RewardFunction:
     """The reward of the baselines: no KL penalty, and `shaped` is the composite reward R, not the student's."""
-    return make_reward_function(
-        score,
-        tokenizer,
-        reward_shaping=args.reward_shaping,
-        negate=args.negate_reward,
-        student=SimpleNamespace(shaped_reward=composite_reward),
-    )
+    ours = SimpleNamespace(shaped_reward=composite_reward)
+    shaping, negate = args.reward_shaping, args.negate_reward
+    return make_reward_function(score, tokenizer, reward_shaping=shaping, negate=negate, student=ours)
 
 
 def _settings(args: Arguments) -> dict[str, Any]:
@@ -166,10 +161,7 @@ class Session:
         self.scorer = load_scorer(self.choice.sentiment, self.device)
         self.score = word_count_score if args.hackable_reward else self.scorer
         self.tracker = Tracker()
-        if args.wandb and args.report_to not in ("none", "wandb"):
-            raise UserError(f"--wandb and --report_to {args.report_to}: a run has one of them; keep one")
         self.report_to = "wandb" if args.wandb else args.report_to
-        refuse_uninstalled(self.report_to)
         self.digests: dict[str, str | None] = {}
         self.validated = -1  # the last validated step
         self.asked_to_stop: int | None = None  # the signal
@@ -183,17 +175,15 @@ class Session:
     def refuse_finished(self, done: int, total: int, flag: str) -> None:
         """Raises `UserError` if a resumed run has done all that `--flag` asks for."""
         if self.checkpoint and (done > total or (done == total and self.run.final.is_dir())):
-            raise UserError(
-                f"--resume {self.run.path}: this run is finished, {done} of {total} {flag.removeprefix('max_')} done; "
-                f"to go on, give --{flag} more than {done}"
-            )
+            said = f"{done} of {total} {flag.removeprefix('max_')} done"
+            raise UserError(f"--resume {self.run.path}: {said}; to go on, give --{flag} more than {done}")
 
     def rate(self, asked: float | None, mini: float, full: float) -> float:
         """`--learning_rate`, or the default of the policy's size; LoRA trains at five times that."""
         usual = (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
         return usual if asked is None else asked
 
-    def load_models(self) -> tuple[LanguageModel, PreTrainedTokenizerBase, PreTrainedModel | None]:
+    def load_models(self) -> tuple[LanguageModel, Tokenizer, PreTrainedModel | None]:
         """(policy, tokenizer, reference); a resumed run's policy is its checkpoint.
 
         With LoRA the reference is None: it is the policy without its adapter.
@@ -208,12 +198,13 @@ class Session:
             policy, _ = load_policy(str(self.checkpoint), self.device)
         return policy, tokenizer, reference
 
-    def load_prompts(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    def load_prompts(self, policy: LanguageModel, tokenizer: Tokenizer) -> list[str]:
         """The training prompts. Raises `UserError` if one, or one of validation, leaves no room for a completion."""
         room = context(policy) - self.args.max_completion_length
         self.validated_on = validation_prompts(self.args.prompts)
         check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
-        prompts = load_prompts(self.args.prompts, tokenizer, room)
+        prompts = load_prompts(self.args.prompts)
+        check_prompts(prompts, self.args.prompts, tokenizer, room)
         self.config["num_prompts"] = len(prompts)
         self.digests |= {"prompts": digest(prompts), "validation prompts": digest(self.validated_on)}
         return prompts
@@ -223,10 +214,8 @@ class Session:
         stored = read_config(self.run.path).get("digests", {})  # none in a run of an earlier version
         if changed := [name for name, value in self.digests.items() if stored.get(name, value) != value]:
             names = " and ".join(f"{name} {self.config.get(name, '')}".strip() for name in changed)
-            raise UserError(
-                f"--resume {self.run.path}: changed since this run began: {names}; that would be another experiment; "
-                "restore it, or start a new run"
-            )
+            said = f"changed since this run began: {names}; restore it, or start a new run"
+            raise UserError(f"--resume {self.run.path}: {said}")
 
     # ---- the run folder
 
@@ -243,7 +232,7 @@ class Session:
     def begin(
         self,
         policy: LanguageModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         reference: PreTrainedModel | None,
         reward: RewardFunction,
         plan: str,
@@ -269,23 +258,17 @@ class Session:
             self.config["prediction"] = predicted
         if not self.checkpoint:
             self.run.write_config(self.config)
-        self.tracker = open_tracker(
-            self.report_to, self.args.wandb_project, self.run.path, self.config, self.first_step
-        )
-        bench = Bench(
-            prompts=self.validated_on,
-            scorer=self.scorer,
-            reference=reference,
-            tokenizer=tokenizer,
-            max_new_tokens=self.args.max_completion_length,
-            temperature=self.args.temperature,
-            seed=VALIDATION_SEED,
-        )
+        project, run = self.args.wandb_project, self.run.path
+        self.tracker = open_tracker(self.report_to, project, run, self.config, self.first_step)
+        sampling = (self.args.max_completion_length, self.args.temperature, VALIDATION_SEED)
+        bench = Bench(self.validated_on, self.scorer, reference, tokenizer, *sampling)
         beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
         self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
-        print(self.choice.introduction(policy, self.device))
+        size, who = sum(p.numel() for p in policy.parameters()) / 1e6, self.choice
+        print(f"policy {who.policy_name} ({size:.1f} M), sentiment {who.sentiment_name}, on {self.device}")
+        print(f"  ({who.reason})")
         where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
-        print(f"run {self.run.path}, {plan}{where}\n", flush=True)
+        print(f"run {run}, {plan}{where}\n", flush=True)
 
     def start(self, policy: LanguageModel) -> None:
         """Validate at step 0. When resuming: drop what was written after the checkpoint, which has been loaded."""
@@ -300,9 +283,7 @@ class Session:
         self.validate(policy, self.first_step)
 
     @contextmanager
-    def training(
-        self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase, name: str = "this"
-    ) -> Iterator[None]:
+    def training(self, policy: LanguageModel, tokenizer: Tokenizer, name: str = "this") -> Iterator[None]:
         """The block that trains. If it is stopped, it says how to go on; at its end it saves `final/`.
 
         `name` is the run's name in the suggested evaluate.py command.
@@ -331,9 +312,10 @@ class Session:
                     print(f"\nstopped {self._how_to_go_on()}", file=sys.stderr)
                 raise
             if self.is_main:
-                seconds = time.monotonic() - self.started
-                self.tracker.finish({"seconds": seconds, "final": str(self.run.final)})
-                print(self.run.closing(seconds, name))
+                took, run = time.monotonic() - self.started, self.run.path
+                self.tracker.finish({"seconds": took, "final": str(self.run.final)})
+                print(f"\nDone in {clock(took)}. The run is in {run}: metrics.jsonl, samples.jsonl, final/")
+                print(f"  Compare: python evaluate.py base {name}={run}")
 
     def _remove_torn(self) -> None:
         """Remove what was being saved when the run ended, to make room."""
@@ -348,7 +330,7 @@ class Session:
         whole = [folder for _, folder in self.run.checkpoints() if (folder / MANIFEST).is_file()]
         return whole[-1] if whole else None
 
-    def _save_final(self, policy: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _save_final(self, policy: LanguageModel, tokenizer: Tokenizer) -> None:
         beside = self.run.path / "final.part"  # final/ is always whole
         remove(beside)
         save_policy(policy, tokenizer, beside, merge=self.args.merge_lora)
@@ -408,10 +390,8 @@ class Session:
                 raise self._diverged(f"step {step}: {name.replace('_', ' ')} is {value}")
 
     def _diverged(self, what: str) -> Diverged:
-        return Diverged(
-            f"{what}, so the training ends and does not save this step; {self._where_it_is()}; start a new run, "
-            "perhaps with a lower --learning_rate"
-        )
+        advice = "start a new run, perhaps with a lower --learning_rate"
+        return Diverged(f"{what}, so the training ends without saving it; {self._where_it_is()}; {advice}")
 
     def check_gradient(self, step: int, model: torch.nn.Module) -> None:
         """`check` the gradient before the optimizer's step."""
@@ -424,12 +404,7 @@ class Session:
     # ---- checkpoints
 
     def save_checkpoint(
-        self,
-        step: int,
-        policy: LanguageModel,
-        tokenizer: PreTrainedTokenizerBase,
-        state: dict[str, Any],
-        keep: int,
+        self, step: int, policy: LanguageModel, tokenizer: Tokenizer, state: dict[str, Any], keep: int
     ) -> None:
         """Save checkpoint-<step>/: a model for evaluate.py, and `state`. The latest `keep` checkpoints stay."""
         folder = self.run.path / f"checkpoint-{step}"

@@ -3,8 +3,6 @@
 An error of theirs ends the tracking, not the run.
 """
 
-import importlib.util
-import netrc
 import os
 import sys
 import urllib.error
@@ -14,7 +12,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from kit.base.errors import UserError
 from kit.base.runs import to_json
@@ -62,15 +59,14 @@ class Tracker:
 def open_wandb(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
     """A W&B run, on one step axis; offline without a login or network. Raises `UserError` if W&B refuses."""
     import wandb
+    from requests.utils import get_netrc_auth  # W&B reads its key there too
 
     mode, base_url = os.environ.get("WANDB_MODE"), wandb.Settings().base_url
-    if mode is None:
-        why = "no login" if not _logged_in(base_url) else ""
-        if not why and not in_reach(base_url):
-            why = f"{base_url} is out of reach"
-        if why:
-            mode = "offline"
-            print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
+    key = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    logged_in = key or get_netrc_auth(base_url)
+    if mode is None and not (logged_in and in_reach(base_url)):
+        mode, why = "offline", f"{base_url} is out of reach" if logged_in else "no login"
+        print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
     method = config["method"]
     tags = [method, *filter(None, [config.get("kl_type")])]
     try:
@@ -139,19 +135,10 @@ def open_trackio(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
     return Tracker("Trackio", send, close)
 
 
-def refuse_uninstalled(report_to: str) -> None:
-    """Raises `UserError` if the tracker's library is not installed."""
-    if report_to in ("trackio", "tensorboard") and importlib.util.find_spec(report_to) is None:
-        raise UserError(f"--report_to {report_to}: it is not installed: pip install -r requirements-play.txt")
-
-
-def open_tracker(
-    report_to: str, project: str, folder: Path, config: dict[str, Any], first_step: int
-) -> Tracker:
+def open_tracker(report_to: str, project: str, folder: Path, config: dict, first_step: int) -> Tracker:
     """The tracker of the run in `folder`. If Trackio or TensorBoard cannot be opened, one line says why.
 
-    Raises:
-        UserError: W&B refuses.
+    Raises `UserError` if W&B refuses.
     """
     if report_to == "wandb":
         return open_wandb(project, folder, config)
@@ -175,13 +162,3 @@ def in_reach(base_url: str, seconds: float = 5.0) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _logged_in(base_url: str) -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    try:
-        file = os.environ.get("NETRC") or str(Path.home() / ("_netrc" if os.name == "nt" else ".netrc"))
-        return netrc.netrc(file).authenticators(urlparse(base_url).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -71,10 +71,8 @@ def extra_settings(text: str | None, kit_flags: set[str], credit: str) -> dict[s
         if name in kit_flags:
             raise UserError(f"trl: {name} is a flag of the kit: give it as {name}, outside trl")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(
-                f"trl: {name} is no setting of TRL's" + (f"; did you mean {close[0]}?" if close else "")
-            )
+            close = "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, known, n=1))
+            raise UserError(f"trl: {name} is no setting of TRL's{close}")
         if not allowed:
             why = REASONS.get(name, "the kit sets it itself (train.py, grpo_config)")
             raise UserError(f"trl: {name} cannot be set: {why}")
@@ -83,9 +81,7 @@ def extra_settings(text: str | None, kit_flags: set[str], credit: str) -> dict[s
         if value is not None:
             argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     if given.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "trl: use_vllm: vLLM is not installed, and it needs a GPU; leave it out, or pip install vllm"
-        )
+        raise UserError("trl: use_vllm: vLLM is not installed (it needs a GPU); leave it out, or install it")
     # YAML reads 1e-8 as a string: the values are parsed like flags
     parsed = _Parser(GRPOConfig, add_help=False, allow_abbrev=False).parse_args(argv, argparse.Namespace())
     return {name: getattr(parsed, name) for name, value in given.items() if value is not None}

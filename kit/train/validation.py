@@ -9,11 +9,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
-from transformers import PreTrainedModel
 
 from kit.base.runs import Run
 from kit.base.screen import table
+from kit.lm.log_probs import LanguageModel
 from kit.measure.frontier import captured
 from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
 from kit.measure.reference import ReferenceSamples
@@ -54,7 +53,7 @@ class Validation:
     beta: float
     samples: ReferenceSamples | None
 
-    def run(self, policy: PreTrainedModel | PeftModel, step: int) -> None:
+    def run(self, policy: LanguageModel, step: int) -> None:
         """Measure `policy`, log the `val/*` metrics and every sample at `step`, print one line and four samples."""
         rows = self.bench.rows(policy, self.bench.tokenizer)
         metrics = self.metrics(rows)
