@@ -273,6 +273,19 @@ def test_a_model_is_known_by_its_files_wherever_it_lies(tmp_path):
     assert fingerprint(str(tmp_path / "x.gguf")) == sha256_of_abc
 
 
+def test_an_adapter_is_known_by_its_base_too(tmp_path):
+    for name in ("base", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base/config.json").write_text("{}")
+    weights = tmp_path / "base/model.safetensors"
+    weights.write_text("first")
+    config = {"base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(config))
+    first = fingerprint(str(tmp_path / "adapter"))
+    weights.write_text("second")
+    assert fingerprint(str(tmp_path / "adapter")) != first
+
+
 def test_a_model_from_the_hub_is_known_by_its_commit(monkeypatch):
     monkeypatch.setattr(
         "kit.train.session.try_to_load_from_cache", lambda *_: "/cache/snapshots/607a30d/config.json"
