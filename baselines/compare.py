@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import UserError, run_main
+from kit.base.files import output_folder, user_path, write_text
 from kit.base.runs import read_metrics
 from kit.lm.models import resolve_models
 from kit.measure import plots
@@ -35,6 +36,11 @@ COMPLETIONS_PER_STEP = 64
 ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # (rounds, n of best of n)
 DIGITS = dict.fromkeys(("sentiment", "captured", "judge", "kl_policy_ref", "distinct_2"), 2)
 DIGITS |= {"ref_perplexity": 1, "length": 1}
+# Beside the files of evaluate.py, each with a text at its beginning: an older one may be overwritten
+WRITTEN = {"table.md": "Tokens sampled"}
+WRITTEN |= {
+    f"{name}.{kind}": "atplotlib" for name in ("methods", "frontier_methods") for kind in ("png", "svg")
+}
 
 
 def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
@@ -118,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if method not in METHODS:
             raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(METHODS)}")
     models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
-    out, runs = Path(args.out).resolve(), Path(args.runs).resolve()
+    out, runs = output_folder(args.out, WRITTEN).resolve(), Path(user_path(args.runs)).resolve()
     folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in methods}
     available = commands(args.steps, mini)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
@@ -134,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("evaluate.py failed; its message is above")
     comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     text = table(comparison, folders)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     histories = {name: mean_history([read_metrics(run) for run in found]) for name, found in folders.items()}
     curves = plots.training_curves(histories, start=1)
     frontier = methods_frontier(comparison["frontier"], methods)

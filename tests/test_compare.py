@@ -118,6 +118,15 @@ def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seconds, mean, end
     assert lines[3].endswith(end)
 
 
+@pytest.mark.parametrize("name", ["table.md", "methods.png"])
+def test_a_file_that_it_did_not_write_is_refused_before_any_training(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "finish_runs", lambda *_: pytest.fail("it trains"))
+    (tmp_path / name).write_text("my own")
+    with pytest.raises(UserError, match=f"--out .*{name}: this file was not written by this command"):
+        compare.main(["--out", str(tmp_path)])
+    assert (tmp_path / name).read_text() == "my own"
+
+
 def test_an_unknown_method_is_refused_by_name():
     with pytest.raises(UserError, match="dpo is none of distil, sft, ppo, grpo, token"):
         compare.main(["--methods", "ppo,dpo"])
