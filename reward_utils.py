@@ -21,7 +21,6 @@ from kit.lm.loading import Tokenizer
 from kit.lm.log_probs import LanguageModel, LogProbs, reference_log_probs, token_log_probs
 
 Scorer = Callable[[Sequence[str]], list[float]]
-SPARSE_THRESHOLD = 0.8
 
 
 # ---- KL estimated from the sampled tokens (ours, never the student's) ----------------------------------------
@@ -64,11 +63,15 @@ def _sum_over_tokens(estimate: Callable[[float], float], policy: LogProbs, ref: 
 # ---- the reward --------------------------------------------------------------------------------------------
 
 
-def sparse_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
-    """1 if P(positive) >= 0.8 else 0. A group in which all agree teaches nothing: its advantages are zero."""
-    # Q11. If a completion passes with probability p, how many groups of 8 are flat? Compute it for 0.1, 0.3
-    # and 0.5, and compare with the first steps of train/zero_std_groups.
-    return [1.0 if score >= SPARSE_THRESHOLD else 0.0 for score in scores]
+def sparse_reward(threshold: float) -> Callable[..., list[float]]:
+    """1 if P(positive) >= threshold else 0. A group in which all agree teaches nothing: its advantages are zero."""
+
+    def sparse(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
+        # Q11. If a completion passes with probability p, how many groups of 8 are flat? Compute it for 0.01,
+        # 0.1 and 0.5, and compare with the first steps of train/zero_std_groups.
+        return [1.0 if score >= threshold else 0.0 for score in scores]
+
+    return sparse
 
 
 def linear_reward(scores: Sequence[float], completions: Sequence[str], prompts: object = None) -> list[float]:
@@ -153,6 +156,7 @@ def make_reward_function(
     tokenizer: Tokenizer,
     *,
     reward_shaping: str = "linear",
+    sparse_threshold: float = 0.8,
     kl_type: str = "none",
     kl_coef: float = 0.1,
     negate: bool = False,
@@ -166,7 +170,7 @@ def make_reward_function(
     `kl_penalty_backward` are used for `reward_shaping="shaped"` and `kl_type="forward" | "backward"`.
     `reference` is pi_ref; None means a LoRA policy, whose base is the reference.
     """
-    ours = {"linear": linear_reward, "sparse": sparse_reward}
+    ours = {"linear": linear_reward, "sparse": sparse_reward(sparse_threshold)}
     shape = ours.get(reward_shaping) or student.shaped_reward
     penalty = None if kl_type == "none" else getattr(student, f"kl_penalty_{kl_type}")
     return RewardFunction(score, tokenizer, shape, penalty, kl_coef, negate, temperature, reference)

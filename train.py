@@ -197,6 +197,7 @@ def main() -> None:
         session.score,
         tokenizer,
         reward_shaping=args.reward_shaping,
+        sparse_threshold=args.sparse_threshold,
         kl_type=args.kl_type,
         kl_coef=args.kl_coef,
         negate=args.negate_reward,

@@ -105,7 +105,7 @@ def start_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     words = ["python", f"mini/{parser.prog}"]  # every flag that is not at its default, folders made generic
     for name, value in vars(args).items():
         if name not in ("out", "resume") and value != parser.get_default(name):
-            file = name in ("data", "sst2", "init")
+            file = name in ("data", "imdb", "sst2", "init")
             words += [f"--{name}", f"path/to/{Path(value).name}" if file else str(value)]
     args.command, args.begin = " ".join(words), time.monotonic()
     torch.manual_seed(args.seed)
@@ -420,9 +420,9 @@ def shipped(model: PreTrainedModel) -> PreTrainedModel:
 
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, metrics: dict, about: str,
-    data: str,
+    data: str, samples: Iterable[str] = (),
 ) -> None:  # fmt: skip
-    """Save fp16 safetensors, tokenizer, metrics.json and a card: `about`, a table of the metrics, and `data`.
+    """Save fp16 safetensors, tokenizer, metrics.json and a card: `about`, the metrics, `samples`, and `data`.
 
     The folder is swapped into place when all of it is written. The file is fp16 to halve the repository; config.json
     says float32 so that a plain `from_pretrained` gives fp32 weights, which is what a CPU is good at and what training
@@ -433,12 +433,14 @@ def save_model(
     print(metrics, flush=True)
     rows = metrics | {f"P(positive): {text}": score for text, score in metrics.get("probes", {}).items()}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if name != "probes")
+    listed = "".join(f"- {text}\n" for text in samples)
     card = f"""{about}
 
 | | |
 |---|---|
 {table}
 
+{listed}
 The weights are fp16 on disk; `from_pretrained` gives fp32. The numbers are in `metrics.json` too.
 
 ## Data and licence

@@ -31,7 +31,6 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from data import HELD_OUT_PROMPTS
 from kit.base.errors import UserError
-from kit.lm.models import load_policy
 from kit.lm.sampling import sample
 from kit.measure.fluency import load_fluency
 from sentiment import MINI, load_scorer
@@ -199,12 +198,14 @@ def memorised(texts: Iterable[str], corpus: Iterable[str], shortest: int = 12) -
     return sum(text in everything for text in long) / max(len(long), 1)
 
 
-def measure_samples(policy: str, corpus: Sequence[str], reviews: Sequence[str]) -> dict:
-    """256 samples of the held-out prompts, 40 tokens at temperature 1, seed 0: how well they are written.
+def measure_samples(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, corpus: Sequence[str], reviews: Sequence[str]
+) -> tuple[dict, list[str]]:
+    """How well 256 samples are written: four of each held-out prompt, 40 tokens at temperature 1, seed 0.
 
-    `corpus` is the text that the policy was trained on, `reviews` the text that words are counted in.
+    `corpus` is the text that the policy was trained on, `reviews` the text that words are counted in. Besides the
+    metrics: every 13th sample, 20 in all.
     """
-    model, tokenizer = load_policy(policy, torch.device("cpu"))
     drawn = sample(model, tokenizer, HELD_OUT_PROMPTS, num_samples=4)
     prompts, texts = [c.prompt for c in drawn], [c.text for c in drawn]
     scores = np.array(load_scorer(str(MINI))(texts))
@@ -217,14 +218,12 @@ def measure_samples(policy: str, corpus: Sequence[str], reviews: Sequence[str]) 
         "distinct_2": round(distinct_2(texts), 3),
         "memorised": round(memorised((c.prompt + c.text for c in drawn), corpus), 4),
     }
-    for c in drawn[::13]:
-        print(f"  {c.prompt} ▸{c.text}{'' if c.truncated else ' ∎'}")
     try:
         bits = [x for x in load_fluency("smollm2", torch.device("cpu"))(prompts, texts) if x is not None]
         out["nats_per_byte_smollm2"] = round(float(np.mean(bits)), 3)
     except UserError as error:
         print(error)
-    return out
+    return out, [f"{c.prompt} ▸{c.text}{'' if c.truncated else ' ∎'}" for c in drawn[::13]]
 
 
 # Run --------------------------------------------------------------------------------------------------------
@@ -236,8 +235,14 @@ between texts. With it the exercise runs in minutes on a laptop.
 
 `perplexity` per token and `bits_per_byte` are those of the first 640 windows of 128 tokens of texts that training
 never saw, `perplexity_positions_128_255` that of the second half of windows of 256. `sharpened`: all logits are divided
-by this number, in the weights."""
+by this number, in the weights. The other numbers are of 256 samples of the held-out prompts; every 13th follows the
+table (`▸`: here the prompt ends; `∎`: the text ended by itself). A word is no word if it occurs fewer than 10 times in
+all reviews; `memorised` is the share of samples of 12 words or more that stand in the training text."""
 DATA = f"""Trained on nothing but the {common.IMDB}: 100,000 user reviews, {common.RELEASED}
+The first stage (`--init`) read all of them:
+`python mini/train_policy.py --data path/to/imdb.parquet --out path/to/first`.
+The second read their simple sentences:
+`python mini/corpus.py --data path/to/imdb.parquet --out path/to/simple.parquet`.
 The reviews belong to those who wrote them. The model repeats what its reviewers say, and everything it states about
 films is made up."""
 
@@ -248,7 +253,7 @@ def main() -> None:
     p.add_argument("--vocab", type=int, help="size of a new vocabulary (default: 8192, or that of --init)")
     p.add_argument("--resume", action="store_true", help="continue from the checkpoint beside --out")
     p.add_argument("--evaluate", help="model folder to measure; nothing is trained")
-    p.add_argument("--imdb", help="imdb.parquet that --evaluate counts words in (default: --data)")
+    p.add_argument("--imdb", help="imdb.parquet to count words in (default: --data)")
     p.add_argument("--batch", type=int, default=32, help="windows of 128 tokens a step")
     p.add_argument("--sharpen", type=float, default=1.0, help="divide the logits by this in the end (1: no)")
     args = common.start_run(p)
@@ -257,11 +262,13 @@ def main() -> None:
     text = data["text"].tolist()
     held = common.held_out_reviews(data)
     held_texts = [text[i] for i in held]
+    reviews = common.read("imdb", args.imdb)["text"].tolist() if args.imdb else text
     if args.evaluate:
         model = GPT2LMHeadModel.from_pretrained(args.evaluate, dtype=torch.float32).eval()
-        print(quality(model, AutoTokenizer.from_pretrained(args.evaluate), held_texts), flush=True)
-        reviews = common.read("imdb", args.imdb)["text"] if args.imdb else data["text"]
-        print(measure_samples(args.evaluate, data["text"], reviews))
+        tokenizer = AutoTokenizer.from_pretrained(args.evaluate)
+        print(quality(model, tokenizer, held_texts), flush=True)
+        metrics, shown = measure_samples(model, tokenizer, text, reviews)
+        print(metrics, *shown, sep="\n  ")
         return
     order = np.random.default_rng(args.seed).permutation(np.setdiff1d(np.arange(len(text)), held))
     model, tokenizer = first_model(args.init, (text[i] for i in order[:100_000]), args.vocab)
@@ -295,7 +302,8 @@ def main() -> None:
         "held_out_reviews": len(held),
         "minutes": minutes,
     }
-    common.save_model(model, tokenizer, args, metrics, ABOUT, DATA)
+    measured, shown = measure_samples(model, tokenizer, text, reviews)
+    common.save_model(model, tokenizer, args, metrics | measured, ABOUT, DATA, shown)
 
 
 if __name__ == "__main__":

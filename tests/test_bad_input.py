@@ -84,6 +84,8 @@ CASES = [
             ("--eval_every -1", "--eval_every -1: must be at least 0"),
             ("--lora_r 0 --use_peft", "--lora_r 0: must be at least 1"),
             ("--lora_r 4", "it needs --use_peft"),
+            ("--sparse_threshold 0.9", "it needs --reward_shaping sparse"),
+            ("--reward_shaping sparse --sparse_threshold 1.5", "must be above 0 and at most 1"),
             ("--merge_lora", "it needs --use_peft"),
             ("--model ./none", "./none: no such model folder"),
             ("--model a/b/c", "a/b/c: no such model folder"),

@@ -13,7 +13,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import set_seed
 from trl.trainer.utils import disable_dropout_in_model
 
-import reward_utils
 from kit.lm import log_probs
 from kit.lm.log_probs import exact_distances, reference_log_probs, token_log_probs
 from reward_utils import kl_policy_ref, kl_ref_policy, make_reward_function, sparse_reward
@@ -269,9 +268,9 @@ def test_the_penalty_gets_the_sampled_tokens_at_the_sampling_temperature(tiny_gp
     assert seen == [[pytest.approx(own, rel=1e-4)], [pytest.approx(ref, rel=1e-4)]]
 
 
-def test_sparse_is_one_from_the_threshold_on():
-    assert sparse_reward([0.79, 0.8, 0.81, 0.0], [""] * 4) == [0.0, 1.0, 1.0, 0.0]
-    assert reward_utils.SPARSE_THRESHOLD == 0.8
+@pytest.mark.parametrize("threshold, expected", [(0.8, [0, 1, 1, 0]), (0.81, [0, 0, 1, 0]), (1.0, [0] * 4)])
+def test_sparse_is_one_from_the_threshold_on(threshold, expected):
+    assert sparse_reward(threshold)([0.79, 0.8, 0.81, 0.0], [""] * 4) == expected
 
 
 def test_left_padding_gives_the_log_probs_of_the_same_model(tiny_gpt2):

@@ -221,7 +221,9 @@ def test_backward_shaped_and_negated(train_here):
 
 
 def test_hackable_reward_is_scored_by_counting_and_sparse_is_0_or_1(train_here):
-    folder = train_here("--hackable_reward", "--reward_shaping", "sparse", "--prompts", "fit")
+    folder = train_here(
+        "--hackable_reward", "--reward_shaping", "sparse", "--sparse_threshold", "0.1", "--prompts", "fit"
+    )
     # settings are being chosen: no held-out prompt is shown
     assert {row["prompt"] for row in read_samples(folder)} == set(TUNING_PROMPTS[:4])
     assert all(

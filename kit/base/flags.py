@@ -47,8 +47,9 @@ class Arguments:
     sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
     prompts: str = setting("builtin", "builtin, its parts fit and tuning, imdb[:FILE.parquet], or a file")
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
-        "linear", "the score, your shaped_reward, or score >= 0.8"
+        "linear", "the score, your shaped_reward, or 1 from a threshold on"
     )
+    sparse_threshold: float = setting(0.8, "of sparse: the score from which it is 1")
     hackable_reward: bool = setting(False, "score by counting positive words")
     negate_reward: bool = setting(False, "train for 1 - score: negative film talk")
     use_peft: bool = setting(False, "train LoRA adapters instead of all weights")
@@ -76,6 +77,11 @@ class Arguments:
         if self.merge_lora and not self.use_peft:
             raise UserError("--merge_lora merges LoRA adapters: it needs --use_peft")
         usual = type(self)  # a field's default is the class's attribute
+        if not 0 < self.sparse_threshold <= 1:
+            raise UserError(f"--sparse_threshold {self.sparse_threshold:g}: must be above 0 and at most 1")
+        if self.sparse_threshold != usual.sparse_threshold and self.reward_shaping != "sparse":
+            given = f"--sparse_threshold {self.sparse_threshold:g}"
+            raise UserError(f"{given} is that of the sparse reward: it needs --reward_shaping sparse")
         if self.lora_r != usual.lora_r and not self.use_peft:
             raise UserError(f"--lora_r {self.lora_r} is the rank of LoRA adapters: it needs --use_peft")
         if self.wandb and self.report_to not in ("none", "wandb"):
@@ -91,6 +97,7 @@ class Arguments:
         usual = type(self)
         parts = {
             self.reward_shaping: self.reward_shaping != usual.reward_shaping,
+            f"{self.sparse_threshold:g}": self.sparse_threshold != usual.sparse_threshold,
             "hackable": self.hackable_reward,
             "negate": self.negate_reward,
             "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}": self.use_peft,
@@ -105,7 +112,7 @@ class BaselineArguments(Arguments):
     """The same flags. Only `reward_shaping` has another default, as here no exercise is to be filled in."""
 
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
-        "shaped", "the score, the R of configs/reward.yaml, or score >= 0.8"
+        "shaped", "the score, the R of configs/reward.yaml, or 1 from a threshold on"
     )
     bf16: bool = setting(False, "bfloat16 autocast (weights, heads and log-probs stay fp32)")
 

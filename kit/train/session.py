@@ -60,7 +60,7 @@ from kit.measure.measuring import Bench
 from kit.measure.reference import kept_samples
 from kit.train.tracking import Tracker, open_tracker
 from kit.train.validation import VALIDATION_SEED, Validation
-from reward_utils import RewardFunction, Scorer, linear_reward, make_reward_function, sparse_reward
+from reward_utils import RewardFunction, Scorer, make_reward_function
 from sentiment import load_scorer, word_count_score
 
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
@@ -69,8 +69,14 @@ MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 def reward_without_penalty(args: Arguments, score: Scorer, tokenizer: Tokenizer) -> RewardFunction:
     """The reward of the baselines: no KL penalty, and `shaped` is the composite reward R, not the student's."""
     ours = SimpleNamespace(shaped_reward=composite_reward)
-    shaping, negate = args.reward_shaping, args.negate_reward
-    return make_reward_function(score, tokenizer, reward_shaping=shaping, negate=negate, student=ours)
+    return make_reward_function(
+        score,
+        tokenizer,
+        reward_shaping=args.reward_shaping,
+        sparse_threshold=args.sparse_threshold,
+        negate=args.negate_reward,
+        student=ours,
+    )
 
 
 def _settings(args: Arguments) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def reward_sources(reward: RewardFunction) -> dict[str, str]:
     for function in (reward.shape, reward.penalty):
         if function is composite_reward:
             found[f"configs/{REWARD_CONFIG.name}"] = digest(load_reward_weights())
-        elif function not in (None, linear_reward, sparse_reward):
+        elif function is not None and function.__module__ != make_reward_function.__module__:
             file = Path(inspect.unwrap(function).__code__.co_filename)
             found[file.name] = digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
     return found
