@@ -36,7 +36,7 @@ from kit.train.validation import NAMES
 KEPT, TEXTS = Path(__file__).with_name("results.jsonl"), "texts.jsonl"
 RARE = 0.01  # of the base's texts lie beyond each limit
 STOCK = 0.10  # of a model's texts hold the same three words
-SAMPLED = ("The script", "The acting")  # held-out prompts that the base continues negatively
+SAMPLED = ("The script", "The acting")  # held-out prompts whose samples are shown
 DRAWN = {key for key, *_ in CURVES} | set(NAMES)  # series of metrics.jsonl
 
 Line = dict[str, Any]

@@ -43,13 +43,13 @@ FOCUS = {  # their curves and samples are shown
     "shaped": "the same, shaped reward",
     "best": "per-token advantages",
 }
-COEFFICIENTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1)
+COEFFICIENTS = (0.02, 0.05, 0.1, 0.2)
 # The figure has a column for each question: {title: {series: {place on the axis: experiment}}}
 QUESTIONS: dict[str, dict[str, dict[Any, str]]] = {
     "KL coefficient": {
         "forward": {c: f"forward-{c}" for c in COEFFICIENTS},
-        "backward": {c: f"backward-{c}" for c in COEFFICIENTS},
-        "--beta": {c: f"beta-{c:g}" for c in (0.1, 0.3, 1)},
+        "backward": {c: f"backward-{c}" for c in COEFFICIENTS[:3]},
+        "--beta": {c: f"beta-{c:g}" for c in (0.1, 0.3)},
         "forward, shaped": {0.05: "shaped"},
     },
     "No penalty, one change": {
@@ -58,27 +58,22 @@ QUESTIONS: dict[str, dict[str, dict[Any, str]]] = {
             "hackable": "hackable",
             "negated": "negate",
             "sparse": "sparse",
+            "sparse 0.99": "sparse-high",
+            "sparse 0.997": "sparse-higher",
             "LoRA": "lora",
         }
     },
     "Learning rate": {
         "no penalty": {3e-5: "halfway", 1e-4: "slow", 3e-4: "vanilla"},
         "forward 0.1": {1e-4: "rate-1e-4", 3e-4: "forward-0.1"},
-        "sparse": {3e-5: "halfway-sparse", 1e-4: "slow-sparse", 3e-4: "sparse"},
     },
-    "Temperature": {
-        "forward 0.05": {0.7: "temperature-0.7", 1.0: "forward-0.05", 1.3: "temperature-1.3"},
-        "no penalty": {1.0: "vanilla", 1.3: "hot"},
-    },
-    "Completions a prompt": {"forward 0.05": {4: "group-4", 8: "forward-0.05", 16: "group-16"}},
     "Parts of best.yaml": {
         "": {
             "none": "rate-1e-4",
             "LoRA": "few-weights",
             "tokens": "token-credit",
-            "both, λ 0": "both-lambda-0",
             "both": "both",
-            "both, λ 1": "both-lambda-1",
+            "both, longer": "best",
         }
     },
 }

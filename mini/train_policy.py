@@ -3,7 +3,8 @@
     python mini/train_policy.py                                        # Hub data; on two cores 70 minutes
     python mini/train_policy.py --data path/to/imdb.parquet            # the same from a local file
     python mini/train_policy.py --steps 7700 --batch 128               # a GPU, 4 epochs: better, in minutes
-    python mini/train_policy.py --init first --data simple.parquet --vocab 6144 --lr 1.5e-3 --sharpen 0.85
+    python mini/train_policy.py --init first --data simple.parquet --vocab 6144 --lr 2e-3 --steps 2000 --out second
+    python mini/train_policy.py --init second --data long.parquet --lr 8e-4 --steps 450 --sharpen 0.85
     python mini/train_policy.py --evaluate mini/policy                 # only measure
 
 What it does, top to bottom: a byte-level BPE; all texts but the held-out ones as one stream with <|endoftext|> between
@@ -242,7 +243,10 @@ DATA = f"""Trained on nothing but the {common.IMDB}: 100,000 user reviews, {comm
 The first stage (`--init`) read all of them:
 `python mini/train_policy.py --data path/to/imdb.parquet --out path/to/first`.
 The second read their simple sentences:
-`python mini/corpus.py --data path/to/imdb.parquet --out path/to/simple.parquet`.
+`python mini/corpus.py --data path/to/imdb.parquet --out path/to/simple.parquet`,
+`python mini/train_policy.py --init path/to/first --vocab 6144 --data path/to/simple.parquet --lr 2e-3 --warmup 60
+--steps 2000 --out path/to/second`. The third read the longer ones of these texts
+(`--shortest 40`), by the command above.
 The reviews belong to those who wrote them. The model repeats what its reviewers say, and everything it states about
 films is made up."""
 

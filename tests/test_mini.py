@@ -64,6 +64,7 @@ def test_a_folder_holds_safetensors_a_card_and_nothing_that_runs_code(name):
 
 
 def test_sizes_stay_under_their_limits():
+    assert size(MINI / "policy") <= 15_000_000
     assert size(MINI / "policy") + size(MINI / "sentiment") <= 30_000_000
     assert size(MINI / "judge") <= 4_200_000
 
@@ -78,7 +79,10 @@ def test_plain_from_pretrained_gives_fp32_weights(name):
 
 def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
     policy, sentiment, judge = (metrics(name) for name in FOLDERS)
-    assert policy["bits_per_byte"] <= 1.505
+    assert policy["bits_per_byte"] <= 1.15 and policy["nats_per_byte_smollm2"] <= 1.0
+    assert policy["non_words"] <= 0.004 and policy["memorised"] <= 0.02
+    assert 0.45 <= policy["sentiment"] <= 0.55 and policy["sentiment_interquartile_range"] >= 0.5
+    assert 0.3 <= policy["ended_by_itself"] <= 0.6
     # bits per byte = nats per token / ln 2 / bytes per token
     derived = math.log(policy["perplexity"]) / math.log(2) / policy["bytes_per_token"]
     assert derived == pytest.approx(policy["bits_per_byte"], abs=2e-3)
@@ -92,7 +96,8 @@ def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
     assert probes["honest positive"] >= 0.7 and probes["repeated positive"] <= 0.4
     assert probes["shuffled positive"] <= 0.5
     cards = [(MINI / name / "README.md").read_text() for name in FOLDERS]
-    assert f"{policy['bits_per_byte']:.3f} bits per byte" in cards[0]
+    assert all(f"| {name} | {value} |" in cards[0] for name, value in policy.items())
+    assert cards[0].count(" ▸") == 20
     assert f"{sentiment['sst2_validation']:.1%}" in cards[1] and f"{sentiment['imdb_test']:.1%}" in cards[1]
     assert f"{judge['imdb_train']:.1%}" in cards[2] and f"{judge['sst2_validation']:.1%}" in cards[2]
 
@@ -126,7 +131,7 @@ def test_policy_is_the_architecture_it_says(policy):
     c = model.config
     assert (c.model_type, c.n_layer, c.n_embd, c.n_head, c.n_positions) == ("gpt2", 6, 256, 8, 256)
     assert (c.attn_pdrop, c.embd_pdrop, c.resid_pdrop) == (0, 0, 0)
-    assert c.vocab_size == len(tokenizer) == 8192
+    assert c.vocab_size == len(tokenizer) == 6144
     assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.eos_token_id == 0
 
 
@@ -383,9 +388,9 @@ def test_simple_sentences(sentence, simple):
 
 
 def test_texts_have_12_to_120_words():
-    assert corpus.texts(["one two three."] * 3) == []  # 9 words
-    assert corpus.texts(["one two three."] * 4) == [" ".join(["one two three."] * 4)]
-    cut = corpus.texts(["one two three."] * 50)  # 150 words
+    assert corpus.texts(["one two three."] * 3, 12) == []  # 9 words
+    assert corpus.texts(["one two three."] * 4, 12) == [" ".join(["one two three."] * 4)]
+    cut = corpus.texts(["one two three."] * 50, 12)  # 150 words
     assert [len(text.split()) for text in cut] == [120, 30]
 
 

@@ -177,7 +177,7 @@ def test_what_is_drawn_depends_on_its_own_row_alone(tiny_gpt2):
         {"repetition_penalty": 5.0},
         {"min_p": 0.5},
         {"no_repeat_ngram_size": 1},
-        {"suppress_tokens": list(range(100, 8192))},
+        {"suppress_tokens": list(range(100, 6144))},
         {"min_new_tokens": 30},
         {"top_k": 1},
         {"temperature": 0.1},

@@ -197,10 +197,10 @@ def test_stopped_while_importing_is_one_line_and_leaves_nothing(signum, said, mo
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 150 MB: one checkpoint of the mini policy has 110."""
+    """A disk of 130 MB: one checkpoint of the mini policy has 100."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "none", disk], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=130m", "none", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("needs the right to mount a small disk")
     yield disk

@@ -130,7 +130,7 @@ def test_a_run_leaves_what_the_readme_says(first):
         for row in training_lines(folder)
     )
     assert_starts_at_zero(folder)
-    assert 3.5 < validations[0]["val/ref_nll"] < 5.5  # the model's own samples, about 4.2 nats a token
+    assert 2.0 < validations[0]["val/ref_nll"] < 4.0  # the model's own samples, about 2.8 nats a token
     samples = read_samples(folder)
     assert len(samples) == 3 * 64
     assert samples[0].keys() >= {"step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref"}
@@ -178,7 +178,7 @@ def test_lora_with_the_forward_penalty(train_here):
     flags = ["--use_peft", "--kl_type", "forward", "--use_solution", "--kl_coef", "0.5", "--merge_lora"]
     folder = train_here(*flags, "--learning_rate", "0.01", "--temperature", "1.5")
     assert_starts_at_zero(folder)  # sampler, reward and reference are all at 1.5
-    assert series(folder, "val/ref_nll")[0] > 5.5  # 4.2 at temperature 1
+    assert series(folder, "val/ref_nll")[0] > 4.5  # 2.8 at temperature 1
     assert series(folder, "val/kl_policy_ref")[3] > 0.01  # it moved
     kl, penalty = series(folder, "train/kl_policy_ref"), series(folder, "train/kl_penalty")
     assert penalty[1] == pytest.approx(0, abs=1e-5) and kl[3] > 0.001
@@ -230,7 +230,7 @@ def test_hackable_reward_is_scored_by_counting_and_sparse_is_0_or_1(train_here):
         (40 * v) % 1 == pytest.approx(0, abs=1e-3) for v in series(folder, "train/score").values()
     )  # fifths
     counted, classified = series(folder, "val/score_mean"), series(folder, "val/sentiment_mean")
-    assert counted[0] < 0.1 < classified[0]
+    assert counted[0] <= 0.1 < classified[0]
     shaped = series(folder, "train/shaped").values()
     assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
 
