@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
-from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.loading import Tokenizer, have_files, load_tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # of a text without a word; it stays 0.5 under --negate_reward
@@ -112,7 +112,7 @@ def load_scorer(spec: str, device: torch.device | str | None = None) -> Sentimen
     spec = user_path(spec)
     advice = "give mini, a Hugging Face id, or a folder with a sequence-classification model"
     with told_as(f"the sentiment model {spec} cannot be loaded", advice):
-        say_what_is_fetched(spec)
+        have_files(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
