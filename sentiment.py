@@ -53,6 +53,10 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     stars = [re.fullmatch(r"([1-5]) stars?", name) for name in names]
     if len(names) == 5 and all(stars) and len(set(names)) == 5:
         return [(int(match[1]) - 1) / 4 for match in stars if match]
+    if len(names) == 1:
+        raise UserError(
+            "the sentiment model gives one number, of unknown scale; give a classifier with two classes"
+        )
     known = 'negative and positive, or "1 star" to "5 stars"'
     raise UserError(f"the sentiment model's labels are {names}: set id2label in its config.json to {known}")
 

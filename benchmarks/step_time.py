@@ -46,7 +46,7 @@ from data import load_prompts
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
-from kit.lm.loading import load_tokenizer
+from kit.lm.loading import have_files, load_tokenizer
 from kit.lm.memory import keep_freed_memory
 from kit.lm.models import ModelChoice, default_device, load_policy, load_reference, resolve_models
 from kit.train.hooks import Rollouts
@@ -114,6 +114,7 @@ def time_variant(variant: str, choice: ModelChoice, steps: int) -> Columns:
         config = grpo_config(args)
         config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
         if bare:
+            have_files(choice.policy)
             policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
             tokenizer = load_tokenizer(choice.policy)
             dataset = Dataset.from_dict({"prompt": prompts * 20})

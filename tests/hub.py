@@ -4,6 +4,7 @@ A repository is a dictionary {path: bytes} in the real layout, under its real na
 with a repository stands in its name: `wrong/429` answers 429, see `Handler.fault`.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -30,6 +31,12 @@ IMDB = "stanfordnlp/imdb"
 OLD_NAMES = {"gpt2": GPT2}
 UNWANTED = ("README.md", "pytorch_model.bin", "tf_model.h5", "onnx/config.json", "onnx/model.onnx")
 LFS = (".safetensors", ".bin", ".h5", ".onnx", ".parquet")
+
+
+@functools.cache
+def digests(data: bytes) -> tuple[str, str]:
+    """SHA-1 and SHA-256, taken once of each file: half a gigabyte takes seconds."""
+    return hashlib.sha1(data).hexdigest(), hashlib.sha256(data).hexdigest()
 
 
 def as_json(value: object) -> bytes:
@@ -132,7 +139,8 @@ class Hub(ThreadingHTTPServer):
 
     def commit(self, repo: str) -> str:
         """40 hexadecimal digits that change with the files."""
-        return hashlib.sha1(repr(sorted(self.repositories[repo].items())).encode()).hexdigest()
+        files = [(name, digests(data)) for name, data in sorted(self.repositories[repo].items())]
+        return hashlib.sha1(repr(files).encode()).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -176,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repo: str) -> dict[str, Any]:
         siblings = []
         for name, data in self.server.repositories[repo].items():
-            sibling = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
+            sibling = {"rfilename": name, "size": len(data), "blobId": digests(data)[0]}
             if name.endswith(LFS):
                 sibling["lfs"] = {
                     "sha256": hashlib.sha256(data).hexdigest(),
@@ -193,8 +201,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, X_Error_Code="RevisionNotFound")
         if data is None:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-        kind = hashlib.sha256 if name.endswith(LFS) else hashlib.sha1
-        about = {"ETag": f'"{kind(data).hexdigest()}"', "X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+        about = {
+            "ETag": f'"{digests(data)[name.endswith(LFS)]}"',
+            "X_Repo_Commit": commit,
+            "Accept_Ranges": "bytes",
+        }
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if asked:
             first, size = int(asked[1]), len(data)
@@ -207,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         """Do what is wrong with the repository; False if there is nothing to do at this request."""
         _, _, kind = repo.partition("wrong/")
         if kind.isdigit():
-            self.answer(int(kind), Retry_After="60")
+            self.answer(int(kind), Retry_After="1")
         elif kind == "token":
             self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
         elif kind == "page":  # a hotel's, instead of the Hub
@@ -218,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "gated" and name:
             self.answer(403, X_Error_Code="GatedRepo")
         elif kind.startswith("file-") and name:
-            self.answer(int(kind.removeprefix("file-")), Retry_After="60")
+            self.answer(int(kind.removeprefix("file-")), Retry_After="1")
         elif kind in ("breaks", "stops") and self.command == "GET" and name == "model.safetensors":
             if self.path in self.server.broken:
                 return False

@@ -170,6 +170,30 @@ def test_a_run_whose_model_has_moved_on_the_hub_is_not_resumed_with_the_new_one(
     assert said in scripts.moved.err
 
 
+@pytest.mark.skipif("HUB_TESTS" not in os.environ, reason="with HUB_TESTS=1: 1.5 GB of disk, minutes")
+@pytest.mark.slow
+def test_gpt2_and_distilbert_in_their_real_size_train_from_the_hub_and_from_the_cache(run_script, tmp_path):
+    server = Hub({GPT2: gpt2_files(real_size=True), SST2: sst2_files(real_size=True)})
+    server.commit(GPT2), server.commit(SST2)  # takes seconds, once
+    env = environment(server.url, tmp_path / "home")
+    train = ["train.py", "--model", "gpt2", "--output_dir", str(tmp_path), "--max_steps", "2", *SMALL]
+    fetched = run_script(*train, env=env, real=True)
+    assert fetched.returncode == 0, fetched.stderr
+    # 124.4 M and 67.0 M numbers of 4 bytes; GPT-2 has 12 masks of 1024 x 1024 besides
+    assert f"fetching {GPT2} from the Hub, once: 55" in fetched.stdout
+    assert f"fetching {SST2} from the Hub, once: 26" in fetched.stdout
+    assert "policy openai-community/gpt2 (124.4 M)" in fetched.stdout
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    with server.watched() as asked:
+        again = run_script(*train, "--run_name", "again", env=env | offline, real=True)
+    assert again.returncode == 0 and asked == [], again.stderr
+    first, second = (read_metrics(tmp_path / name)[0] for name in ("vanilla", "again"))
+    assert first["val/kl_policy_ref"] == pytest.approx(0, abs=1e-5)
+    assert first["val/sentiment_mean"] == second["val/sentiment_mean"]
+    server.shutdown()
+    server.server_close()
+
+
 # ---- what can be wrong -----------------------------------------------------------------------------------------
 
 FAULTS = {
