@@ -42,6 +42,7 @@ from trl import GRPOTrainer
 
 import reward_utils
 import rewards_solution
+import train
 from data import load_prompts
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
@@ -53,7 +54,6 @@ from kit.train.hooks import Rollouts
 from kit.train.sweep import markdown, write_between
 from reward_utils import make_reward_function
 from sentiment import load_scorer
-from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 FORWARD = "forward penalty"
@@ -103,15 +103,15 @@ def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def time_variant(variant: str, choice: ModelChoice, steps: int) -> Columns:
-    """Train `steps` steps of one variant."""
+def time_variant(variant: str, choice: ModelChoice, steps: int, flags: Sequence[str] = ()) -> Columns:
+    """Train `steps` steps of one variant, with more flags of train.py."""
     device, ends, phases = default_device(), StepEnds(), {phase: list[float]() for phase in PHASES}
     keep_freed_memory()
     bare, lora = variant == "bare TRL", variant.startswith("LoRA")
     prompts = load_prompts()
     with tempfile.TemporaryDirectory() as folder:
-        args = GRPOArguments(output_dir=folder, use_peft=lora)
-        config = grpo_config(args)
+        args = train.PARSER.parse(["--output_dir", folder, *["--use_peft"] * lora, *flags])
+        config = train.grpo_config(args)
         config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
         if bare:
             have_files(choice.policy)
@@ -129,7 +129,7 @@ def time_variant(variant: str, choice: ModelChoice, steps: int) -> Columns:
                 reference=None if lora else load_reference(choice.policy, device),
                 student=rewards_solution,
             )
-            trainer = make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
+            trainer = train.make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
             reward.policy = trainer.model
             for owner, name, phase in (
                 (Rollouts, "__call__", "sampling"),
