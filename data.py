@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
+from kit.lm.hub import fetch_imdb
 from kit.lm.loading import Tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
@@ -106,12 +107,10 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
 
     where = source or "stanfordnlp/imdb on the Hub"
     with told_as(f"cannot read IMDB from {where}", "give a local parquet file"):
-        if source is None:
-            rows = load_dataset("stanfordnlp/imdb", split="train")
-        else:
-            with Path(user_path(source)).open("rb") as file:
-                refuse_pointer(file.read(100), source)
-            rows = load_dataset("parquet", data_files=user_path(source), split="train")
+        path = fetch_imdb() if source is None else user_path(source)
+        with Path(path).open("rb") as file:
+            refuse_pointer(file.read(100), path)
+        rows = load_dataset("parquet", data_files=path, split="train")
     if missing := {"text", "label"} - set(rows.column_names):
         raise UserError(f"{where}: has no column {' and no column '.join(sorted(missing))}")
 

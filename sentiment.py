@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
-from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.loading import Tokenizer, have_files, load_tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
 NEUTRAL = 0.5  # of a text without a word; it stays 0.5 under --negate_reward
@@ -53,6 +53,10 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     stars = [re.fullmatch(r"([1-5]) stars?", name) for name in names]
     if len(names) == 5 and all(stars) and len(set(names)) == 5:
         return [(int(match[1]) - 1) / 4 for match in stars if match]
+    if len(names) == 1:
+        raise UserError(
+            "the sentiment model gives one number, of unknown scale; give a classifier with two classes"
+        )
     known = 'negative and positive, or "1 star" to "5 stars"'
     raise UserError(f"the sentiment model's labels are {names}: set id2label in its config.json to {known}")
 
@@ -112,7 +116,7 @@ def load_scorer(spec: str, device: torch.device | str | None = None) -> Sentimen
     spec = user_path(spec)
     advice = "give mini, a Hugging Face id, or a folder with a sequence-classification model"
     with told_as(f"the sentiment model {spec} cannot be loaded", advice):
-        say_what_is_fetched(spec)
+        have_files(spec)
         model = AutoModelForSequenceClassification.from_pretrained(
             spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )

@@ -42,18 +42,18 @@ from trl import GRPOTrainer
 
 import reward_utils
 import rewards_solution
+import train
 from data import load_prompts
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
 from kit.base.errors import run_main
-from kit.lm.loading import load_tokenizer
+from kit.lm.loading import have_files, load_tokenizer
 from kit.lm.memory import keep_freed_memory
 from kit.lm.models import ModelChoice, default_device, load_policy, load_reference, resolve_models
 from kit.train.hooks import Rollouts
 from kit.train.sweep import markdown, write_between
 from reward_utils import make_reward_function
 from sentiment import load_scorer
-from train import GRPOArguments, grpo_config, make_trainer
 
 WARM_UP = 2  # the first steps fill caches and allocate
 FORWARD = "forward penalty"
@@ -103,17 +103,18 @@ def free_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(ids[0] % 7) for ids in completion_ids]
 
 
-def time_variant(variant: str, choice: ModelChoice, steps: int) -> Columns:
-    """Train `steps` steps of one variant."""
+def time_variant(variant: str, choice: ModelChoice, steps: int, flags: Sequence[str] = ()) -> Columns:
+    """Train `steps` steps of one variant, with more flags of train.py."""
     device, ends, phases = default_device(), StepEnds(), {phase: list[float]() for phase in PHASES}
     keep_freed_memory()
     bare, lora = variant == "bare TRL", variant.startswith("LoRA")
     prompts = load_prompts()
     with tempfile.TemporaryDirectory() as folder:
-        args = GRPOArguments(output_dir=folder, use_peft=lora)
-        config = grpo_config(args)
+        args = train.PARSER.parse(["--output_dir", folder, *["--use_peft"] * lora, *flags])
+        config = train.grpo_config(args)
         config.max_steps, config.learning_rate, config.save_strategy = steps + WARM_UP, 1e-5, "no"
         if bare:
+            have_files(choice.policy)
             policy = AutoModelForCausalLM.from_pretrained(choice.policy, dtype=torch.float32)
             tokenizer = load_tokenizer(choice.policy)
             dataset = Dataset.from_dict({"prompt": prompts * 20})
@@ -128,7 +129,7 @@ def time_variant(variant: str, choice: ModelChoice, steps: int) -> Columns:
                 reference=None if lora else load_reference(choice.policy, device),
                 student=rewards_solution,
             )
-            trainer = make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
+            trainer = train.make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
             reward.policy = trainer.model
             for owner, name, phase in (
                 (Rollouts, "__call__", "sampling"),

@@ -28,7 +28,7 @@ LEFT_OUT = re.compile(
     r"|tests/(grading|submissions)/.*"
     # They train with the solution, or are about more scripts than students have.
     r"|benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py"
-    r"|tests/(test_)?(compare|soak|stopped|bad_input|results|verdict_measured)\.py"
+    r"|tests/(test_)?(compare|soak|stopped|bad_input|results|verdict_measured|hub|families|gpu)\.py"
     # What trained models did; tables and samples are cut from the pages.
     r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png"
     r"|CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*"

@@ -25,10 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Forks:
-    """The server as the tests see it. The first run starts it."""
+    """The server as the tests see it. The first run starts it, with `env` for what libraries read when imported."""
 
-    def __init__(self) -> None:
+    def __init__(self, **env: str) -> None:
         self.server: subprocess.Popen | None = None
+        self.env = env
 
     def run(self, args: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float):
         """As `subprocess.run([sys.executable, *args], capture_output=True, text=True, stdin=DEVNULL, ...)`.
@@ -44,7 +45,7 @@ class Forks:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **self.env},
                 start_new_session=True,  # Ctrl-C is for the tests, which end it
             )
         requests, answers = self.server.stdin, self.server.stdout

@@ -7,11 +7,9 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError
 from peft import get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -49,12 +47,12 @@ from trl.trainer.utils import add_fused_lm_head
 
 import train
 from kit.base.errors import UserError
+from kit.lm import hub as kit_hub
 from kit.lm import models
 from kit.lm.log_probs import token_log_probs
 from kit.lm.models import (
     FULL_POLICY,
     FULL_SENTIMENT,
-    HUB_TIMEOUT_SECONDS,
     MINI,
     ModelChoice,
     add_plain_head,
@@ -70,7 +68,7 @@ from kit.measure.reference import read_kept
 from sentiment import load_scorer
 
 
-def test_a_named_model_is_never_swapped(tmp_path, monkeypatch, capsys):
+def test_a_named_model_is_never_swapped(tmp_path, monkeypatch):
     assert resolve_models("mini", "mini").policy.endswith("policy")
     assert resolve_models().reason  # and it says why
     with pytest.raises(UserError, match="no such model folder"):
@@ -79,16 +77,10 @@ def test_a_named_model_is_never_swapped(tmp_path, monkeypatch, capsys):
     (tmp_path / "outputs").mkdir()
     with pytest.raises(UserError, match="outputs/typo: no such model folder"):
         resolve_models("outputs/typo")
-    with pytest.raises(UserError, match="some-name is not in the cache, and the Hub is out of reach"):
-        resolve_models("some-name", "mini")
-    with pytest.raises(UserError, match="no usable language model at some-name"):
-        load_policy("some-name")
-    with pytest.raises(UserError, match="the sentiment model another cannot be loaded"):
-        load_scorer("another")
-    fetched = ["some-name", "another"]  # and nothing that lies here
-    load_policy(str(MINI / "policy"))
-    said = [f"fetching {name} from the Hub, once; this may take minutes\n" for name in fetched]
-    assert capsys.readouterr().out == "".join(said)
+    nowhere = "some-name: no such folder here, not whole in the cache, and HF_HUB_OFFLINE is set"
+    for load in (lambda name: resolve_models(name, "mini"), load_policy, load_scorer):
+        with pytest.raises(UserError, match=nowhere):
+            load("some-name")
 
 
 def test_smollm2_without_its_packages_is_one_sentence(monkeypatch):
@@ -126,31 +118,6 @@ def test_smollm2_log_probs_are_the_unpadded_oracles_and_kl_is_0_at_step_0(tmp_pa
         assert sum(row) - sum(ref) == pytest.approx(0, abs=1e-5)
 
 
-def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
-    asked = []
-
-    def answer(error=None):
-        def model_info(self, repo_id, timeout):
-            asked.append((repo_id, timeout))
-            if error is not None:
-                raise error
-
-        monkeypatch.setattr("kit.lm.models.HfApi.model_info", model_info)
-
-    answer()
-    assert resolve_models("some-name", "mini").policy == "some-name"
-    assert asked == [("some-name", HUB_TIMEOUT_SECONDS)]
-    response = SimpleNamespace(headers={}, request=None, status_code=404)
-    answer(RepositoryNotFoundError("404", response=response))
-    with pytest.raises(
-        UserError, match="some-name: no such folder here, and no such public model on the Hub"
-    ):
-        resolve_models("some-name", "mini")
-    monkeypatch.setattr("kit.lm.models.try_to_load_from_cache", lambda repo, name: "cached/config.json")
-    assert resolve_models("some-name", "mini").policy == "some-name"
-    assert len(asked) == 2
-
-
 @pytest.mark.parametrize(
     ("gpu", "cached", "hub", "full", "why"),
     [
@@ -161,23 +128,21 @@ def test_the_hub_is_asked_once_and_what_is_cached_is_not_asked_for(monkeypatch):
     ],
 )
 def test_auto_is_gpt2_where_it_can_be_had_on_a_gpu(gpu, cached, hub, full, why, monkeypatch):
-    def model_info(self, repo_id, timeout):
+    def look_up(repo, repo_type):
         if not hub:
-            raise OSError("offline")
+            raise UserError("offline")
 
-    def from_cache(repo, name):  # the classifier alone is not enough
-        return "cached/config.json" if cached or repo == FULL_SENTIMENT else None
-
+    # the classifier alone is not enough
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(models, "try_to_load_from_cache", from_cache)
-    monkeypatch.setattr(models.HfApi, "model_info", model_info)
+    monkeypatch.setattr(kit_hub, "model_is_cached", lambda repo: cached or repo == FULL_SENTIMENT)
+    monkeypatch.setattr(kit_hub, "look_up", look_up)
     choice = resolve_models()
     wanted = (FULL_POLICY, FULL_SENTIMENT) if full else (str(MINI / "policy"), str(MINI / "sentiment"))
     assert (choice.policy, choice.sentiment) == wanted and why in choice.reason
 
 
 def test_one_named_model_chooses_the_other_of_its_pair(monkeypatch):
-    monkeypatch.setattr(models, "try_to_load_from_cache", lambda repo, name: "cached/config.json")
+    monkeypatch.setattr(kit_hub, "model_is_cached", lambda repo: True)
     assert resolve_models("openai-community/gpt2").sentiment == FULL_SENTIMENT
     assert resolve_models("mini").sentiment == str(MINI / "sentiment")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

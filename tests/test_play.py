@@ -56,7 +56,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
     ("arguments", "said"),
     [
         (["hack=mini/typo"], "mini/typo: no such model folder"),
-        (["hack=vanilla"], "vanilla is not in the cache, and the Hub is out of reach"),
+        (["hack=vanilla"], "vanilla: no such folder here, not whole in the cache, and HF_HUB_OFFLINE is set"),
         (["--judge", "./typo"], "./typo: no such model folder"),
     ],
 )

@@ -12,13 +12,19 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
+    AlbertConfig,
     AutoModelForSequenceClassification,
+    BertConfig,
     DistilBertConfig,
+    ElectraConfig,
     FNetConfig,
     GPT2Config,
     LlamaConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from kit.base.errors import UserError
@@ -111,6 +117,7 @@ SMALL = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 32, "num_hidd
          "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}  # fmt: skip
 ENCODER = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2, "pad_token_id": 1}
 TWO = {0: "NEGATIVE", 1: "POSITIVE"}
+FIVE = {i: f"{i + 1} stars" for i in range(5)}
 
 
 @pytest.mark.parametrize(
@@ -121,8 +128,15 @@ TWO = {0: "NEGATIVE", 1: "POSITIVE"}
         (LlamaConfig, {}, {}, None),  # no padding token at all
         (LlamaConfig, {}, {"pad_token": "<more>"}, None),  # one outside the embedding
         (LlamaConfig, {"pad_token_id": 5}, {"pad_token": "<pad>"}, None),  # another than the model looks for
-        (GPT2Config, {"id2label": {i: f"{i + 1} stars" for i in range(5)}}, {"padding_side": "left"}, None),
-        (GPT2Config, {"id2label": {0: "LABEL_0"}}, {}, r"labels are \['label_0'\]"),  # a scalar
+        (GPT2Config, {"id2label": FIVE}, {"padding_side": "left"}, None),
+        (GPT2Config, {"id2label": {0: "LABEL_0"}}, {}, "gives one number, of unknown scale"),
+        (BertConfig, {"id2label": {0: "LABEL_0"}, "pad_token_id": 1}, {"pad_token": "<pad>"}, "gives one number"),
+        (BertConfig, {"id2label": FIVE, "pad_token_id": 1}, {"pad_token": "<pad>"}, None),
+        (AlbertConfig, {"embedding_size": 16, "pad_token_id": 1}, {"pad_token": "<pad>"}, None),
+        (ElectraConfig, {"embedding_size": 16, "pad_token_id": 1}, {"pad_token": "<pad>"}, None),
+        (XLMRobertaConfig, {"pad_token_id": 1}, {"pad_token": "<pad>"}, None),
+        (Qwen3Config, {}, {}, None),
+        (OPTConfig, {"ffn_dim": 32, "word_embed_proj_dim": 16, "pad_token_id": 1}, {}, None),
         (LlamaConfig, {}, {"eos_token": None}, "does not have a padding token"),
         (FNetConfig, {"pad_token_id": 1}, {"pad_token": "<pad>"}, "depends on the texts beside it"),  # has no mask
     ],

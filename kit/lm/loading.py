@@ -1,15 +1,15 @@
-"""Shared by all loading: library errors in one sentence, tokenizers, a notice of downloads."""
+"""Shared by all loading: library errors in one sentence, tokenizers, files that must be there first."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kit.base.errors import UserError, no_room
 from kit.base.files import refuse_pointer
+from kit.lm.hub import fetch_model
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -37,10 +37,10 @@ def load_tokenizer(spec: str | Path, **where: str) -> Tokenizer:
     return tokenizer
 
 
-def say_what_is_fetched(spec: str) -> None:
-    """Announce a download, as transformers' bars are off. Raises `UserError` for a Git LFS pointer."""
-    if not Path(spec).exists() and not isinstance(try_to_load_from_cache(spec, "config.json"), str):
-        print(f"fetching {spec} from the Hub, once; this may take minutes", flush=True)
+def have_files(spec: str) -> None:
+    """Fetch a model of the Hub, unless it is in the cache. Raises `UserError` for that, or for a Git LFS pointer."""
+    if not Path(spec).exists():
+        fetch_model(spec)
     for file in filter(Path.is_file, Path(spec).glob("*")):
         with file.open("rb") as opened:
             refuse_pointer(opened.read(100), str(file))

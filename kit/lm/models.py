@@ -9,8 +9,6 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
@@ -20,7 +18,8 @@ from kit import ROOT
 from kit.base.errors import UserError
 from kit.base.files import read_text, user_path
 from kit.base.runs import read_config
-from kit.lm.loading import Tokenizer, load_tokenizer, say_what_is_fetched, told_as
+from kit.lm.hub import find_on_hub
+from kit.lm.loading import Tokenizer, have_files, load_tokenizer, told_as
 from kit.lm.log_probs import LanguageModel, positions, scaled_logits
 from kit.lm.memory import keep_freed_memory
 from kit.lm.sampling import rollout
@@ -28,9 +27,10 @@ from kit.lm.sampling import rollout
 MINI = ROOT / "mini"
 FULL_POLICY = "openai-community/gpt2"
 FULL_SENTIMENT = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+# their old names on the Hub: under two names, a model would be fetched and cached twice
+FULL_NAMES = {"gpt2": FULL_POLICY, FULL_SENTIMENT.partition("/")[2]: FULL_SENTIMENT}
 SMOLLM2 = "smollm2"
 SMOLLM2_REASON = "SmolLM2-135M-Instruct, an instruct model, dequantised from 4 bits"
-HUB_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ def _resolve(spec: str, auto: str, kind: str) -> str:
         return str(MINI / kind)
     if spec == SMOLLM2 and kind == "policy":
         return str(smollm2_file())
+    if not Path(spec).exists():
+        spec = FULL_NAMES.get(spec, spec)
     find_model(spec)
     return str(Path(spec).resolve()) if Path(spec).is_dir() else spec
 
@@ -138,15 +140,7 @@ def find_model(spec: str) -> None:
     local = path.exists() or (path.parent != Path() and path.parent.is_dir())
     if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
         raise UserError(f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or a folder")
-    try:
-        if not isinstance(try_to_load_from_cache(spec, "config.json"), str):
-            # one request with a short timeout: `from_pretrained` retries for a minute
-            HfApi().model_info(spec, timeout=HUB_TIMEOUT_SECONDS)
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{spec}: no such folder here, and no such public model on the Hub") from None
-    except Exception as error:  # offline mode, no network, a proxy's page
-        why = f"is not in the cache, and the Hub is out of reach ({type(error).__name__})"
-        raise UserError(f"{spec} {why}; give mini or a folder") from None
+    find_on_hub(spec)
 
 
 def smollm2_file() -> Path:
@@ -223,7 +217,7 @@ def _load(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     folder = Path(spec)
     gguf = {"gguf_file": folder.name} if folder.suffix == ".gguf" else {}
     place = str(folder.parent) if gguf else spec
-    say_what_is_fetched(place)
+    have_files(place)
     if (folder / "adapter_config.json").is_file():
         model, tokenizer = _load(adapter_base(folder / "adapter_config.json"))  # which may be one itself
         model = PeftModel.from_pretrained(model, spec).merge_and_unload()
