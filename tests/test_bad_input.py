@@ -144,7 +144,7 @@ CASES = [
     (f"train.py {MINI_PAIR} --prompts latin.txt", "is not UTF-8 text"),
     (f"train.py {MINI_PAIR} --prompts long.txt", "long.txt, line 1: 40"),
     (f"train.py {MINI_PAIR} --prompts imdb:none.parquet", "No such file"),
-    (f"train.py {MINI_PAIR} --prompts imdb", "cannot read IMDB"),
+    (f"train.py {MINI_PAIR} --prompts imdb", "stanfordnlp/imdb: not whole in the cache"),
     (f"train.py {MINI_PAIR} --max_completion_length 300", "leave room"),
     ("train.py --model unfinished --sentiment_model mini", "unfinished"),
     (f"train.py --model mini --sentiment_model '{MINI}/policy'", "sentiment"),
