@@ -387,9 +387,10 @@ def test_simple_sentences(sentence, simple):
     assert corpus.is_simple(sentence, known) is simple
 
 
-def test_texts_have_12_to_120_words():
+def test_texts_have_the_shortest_length_to_120_words():
     assert corpus.texts(["one two three."] * 3, 12) == []  # 9 words
     assert corpus.texts(["one two three."] * 4, 12) == [" ".join(["one two three."] * 4)]
+    assert corpus.texts(["one two three."] * 4, 13) == []
     cut = corpus.texts(["one two three."] * 50, 12)  # 150 words
     assert [len(text.split()) for text in cut] == [120, 30]
 

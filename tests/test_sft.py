@@ -115,6 +115,12 @@ def test_shaped_reward_is_the_composite():
     assert reward.base_reward(["a good film " * 12], ["x"])[1] == pytest.approx([0.8 - 0.5 * 33 / 36])
 
 
+def test_the_threshold_of_the_sparse_reward_is_the_flags():
+    args = BaselineArguments(reward_shaping="sparse", sparse_threshold=0.9)
+    reward = reward_without_penalty(args, lambda texts: [0.85, 0.95], tokenizer=None)
+    assert reward.base_reward(["a", "b"], ["x", "x"])[1] == [0.0, 1.0]
+
+
 # ----------------------------------------------------------------------------------------------- the loss
 
 

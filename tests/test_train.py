@@ -231,8 +231,12 @@ def test_hackable_reward_is_scored_by_counting_and_sparse_is_0_or_1(train_here):
     )  # fifths
     counted, classified = series(folder, "val/score_mean"), series(folder, "val/sentiment_mean")
     assert counted[0] <= 0.1 < classified[0]
-    shaped = series(folder, "train/shaped").values()
-    assert all((8 * value) % 1 == pytest.approx(0) for value in shaped)  # eighths: 8 completions, each 0 or 1
+    shaped, scores = (series(folder, f"train/{key}") for key in ("shaped", "score"))
+    assert all(
+        (8 * v) % 1 == pytest.approx(0) for v in shaped.values()
+    )  # eighths: 8 completions, each 0 or 1
+    # at 0.1 one word of praise, a score of 0.2, is enough for 1
+    assert all(shaped[step] >= score for step, score in scores.items()) and max(scores.values()) > 0
 
 
 def test_a_prediction_is_kept_with_its_time_once(first, tmp_path):
@@ -352,6 +356,12 @@ def test_yaml_is_checked_like_flags_and_flags_win(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match=re.escape(says)):
             script.PARSER.parse(["--config", str(file)])
+
+
+def test_an_unusual_threshold_is_in_the_runs_name():
+    sparse = ["--reward_shaping", "sparse"]
+    assert script.PARSER.parse([*sparse, "--sparse_threshold", "0.95"]).name == "sparse-0.95"
+    assert script.PARSER.parse(sparse).name == "sparse"
 
 
 def test_defaults_of_the_exercise():

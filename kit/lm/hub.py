@@ -104,7 +104,8 @@ def _fetch(repo: str, repo_type: str, wanted: Callable[[list[str]], list[str]]) 
     info = look_up(repo, repo_type)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings}
     with _told(repo, repo_type):
-        missing = [name for name in wanted(list(sizes)) if not _cached(repo, name, info.sha, repo_type)]
+        files = wanted(list(sizes))
+        missing = [name for name in files if not _cached(repo, name, info.sha, repo_type)]
         total = math.ceil(sum(sizes.get(name, 0) for name in missing) / 1e6)
         print(f"fetching {repo} from the Hub, once: {total:,} MB", flush=True)
         received = 0.0
@@ -127,7 +128,7 @@ def _fetch(repo: str, repo_type: str, wanted: Callable[[list[str]], list[str]]) 
                 get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
                 hf_hub_download(repo, name, repo_type=repo_type, revision=info.sha, tqdm_class=Received)
         # Only now the cache is told that this commit is its `main`
-        hf_hub_download(repo, wanted(list(sizes))[0], repo_type=repo_type, etag_timeout=TIMEOUT_SECONDS)
+        hf_hub_download(repo, files[0], repo_type=repo_type, etag_timeout=TIMEOUT_SECONDS)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def reward_sources(reward: RewardFunction) -> dict[str, str]:
     for function in (reward.shape, reward.penalty):
         if function is composite_reward:
             found[f"configs/{REWARD_CONFIG.name}"] = digest(load_reward_weights())
-        elif function is not None and function.__module__ != make_reward_function.__module__:
+        elif function is not None and function.__module__ != make_reward_function.__module__:  # not the kit's
             file = Path(inspect.unwrap(function).__code__.co_filename)
             found[file.name] = digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
     return found
