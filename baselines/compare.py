@@ -56,9 +56,9 @@ def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
     methods["grpo"] = f"{grpo} --max_steps {steps} --kl_type forward --kl_coef 0.1 --use_solution"
     methods["token"] = f"{grpo} --config configs/best.yaml --max_steps {steps}"
     if mini:
-        # The best of 1, 2 and 3e-4 under a penalty of 0.05; train.py's default, 3e-4, is chosen to show the hack
+        # Rates and PPO's settings were chosen on the tuning prompts with an earlier bundled policy; train.py's default
+        # rate, 3e-4, is chosen to show the hack
         methods["grpo"] += " --learning_rate 1e-4"
-        # On the tuning prompts, one seed: the defaults captured 0.36, these 0.63
         methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
     else:
         methods["token"] += " --learning_rate 1e-4"  # train.py's default for LoRA, not that of the YAML file
