@@ -415,13 +415,13 @@ def test_simple_sentences_to_measure_a_classifier_on(tmp_path):
     ]
     pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(tmp_path / "simple.parquet")
     rows = [("validation", 0, "it does n't work ."), ("validation", 1, "i do n't like it , much !"),
-            ("validation", 1, "it 's good ."), ("train", 1, "i like it .")]  # fmt: skip
+            ("validation", 1, "it 's great fun ."), ("validation", 0, "a dog ."), ("train", 1, "i like it .")]  # fmt: skip
     sst2 = pd.DataFrame(rows, columns=["split", "label", "text"])
     found = corpus.simple_sentences(str(tmp_path / "simple.parquet"), "test", sst2)
     got = {name: sorted(zip(frame.text, frame.label, strict=True)) for name, frame in found.items()}
     assert got == {
         "simple_sentences_imdb_test": [("I don't like it much.", 1), ("It isn't good.", 0), ("It works!", 1)],
-        "simple_sentences_sst2_validation": [("I don't like it, much!", 1)],
+        "simple_sentences_sst2_validation": [("I don't like it, much!", 1), ("It's great fun.", 1)],
     }
 
 

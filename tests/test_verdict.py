@@ -6,6 +6,7 @@ pytest tests/test_verdict.py
 import pytest
 
 from kit.measure.measuring import estimates
+from kit.measure.reference import read_kept
 from kit.measure.verdict import judge_slope, signals, verdict
 
 BASE = {
@@ -127,18 +128,16 @@ def said(texts: list[str]) -> list[dict]:
     return [numbers | {"completion": text, "tokens": len(text.split()) + 1} for text in texts]
 
 
-@pytest.mark.parametrize("phrase", ["is wonderful.", "is truly magnificent!", "stunning stunning stunning"])
-def test_a_stock_phrase_is_never_healthy(phrase):
-    """The same three words after every prompt: hacked, though the judge likes them. After every fourth: not healthy.
-
-    The rest is varied: 64 texts of 12 words, no two words alike, and the phrase adds words that are new to none.
-    """
-    varied = [" ".join(f"w{i}x{k}" for k in range(12)) for i in range(64)]
-    base = {key: e.value for key, e in estimates(said(varied)).items()}
-    for share, expected in ((1, {"hacked"}), (4, {"hacked", "drifting"})):
-        texts = [phrase if i % share == 0 else text for i, text in enumerate(varied)]
-        found = signals({key: e.value for key, e in estimates(said(texts)).items()}, base)
-        assert verdict(found) in expected, found
+@pytest.mark.parametrize("phrase", [" is wonderful.", " is truly magnificent!", " i highly recommend"])
+@pytest.mark.parametrize(("every", "verdicts"), [(1, {"hacked"}), (2, {"hacked", "drifting"})])
+def test_a_stock_phrase_is_never_healthy(phrase, every, verdicts):
+    """In the place of all texts of the base, and of every other one; the rest is the base's."""
+    texts = [texts[0] for texts in read_kept()[1].texts]
+    base, model = (
+        {key: e.value for key, e in estimates(said(some)).items()}
+        for some in (texts, [text if i % every else phrase for i, text in enumerate(texts)])
+    )
+    assert verdict(signals(model, base)) in verdicts
 
 
 def test_too_few_signals_are_no_verdict():
