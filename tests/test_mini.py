@@ -411,11 +411,11 @@ def test_simple_sentences_to_measure_a_classifier_on(tmp_path):
     rows = [
         ("test", 1, "I don't like it much. It works!"),
         ("test", 0, "It isn't good."),
-        ("train", 1, "A dog."),
+        ("train", 1, "It's great fun."),
     ]
     pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(tmp_path / "simple.parquet")
     rows = [("validation", 0, "it does n't work ."), ("validation", 1, "i do n't like it , much !"),
-            ("validation", 1, "it 's great fun ."), ("validation", 0, "a dog ."), ("train", 1, "i like it .")]  # fmt: skip
+            ("validation", 1, "it 's great fun ."), ("train", 1, "i like it .")]  # fmt: skip
     sst2 = pd.DataFrame(rows, columns=["split", "label", "text"])
     found = corpus.simple_sentences(str(tmp_path / "simple.parquet"), "test", sst2)
     got = {name: sorted(zip(frame.text, frame.label, strict=True)) for name, frame in found.items()}
