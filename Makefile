@@ -7,7 +7,7 @@ BIN := .venv/bin
 endif
 ARGS ?=
 
-.PHONY: help train test play bug clean
+.PHONY: help train test play bug handin clean
 # instructors: not in the hand-out
 .PHONY: lint soak baselines results handout gradescope
 # /instructors
@@ -17,6 +17,7 @@ help:
 	@echo "make play [ARGS=\"...\"]   set up Gradio too, then python play.py ARGS"
 	@echo "make test                set up .venv, then run the tests"
 	@echo "make bug N=3             outputs/bugs/3: a copy of the kit with a silent bug in it, for *spot the bug*"
+	@echo "make handin RUN=...      dist/handin.zip: what you hand in, with the run of exercise 6 if you name it"
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
 	@echo "make baselines           the base and five methods side by side, three seeds"
@@ -60,6 +61,9 @@ test: .venv/.installed-dev
 
 bug: .venv/.installed
 	$(BIN)/python -m grading.bug $(N)
+
+handin: .venv/.installed
+	$(BIN)/python -m grading.handin $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 # instructors: not in the hand-out
 lint: .venv/.installed-dev

@@ -87,6 +87,11 @@ def grade(
     check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
+    exploits: list | str = []
+    if (ROOT / "mini").is_dir():  # on Gradescope there are no models to score them by
+        from grading import attacks
+
+        exploits = attacks.handed_in(submission)  # now: loading the models is not on the submission's time
     with Sandbox(source, timeout, layers) as sandbox:
         for function in EXERCISES:
             for check, mistake in run_checks(Student(sandbox.ask), function, seed):
@@ -97,8 +102,13 @@ def grade(
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)
+        if exploits:
+            results["tests"].append(attacks.bonus(Student(sandbox.ask), exploits))
+            results["score"] = sum(t["score"] for t in results["tests"])
     shown = "Some checks are shown once the grades are published."
-    results["output"] = f"{results['score']:g} of 100 points. {shown}"
+    bonus = sum(test["score"] for test in results["tests"] if not test["max_score"])
+    points = f"{results['score'] - bonus:g} of 100 points{f', and a bonus of {bonus:g}' * (bonus > 0)}"
+    results["output"] = f"{points}. {shown}"
     results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     write_results(results, out)
     return results
@@ -172,12 +182,16 @@ def main(argv: list[str] | None = None) -> None:
     if sys.platform != "linux":
         raise UserError("submissions are shut in by means of Linux; on other systems grade in a container")
     if args.all is not None:
-        from grading.folder import grade_folder  # not in Gradescope's zip
+        from grading import attacks  # not in Gradescope's zip
+        from grading.folder import grade_folder, submissions_in
 
         if not args.all.is_dir():
             raise UserError(f"{args.all} is no folder")
-        one = partial(grade, timeout=args.timeout)
-        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, one)))
+        exploits = args.csv.with_name(f"{args.csv.stem}-exploits.csv")
+        refuse_foreign(exploits, ",".join(attacks.FIELDS), "--csv")
+        failed = grade_folder(args.all, args.csv, args.jobs, partial(grade, timeout=args.timeout))
+        attacks.collect(submissions_in(args.all)[0], exploits, args.jobs, args.timeout)
+        raise SystemExit(bool(failed))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
     grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)

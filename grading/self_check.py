@@ -2,10 +2,11 @@
 
     python rewards.py                            all three exercises
     python rewards.py kl_penalty_forward         one of them
+    python rewards.py exploits                   the attacks of exercise 2 on one's own reward, with the bundled models
     python -m grading.self_check FILE.py         a file that lost the last lines of rewards.py
 
 The checks are the grader's (`checks.py`). They run in the student's own process, which can import no more than the
-grader's. A call that takes more than a few seconds is stopped and named. Standard library only.
+grader's. A call that takes more than a few seconds is stopped and named. Standard library only, but for the exploits.
 """
 
 import random
@@ -21,7 +22,8 @@ from types import FrameType, FunctionType, ModuleType
 from typing import NoReturn
 
 from grading.checks import EXERCISES, run_checks
-from grading.loopholes import StillPays, earnings, table
+from grading.exploits import NAME, WANTED, Exploit, attack, scored, texts_in
+from grading.loopholes import PROMPT, StillPays, earnings, table
 from grading.submission import (
     PLAIN,
     SHAPED,
@@ -35,7 +37,9 @@ from grading.submission import (
     place,
 )
 from kit.base.errors import UserError, run_main
+from kit.base.files import read_text
 
+EXPLOITS = "exploits"  # what a student types for them
 SECONDS = 5.0  # for one call of a student's function; a right one needs a millisecond
 SEED = "self-check"
 
@@ -163,8 +167,31 @@ def check_function(student: Student, function: str) -> bool:
     return state == "right"
 
 
+def exploits_of(path: str) -> list[Exploit]:
+    """The scored texts of the exploits.txt beside a student's file. Raises UserError."""
+    file = Path(path).with_name(NAME)
+    if not file.is_file():
+        raise UserError(
+            f"there is no {file}: write your texts there, one a line, each going on from {PROMPT!r}"
+        )
+    try:
+        return scored(texts_in(read_text(file, "the texts of")))
+    except Mistake as mistake:
+        raise UserError(str(mistake)) from None
+
+
+def check_exploits(student: Student, texts: list[Exploit]) -> bool:
+    """Print which texts the student's shaped reward overpays; True if there are enough."""
+    try:
+        found, lines = attack(student, texts)
+    except Mistake as mistake:
+        found, lines = 0, [f"{SHAPED}: {mistake}"]
+    print("\n".join(lines))
+    return found >= WANTED
+
+
 def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
-    """Print what is right and what is wrong; 0 if all is right, else 1."""
+    """Print what is right and what is wrong; 0 if all is right, else 1. Raises UserError for a bad exploits.txt."""
 
     def work() -> dict:
         try:
@@ -173,6 +200,7 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
             return {"error": explain(error, path)}
 
     name = Path(path).name
+    texts = exploits_of(path) if EXPLOITS in functions else []  # before torch is hidden
     with as_when_graded():
         reply = in_time(work, path)
         module = reply.get("module")
@@ -184,7 +212,10 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
             print(f"{name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
         else:
             student = student_of(module)
-            right = [check_function(student, function) for function in functions]
+            right = [
+                check_exploits(student, texts) if function == EXPLOITS else check_function(student, function)
+                for function in functions
+            ]
             return 0 if all(right) else 1
     return 1
 
@@ -198,7 +229,7 @@ def main(path: str | None = None) -> NoReturn:
             raise UserError("name the file to check: python -m grading.self_check rewards.py")
         file = path or arguments.pop(0)
         for name in arguments:
-            if name not in EXERCISES:
+            if name not in (*EXERCISES, EXPLOITS):
                 raise UserError(f"there is no exercise {name}: name {', '.join(EXERCISES)}, or none for all")
         raise SystemExit(self_check(file, arguments or EXERCISES))
 

@@ -51,9 +51,13 @@ def accept(command: str) -> None:
         assert (ROOT / module).is_file(), f"{command}: no {module}"
         module = module.removesuffix(".py").replace("/", ".")
     if module == "rewards":
-        assert set(arguments) <= {"kl_penalty_forward", "kl_penalty_backward", "shaped_reward", "NAME"}, (
-            command
-        )
+        assert set(arguments) <= {
+            "kl_penalty_forward",
+            "kl_penalty_backward",
+            "shaped_reward",
+            "exploits",
+            "NAME",
+        }, command
         return
     script = importlib.import_module(module)
     if hasattr(script, "PARSER"):

@@ -38,7 +38,7 @@ def test_no_answers_inside(unpacked):
         assert not name.endswith("rewards_solution.py")
         assert "submissions" not in name and "gradescope" not in name and ".git/" not in name
         assert not name.startswith("tests/grading/")
-    assert not names & {"grading/grade.py", "grading/sandbox.py", "grading/worker.py"}
+    assert not names & {"grading/grade.py", "grading/sandbox.py", "grading/worker.py", "grading/challenge.py"}
     listed = [
         line.split(maxsplit=2)[2] for line in (unpacked.parent / "handout.manifest").read_text().splitlines()
     ]
@@ -134,6 +134,15 @@ def test_a_copy_with_a_bug_is_made_beside_the_students_files(unpacked, tmp_path)
         if path.read_bytes() != (tmp_path / "3" / path.relative_to(unpacked)).read_bytes()
     ]
     assert differ == ["reward_utils.py"]
+
+
+def test_handing_in(unpacked, tmp_path):
+    done = run(sys.executable, "rewards.py", "exploits", cwd=unpacked)
+    assert done.returncode == 2 and done.stderr.startswith("error: there is no "), done.stderr
+    done = run(sys.executable, "-m", "grading.handin", "--out", tmp_path / "handin.zip", cwd=unpacked)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "handin.zip") as archive:
+        assert archive.namelist() == ["handin/rewards.py"]
 
 
 def test_a_block_without_its_end_is_refused():
