@@ -80,6 +80,7 @@ baselines: .venv/.installed
 results: .venv/.installed
 	$(BIN)/python -m benchmarks.results $(ARGS)
 	$(BIN)/python -m benchmarks.verdict
+	$(BIN)/python -m benchmarks.overoptimization
 
 handout: .venv/.installed
 	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from grading.checks import CHECKS, EXERCISES, run_checks
 from grading.sandbox import LAYERS, PYTHON, Refused, Sandbox, check_unreadable, cut, read_submission
-from grading.submission import Student
+from grading.submission import PREFERENCE, Student, Unfilled
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path, write_text
@@ -48,7 +48,8 @@ def blank_results(message: str) -> dict:
                 "number": check.number,
                 "name": f"{check.function}: {check.title}",
                 "score": 0.0,
-                "max_score": float(check.points),
+                # of the bonus 0: on Gradescope these add up to the assignment's 100 points
+                "max_score": 0.0 if check.function == PREFERENCE else float(check.points),
                 "status": "failed",
                 "output": message,
                 "visibility": "after_published" if check.hidden else "visible",
@@ -98,7 +99,8 @@ def grade(
                 test = tests[check.number]
                 test["output"] = cut(mistake, MAX_MESSAGE) if mistake else "Right."
                 test["score"] = 0.0 if mistake else float(check.points)
-                test["status"] = "failed" if mistake else "passed"
+                left_out = check.function == PREFERENCE and isinstance(mistake, Unfilled)
+                test["status"] = "failed" if mistake and not left_out else "passed"
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)

@@ -28,9 +28,9 @@ LEFT_OUT = re.compile(
     r"|tests/(grading|submissions)/.*"
     # They train with the solution, or are about more scripts than students have.
     r"|benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py"
-    r"|tests/(test_)?(compare|soak|stopped|bad_input|results|verdict_measured|hub|families|gpu)\.py"
+    r"|tests/(test_)?(compare|soak|stopped|bad_input|reward_model|results|verdict_measured|hub|families|gpu)\.py"
     # What trained models did; tables and samples are cut from the pages.
-    r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png"
+    r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|overoptimization|play)\.png"
     r"|CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*"
 )
 MARK = r"^(?:<!--|#) {}(?: -->)?\n"

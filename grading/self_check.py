@@ -1,6 +1,6 @@
 """The self-check: `python rewards.py` for a student, `what_is_wrong` for a script that is about to use the functions.
 
-    python rewards.py                            all three exercises
+    python rewards.py                            all exercises
     python rewards.py kl_penalty_forward         one of them
     python rewards.py exploits                   the attacks of exercise 2 on one's own reward, with the bundled models
     python -m grading.self_check FILE.py         a file that lost the last lines of rewards.py
@@ -26,6 +26,8 @@ from grading.exploits import NAME, WANTED, Exploit, attack, scored, texts_in
 from grading.loopholes import PROMPT, StillPays, earnings, table
 from grading.submission import (
     PLAIN,
+    PREFERENCE,
+    REQUIRED,
     SHAPED,
     Mistake,
     PlainImports,
@@ -105,7 +107,7 @@ def student_of(module: ModuleType) -> Student:
 def what_is_wrong(module: ModuleType, functions: Iterable[str]) -> list[str]:
     """One sentence or a few for everything the checks find wrong with these functions; empty if all is right.
 
-    About a second for all three. A loophole of a shaped reward is no error.
+    About a second for all of them. A loophole of a shaped reward is no error.
     """
     student, wrong = student_of(module), []
     for function in functions:
@@ -146,7 +148,7 @@ def as_when_graded() -> Iterator[None]:
 
 
 def check_function(student: Student, function: str) -> bool:
-    """Print what the checks say about one function; True if it is right."""
+    """Print what the checks say about one function; True if it is right, or optional and not written."""
     results = list(run_checks(student, function, SEED))
     mistakes = [mistake for _, mistake in results if mistake]
     passed = f"{len(results) - len(mistakes)} of {len(results)} checks passed"
@@ -154,6 +156,9 @@ def check_function(student: Student, function: str) -> bool:
         state = "right"
     elif isinstance(mistakes[0], Unfilled):
         state, mistakes = str(mistakes[0]), []
+        if function == PREFERENCE:
+            print(f"exercise {EXERCISES[function]:<3} {function:<20} | optional, {state}")
+            return True
     elif all(isinstance(mistake, StillPays) for mistake in mistakes):
         state = f"{passed}: it has a loophole"
     else:
@@ -209,7 +214,7 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
         elif module is None:
             print(f"{name} does not run: {reply.get('error') or reply['lost']}")
         elif not any(isinstance(value, FunctionType) for value in vars(module).values()):
-            print(f"{name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
+            print(f"{name} has no function: is it saved? It should have {', '.join(REQUIRED)}.")
         else:
             student = student_of(module)
             right = [

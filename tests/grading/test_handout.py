@@ -75,7 +75,7 @@ def test_byte_for_byte(unpacked, tmp_path):
 def test_three_unfilled_stubs(unpacked, run_script):
     done = run(sys.executable, "rewards.py", cwd=unpacked)
     assert done.returncode == 1 and done.stderr == ""
-    assert done.stdout.count("not implemented yet") == 3
+    assert done.stdout.count("not implemented yet") == 4
     command = "-m pytest -p no:xdist tests/test_rewards.py -k kl_penalty_forward"
     done = run_script(*command.split(), cwd=unpacked)
     assert done.returncode == 0 and re.search(r"^\d+ skipped", done.stdout, re.M), done.stdout
@@ -179,7 +179,7 @@ def filled(unpacked, tmp_path_factory) -> Path:
 
 def test_right_stubs_are_right(filled):
     done = run(sys.executable, "rewards.py", cwd=filled)
-    assert done.returncode == 0 and done.stdout.count("| right") == 3, done.stdout
+    assert done.returncode == 0 and done.stdout.count("| right") == 4, done.stdout
     done = run(sys.executable, "rewards.py", "kl_penalty_forward", cwd=filled)
     assert done.returncode == 0 and done.stdout.count("| right") == 1, done.stdout
 
@@ -188,7 +188,7 @@ def test_a_filled_exercise_is_tested(filled, tmp_path):
     copy = tmp_path / "kit"
     shutil.copytree(filled, copy)
     done = run(sys.executable, "-m", "pytest", "--noconftest", "tests/test_rewards.py", cwd=copy)
-    assert done.returncode == 0 and "23 passed" in done.stdout, done.stdout
+    assert done.returncode == 0 and "26 passed" in done.stdout, done.stdout
     mistake = (ROOT / "tests" / "submissions" / "mistakes" / "forward_mean.py").read_text(encoding="utf-8")
     with (copy / "rewards.py").open("a", encoding="utf-8") as file:
         file.write("\n\n" + mistake)
@@ -206,6 +206,8 @@ def sh_lines(page: Path) -> list[str]:
 TINY = {
     "train.py": "--max_steps 1 --eval_every 0 --prompts_per_step 2 --num_generations 2 --max_completion_length 6",
     "baselines.sft": "--rounds 1 --prompts_per_round 2 --num_generations 2 --max_completion_length 6 --eval_every 0",
+    "baselines.preferences": "--max_completion_length 6",
+    "baselines.reward_model": "--epochs 1 --eval_every 0",
     "baselines.ppo": "--max_steps 1 --batch_size 4 --minibatch_size 4 --max_completion_length 6 --eval_every 0",
     "evaluate.py": "--num_prompts 4 --num_samples 1 --frontier_samples 2 --max_new_tokens 6",
     "prompt_engineering.py": "--num_prompts 4 --num_samples 1 --max_new_tokens 6",
@@ -242,6 +244,8 @@ def test_every_command_of_the_readme_and_the_exercises(filled, run_script):
         "ppo",
         "sft",
         "grpo",
+        "rm-100",
+        "on-rm-100",
     ):
         assert (filled / "outputs" / name / "metrics.jsonl").exists(), name
     assert (filled / "results" / "report.html").exists()
