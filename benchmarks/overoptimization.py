@@ -39,6 +39,7 @@ BIAS = "exclamation"  # some of the base's texts have a mark: enough to be learn
 SETS = {f"{n}": ["--pairs", f"{n}"] for n in (100, 400, 1600, 6400)}
 SETS["1600-biased"] = ["--pairs", "1600", "--bias", BIAS, "--strength", "4"]
 PENALTIES = {"none": [], "beta-0.3": ["--beta=0.3"]}
+READ = {"none": "no penalty", "beta-0.3": "--beta 0.3", "proxy": "learned", "gold": "gold"}
 COLUMNS = {  # key: (title, digits); rewards are gains over the base, in standard deviations of its samples
     "accuracy": ("accuracy", 2),
     "accuracy_turned": ("bias turned", 2),
@@ -74,7 +75,7 @@ def numbers(model: Path, run: Path) -> dict[str, float]:
     found = {"learned": learned[-1], "gold": gold[-1], "best": gold.max(), "at": curve.delta[gold.argmax()]}
     found["word"] = float(np.mean([feature(BIAS, text) > 0 for text in texts]))
     fitted = fit(curve, "gold")
-    if fitted and np.isfinite(fitted.turn.value):
+    if fitted and fitted.turn.value <= curve.delta.max():  # beyond the run it is a guess; NaN: none
         found["turn"] = fitted.turn.value
     return accuracies | {key: float(value) for key, value in found.items()}
 
@@ -108,8 +109,10 @@ def figure(panels: dict[str, list[Curve]]) -> Figure:
                     mfc="none" if reward == "proxy" else look.color)  # fmt: skip
                 if found := fit(curve, reward):
                     x = np.linspace(0, curve.delta.max(), 200)
-                    ax.plot(x, found(x), line, color=look.color, lw=1.3, label=f"{curve.name}, {reward}")
-        ax.set_title(f"{name} pairs", loc="left")
+                    ax.plot(
+                        x, found(x), line, color=look.color, lw=1.3, label=f"{curve.name}, {READ[reward]}"
+                    )
+        ax.set_title(f"{name.replace('-', ' ')} pairs", loc="left")
         ax.set_xlabel("δ = √KL(π‖π_ref)")
     axes[0, 0].set_ylabel("gain over the base, std of its samples")
     plots.legend_above(drawn, axes[0, 0])
@@ -143,8 +146,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for p in PENALTIES:
             folders = [runs[p, name, seed] for seed in seeds]
             of_seeds = [numbers(models[name, seed], runs[p, name, seed]) for seed in seeds]
-            rows.append([name, p, *cells(of_seeds, {key: digits for key, (_, digits) in COLUMNS.items()})])
-            found = [of_run(p, read_samples(folder)) for folder in folders]
+            rows.append(
+                [name, READ[p], *cells(of_seeds, {key: digits for key, (_, digits) in COLUMNS.items()})]
+            )
+            found = [of_run(READ[p], read_samples(folder)) for folder in folders]
             panels[name].append(together(p, [curve for curve in found if curve]))
     text = markdown(["pairs", "penalty", *(title for title, _ in COLUMNS.values())], rows)
     write_between(PAGE, "written by benchmarks.overoptimization", text)
