@@ -4,6 +4,7 @@ pytest tests/test_notebook.py
 NOTEBOOK_TESTS=1 pytest -n 0 tests/test_notebook.py     and with an environment of its own: minutes, a package index
 """
 
+import http.server
 import importlib.metadata
 import json
 import os
@@ -11,8 +12,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import nbclient
@@ -22,12 +25,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "colab.ipynb"
 SET_UP = 'COURSE = ""'
+SHORTER = {
+    "STEPS = 10": "STEPS = 2",
+    "--eval_every 5": "--eval_every 0 --prompts_per_step 2 --num_generations 2",
+    "--num_prompts 32": "--num_prompts 4",
+    "--frontier_samples 8": "--frontier_samples 2",
+}
 
 
 def read(**changes: str) -> nbformat.NotebookNode:
     """The notebook with fewer steps and prompts, and each text of `changes`, which stands in it once, made another."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    for long, short in ({"STEPS = 10": "STEPS = 2", "prompts 32": "prompts 8"} | changes).items():
+    for long, short in (SHORTER | changes).items():
         (cell,) = (c for c in notebook.cells if long in c.source)
         assert cell.source.count(long) == 1
         cell.source = cell.source.replace(long, short)
@@ -80,7 +89,7 @@ def zipped(kit: Path) -> Path:
 
 def sentence(course: object, **changes: str) -> str:
     """What the set-up cell stops with: one line, and none of a traceback."""
-    with pytest.raises(Exception, match="") as stopped:
+    with pytest.raises(Exception, match=r"\w") as stopped:
         set_up(course, **changes)
     assert type(stopped.value).__name__ == "Stop"
     (line,) = stopped.value._render_traceback_()
@@ -97,8 +106,13 @@ def test_the_course_is_fetched_once(kind, tmp_path, work):
         for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):
             subprocess.run(["git", *command], cwd=kit, check=True)
         address = kit.as_uri()
+    elif kind == "url of a zip":
+        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(zipped(kit).parent))
+        server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a%20course.zip?dl=1"
     else:
-        address = zipped(kit).as_uri() + "?dl=1" if kind.startswith("url") else zipped(kit)
+        address = zipped(kit)
     if kind == "drive":
         home = tmp_path / "a drive"
         home.mkdir()
@@ -112,11 +126,12 @@ def test_the_course_is_fetched_once(kind, tmp_path, work):
     assert {path.name for path in home.iterdir()} == {"course"}
 
 
-def test_in_the_courses_own_folder_nothing_is_fetched(tmp_path, monkeypatch):
+def test_in_the_courses_own_folder_nothing_is_fetched(tmp_path, work, monkeypatch):
     (small_kit(tmp_path / "kit") / "notebooks").mkdir()
     for place in ("kit", "kit/notebooks"):
         monkeypatch.chdir(tmp_path / place)
-        assert set_up("")["KIT"] == tmp_path / "kit"
+        names = set_up("")
+        assert names["KIT"] == tmp_path / "kit" and names["PYTHON"] == sys.executable
 
 
 @pytest.mark.parametrize(
@@ -143,8 +158,8 @@ def fake_uv(folder: Path, monkeypatch, status: int = 0) -> Path:
     folder.mkdir()
     (folder / "uv").write_text(
         f'#!/bin/sh\necho "$@" >> {folder}/log\ntest {status} = 0 || exit {status}\n'
-        'test "$1" = venv || exit 0\nmkdir -p "$4/bin"\n'
-        'printf "#!/bin/sh\\n" > "$4/bin/python"\nchmod +x "$4/bin/python"\n'
+        'test "$1" = venv || exit 0\nmkdir -p "$5/bin"\n'
+        'printf "#!/bin/sh\\n" > "$5/bin/python"\nchmod +x "$5/bin/python"\n'
     )
     (folder / "uv").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -161,8 +176,8 @@ def test_uv_makes_an_environment_once(version, tmp_path, work, monkeypatch):
         assert set_up(course)["PYTHON"] == python
         supplied = sys.executable if version >= (3, 11) else "3.12"
         assert log.read_text().splitlines() == [
-            f"venv --python {supplied} {python.parent.parent}",
-            f"pip install --python {python} -r {work / 'course' / 'requirements.txt'}",
+            f"venv -q --python {supplied} {python.parent.parent}",
+            f"pip install -q --python {python} -r {work / 'course' / 'requirements.txt'}",
         ]
 
 
@@ -188,12 +203,9 @@ def test_without_uv_the_kernels_pip_installs_for_the_environment(tmp_path, work,
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PATH", "/nowhere")
-    for name, value in (("NO_INDEX", "1"), ("CONFIG_FILE", os.devnull), ("FIND_LINKS", str(work))):
+    for name, value in (("NO_INDEX", "1"), ("CONFIG_FILE", os.devnull), ("FIND_LINKS", str(tmp_path))):
         monkeypatch.setenv(f"PIP_{name}", value)
-    assert sentence(course) == "This command did not finish: the lines above say why."
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    names = set_up(course)  # goes on from there
-    assert names["PYTHON"] == tmp_path / "home" / "course-environment" / "bin" / "python"
+    assert set_up(course)["PYTHON"] == tmp_path / "home" / "course-environment" / "bin" / "python"
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("tiny-package-of-this-test")
 
@@ -238,13 +250,32 @@ class Kernel:
         return cell.outputs
 
     def run_all(self, course: object) -> tuple[str, list]:
-        """What was printed, and what was displayed."""
+        """What was printed, and what was displayed. Leaves out sentiment.py, which has tests of its own."""
         outputs = []
         for cell in read(**{SET_UP: f"COURSE = {str(course)!r}"}).cells:
-            outputs += self.cell(cell.source) if cell.cell_type == "code" else []
+            if cell.cell_type == "code" and "sentiment.py" not in cell.source:
+                outputs += self.cell(cell.source)
         return "".join(o.text for o in outputs if o.output_type == "stream"), [
             o.data for o in outputs if o.output_type == "display_data"
         ]
+
+
+def test_the_stop_button_stops_the_command_which_says_its_last_word(tmp_path, work):
+    kernel = Kernel(work)
+    set_up_cell = kernel.notebook.cells[1].source
+    command = (
+        "import os, signal\ntry:\n  os.killpg(0, signal.SIGINT); signal.pause()\nexcept KeyboardInterrupt:\n"
+    )
+    command += "  raise SystemExit('how to go on')"  # the signal goes to the group, as from Jupyter
+    with kernel.client.setup_kernel():
+        course = str(zipped(small_kit(tmp_path / "kit")))
+        kernel.cell(set_up_cell.replace(SET_UP, f"COURSE = {course!r}"))
+        with pytest.raises(nbclient.exceptions.CellExecutionError, match="did not finish"):
+            kernel.cell(f"run('-c', {command!r})")
+        *said, error = kernel.outputs
+        assert "".join(o.text for o in said).endswith("how to go on\n") and error.ename == "Stop"
+        (alive,) = kernel.cell("print('alive')")
+        assert alive.text == "alive\n"
 
 
 def check_twice(kernel: Kernel, course: object, kit: Path) -> None:
@@ -256,7 +287,7 @@ def check_twice(kernel: Kernel, course: object, kit: Path) -> None:
     assert error.traceback[0].startswith("COURSE is empty: ")
 
     said, shown = kernel.run_all(course)
-    assert "policy mini/policy" in said and "great great" in said
+    assert "policy mini/policy" in said
     written = not subprocess.run([sys.executable, "rewards.py", "kl_penalty_forward"], cwd=ROOT).returncode
     assert ("No second model yet" not in said) == written
     runs = ["hack2", "kl2"] if written else ["hack2"]
