@@ -97,7 +97,7 @@ def test_the_pages_send_nobody_to_what_is_not_there(unpacked):
         r"use_solution|rewards_solution|baselines\.compare|grading\.(grade|handout|gradescope)|benchmarks/"
     )
     targets = set(re.findall(r"^([a-z]+):", (unpacked / "Makefile").read_text(encoding="utf-8"), re.M))
-    for page in [*unpacked.rglob("*.md"), unpacked / "Makefile", unpacked / "notebooks" / "demo.ipynb"]:
+    for page in [*unpacked.rglob("*.md"), unpacked / "Makefile", unpacked / "notebooks" / "colab.ipynb"]:
         text = page.read_text(encoding="utf-8")
         assert not gone.search(text), page.name
         named = set(re.findall(r"(?:`|^|\")make ([a-z]+)", text, re.M))
@@ -279,7 +279,7 @@ def test_a_variants_own_tests_are_green(number, tmp_path):
 @pytest.mark.timeout(1800)
 def test_the_notebook_with_the_students_penalty(filled):
     done = run(sys.executable, "-m", "pytest", "tests/test_notebook.py", cwd=filled)
-    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout[-3000:]
+    assert done.returncode == 0 and re.search(r"\d\d passed, 1 skipped", done.stdout), done.stdout[-3000:]
 
 
 @pytest.mark.slow
