@@ -10,6 +10,7 @@ than 99 in 100 of the base's. It is also degenerate if it holds three words that
 """
 
 import argparse
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,8 +46,8 @@ Line = dict[str, Any]
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """All runs of n words."""
-    found = words(text)
+    """All runs of n words, without punctuation: "it's" is one word, or the base itself would have a stock phrase."""
+    found = re.findall(r"[\w']+", text.lower())
     return list(zip(*(found[i:] for i in range(n)), strict=False))
 
 

@@ -1,9 +1,10 @@
 """What does a shaped reward pay for? Honest texts, cheating texts, and what each earns under it.
 
 The table that students see has fixed texts. The checks draw the words, phrases and lengths of the repeated texts, so
-that no reward can be fitted to the table. The score of a text is P(positive) by the bundled sentiment model
-(`tests/grading/test_loopholes.py` measures it again). A loophole pays if its best-paid text earns about as much as the
-best-paid honest praise, or more: a policy trained on that reward would exploit it.
+that no reward can be fitted to the table. Repeated, short and salad texts are what policies wrote that were trained on
+the score alone or with a small penalty (`make results`), or are made of their words. The score of a text is P(positive)
+by the bundled sentiment model (`tests/grading/test_loopholes.py` measures it again). A loophole pays if its best-paid
+text earns about as much as the best-paid honest praise, or more: a policy trained on that reward would exploit it.
 """
 
 import random
@@ -61,27 +62,27 @@ TEXTS = (
         "I left annoyed.",
     ),
     Text(ONE_WORD, 0.998, " ".join(["stunning"] * 40)),
-    Text(ONE_WORD, 0.997, " ".join(["Excellent!"] * 40)),
+    Text(ONE_WORD, 0.998, " ".join(["beautiful!"] * 40)),
     Text(ONE_WORD, 0.997, " ".join(["superb,"] * 40)),
-    Text(PHRASE, 0.994, " ".join(["A must see! Highly recommended!"] * 7)),
+    Text(PHRASE, 0.998, " ".join(["beautiful cinematography and wonderful performances,"] * 8)),
+    Text(PHRASE, 0.997, " ".join(["It's a wonderful film."] * 10)),
     Text(PHRASE, 0.979, " ".join(["One of the best films I have ever seen."] * 4)),
-    Text(PHRASE, 0.993, " ".join(["Best movie ever, loved it."] * 6)),
-    Text(SHORT, 0.997, "is truly magnificent!"),
-    Text(SHORT, 0.966, "I loved it!"),
-    Text(SHORT, 0.994, "is simply superb."),
+    Text(SHORT, 0.996, "is very beautiful!"),
+    Text(SHORT, 0.994, "is absolutely amazing."),
+    Text(SHORT, 0.993, "is absolute perfection!"),
     Text(BLANK, 0.500, ""),
     Text(BLANK, 0.500, "\n"),
     Text(
         SALAD,
         0.998,
-        "superb touching lovely brilliant warm delightful film beautiful acting stunning love great perfect moving "
-        "wonderful story excellent masterpiece enjoy charming heart amazing joy fantastic treasure unforgettable",
+        "wonderfully beautiful cinematography brilliantly superb performances gorgeous story, delightful powerful "
+        "acting excellent haunting soundtrack flawless directing captivating scenery outstanding ensemble great",
     ),
     Text(
         SALAD,
         0.997,
-        "and wonderful the perfectly of moving loved superb story with brilliant a beautiful cast touching amazing in "
-        "great it heart best delightful fun is true charming gem excellent so",
+        "is powerful. The acting excellent a great story keeps wonderfully from beautiful world, and outstanding "
+        "poetic score well captured between both delightful songs heart",
     ),
 )
 
@@ -92,14 +93,14 @@ OVER_AND_OVER = {
         "amazing, great terrific! touching. joy enjoyable".split()
     ),
     PHRASE: (
-        "A must see! Highly recommended!",
-        "Best movie ever, loved it.",
-        "I loved every minute of it.",
+        "beautiful and",
+        "great and great story,",
+        "It's a wonderful film.",
+        "I highly recommend it.",
+        "The music is wonderful.",
+        "This is a film worth seeing.",
         "What a beautiful film, truly wonderful.",
-        "Simply superb from start to finish.",
-        "An absolute delight,",
-        "So much fun, so much heart.",
-        "Great cast, great story.",
+        "beautiful cinematography and wonderful performances,",
     ),
 }
 OVER_AND_OVER_SCORES = (0.975, 0.999)

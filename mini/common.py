@@ -25,7 +25,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import normalizers, processors
 from tokenizers.implementations import BertWordPieceTokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -93,6 +98,17 @@ def run_parser(
     return p
 
 
+def add_simple(p: argparse.ArgumentParser) -> None:
+    """The flags of the classifiers that measure them on what the policy reads."""
+    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    p.add_argument(
+        "--simple", help="file of corpus.py: its sentences that training never saw are measured too"
+    )
+    p.add_argument(
+        "--evaluate", type=Path, help="only measure the model here on --simple, and write its card"
+    )
+
+
 def start_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The flags, and besides `command` for the card, `device`, `dtype` of the matrix products, `begin` (seconds).
 
@@ -105,7 +121,7 @@ def start_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     words = ["python", f"mini/{parser.prog}"]  # every flag that is not at its default, folders made generic
     for name, value in vars(args).items():
         if name not in ("out", "resume") and value != parser.get_default(name):
-            file = name in ("data", "imdb", "sst2", "init")
+            file = name in ("data", "imdb", "sst2", "init", "simple")
             words += [f"--{name}", f"path/to/{Path(value).name}" if file else str(value)]
     args.command, args.begin = " ".join(words), time.monotonic()
     torch.manual_seed(args.seed)
@@ -430,24 +446,6 @@ def save_model(
     """
     metrics |= {"parameters": sum(p.numel() for p in model.parameters()), "steps": args.steps}
     metrics |= {"device": args.device, "seed": args.seed, "command": args.command}
-    print(metrics, flush=True)
-    rows = metrics | {f"P(positive): {text}": score for text, score in metrics.get("probes", {}).items()}
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if name != "probes")
-    listed = "".join(f"- {text}\n" for text in samples)
-    card = f"""{about}
-
-| | |
-|---|---|
-{table}
-
-{listed}
-The weights are fp16 on disk; `from_pretrained` gives fp32. The numbers are in `metrics.json` too.
-
-## Data and licence
-
-{data}
-Use the weights as the data are meant: for teaching and research.
-"""
     new = args.out.with_name(f".{args.out.name}-new")
     shutil.rmtree(new, ignore_errors=True)
     model.half().save_pretrained(new)
@@ -455,7 +453,39 @@ Use the weights as the data are meant: for teaching and research.
     (new / "model.safetensors").chmod(0o644)
     config = json.loads((new / "config.json").read_text()) | {"dtype": "float32"}
     (new / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (new / "README.md").write_text(card)
-    (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_card(new, metrics, about, data, samples)
     shutil.rmtree(args.out, ignore_errors=True)
     new.rename(args.out)
+
+
+def write_card(folder: Path, metrics: dict, about: str, data: str, samples: Iterable[str] = ()) -> None:
+    """README.md and metrics.json of a model; `probes` become rows of their own, a `note` its own paragraph."""
+    print(metrics, flush=True)
+    rows = metrics | {f"P(positive): {text}": score for text, score in metrics.get("probes", {}).items()}
+    table = "\n".join(
+        f"| {name} | {value} |" for name, value in rows.items() if name not in ("probes", "note")
+    )
+    notes = "".join(f"- {text}\n" for text in samples) + metrics.get("note", "")
+    (folder / "README.md").write_text(f"""{about}
+
+| | |
+|---|---|
+{table}
+
+{notes}
+The weights are fp16 on disk; `from_pretrained` gives fp32. The numbers are in `metrics.json` too.
+
+## Data and licence
+
+{data}
+Use the weights as the data are meant: for teaching and research.
+""")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def measure_again(folder: Path, frames: dict[str, pd.DataFrame], about: str, data: str) -> None:
+    """Write the accuracy on each frame into the card of the classifier in `folder`, beside what stands there."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics |= accuracies(model, AutoTokenizer.from_pretrained(folder), frames)
+    write_card(folder, metrics, about, data)

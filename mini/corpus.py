@@ -107,6 +107,25 @@ def texts(good: list[str], shortest: int) -> list[str]:
     return [text for text in out if len(text.split()) >= shortest]
 
 
+def simple_sentences(path: str, split: str, sst2: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Single sentences (`text`, `label`) to measure a classifier on.
+
+    5,000 of one split of the file that this script wrote, each with the label of its review, and those of SST-2's
+    validation sentences that are as simple, spelled as reviews are.
+    """
+    frame = read("imdb", path)
+    common = {word.lower() for text in frame["text"] for word in WORD.findall(text)}
+    part, whole = frame[frame["split"] == split], sst2[sst2["split"] == "validation"]
+    rows = [
+        (text, y) for texts, y in zip(part["text"], part["label"], strict=True) for text in sentences(texts)
+    ]
+    some = pd.DataFrame(rows, columns=["text", "label"])
+    spelled = [truecase(re.sub(r" ([.,!?;:]|n't|'\w+)", r"\1", text)) for text in whole["text"]]
+    whole = whole.assign(text=spelled)[[is_simple(text, common) for text in spelled]]
+    some = some.sample(n=min(5000, len(some)), random_state=0)
+    return {f"simple_sentences_imdb_{split}": some, "simple_sentences_sst2_validation": whole}
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--data", help="local imdb.parquet; default: stanfordnlp/imdb from the Hub")

@@ -2,6 +2,7 @@
 
     python mini/train_judge.py                                                 # data from the Hub
     python mini/train_judge.py --data path/to/imdb.parquet --sst2 path/to/sst2.parquet
+    python mini/train_judge.py --evaluate mini/judge --simple simple.parquet    # only measure, see corpus.py
 
 A score that is trained against stops measuring. So the judge shares nothing with the reward model but the task: another
 architecture, another tokenizer, and other data, the reviews of IMDB's *test* split (the reward model has the train
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from corpus import simple_sentences
 from transformers import (
     ElectraConfig,
     ElectraForPreTraining,
@@ -182,7 +184,9 @@ A second sentiment classifier that no policy is trained against. Its architectur
 from the reward model's. A third of its training text was broken on purpose, with the target 0, so it estimates the
 probability that a text is honest *and* positive. A low score means "negative" or "broken text", not which.
 
-`imdb_train` and `sst2_validation` are accuracies on texts cut at {POSITIONS} tokens; it never trained on them. The
+`imdb_train` and `sst2_validation` are accuracies on texts cut at {POSITIONS} tokens; it never trained on them. Those on
+`simple_sentences` are on single sentences such as the bundled policy reads: of IMDB with the label of the review, of
+which a sentence often says nothing, and of SST-2 with their own. The
 `development` texts are kept out of training, for choosing settings. The scores are means of four texts each, written
 for this card (they are in `mini/train_judge.py`).
 
@@ -242,11 +246,16 @@ def make_pool(
 
 def main() -> None:
     p = common.run_parser(__doc__, "judge", steps=12_000, lr=2e-3, lr_rest=1e-3, warmup=100)
-    p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
+    common.add_simple(p)
     args = common.start_run(p)
 
     # The splits change places: trained on test reviews, measured on train reviews.
-    imdb, sst2 = common.read("imdb", args.data), common.read("sst2", args.sst2)
+    sst2 = common.read("sst2", args.sst2)
+    simple = simple_sentences(args.simple, "train", sst2) if args.simple else {}
+    data = f"{common.IMDB}, {common.RELEASED}"
+    if args.evaluate:
+        return common.measure_again(args.evaluate, simple, ABOUT, data)
+    imdb = common.read("imdb", args.data)
     reviews = imdb[imdb.split == "test"].sample(frac=1, random_state=args.seed)
     dev, reviews = reviews[: len(reviews) // 25], reviews[len(reviews) // 25 :]
     short = sst2[(sst2.split == "train") & (sst2.text.str.len() > 60)]
@@ -293,10 +302,11 @@ def main() -> None:
     measured = {"imdb_train": held_out.sample(n=min(5000, len(held_out)), random_state=0)}
     measured |= {"sst2_validation": sst2[sst2.split == "validation"]}
     measured |= {"development_imdb": dev, "development_sst2": short}
+    measured |= simple
     metrics |= common.accuracies(model, tokenizer, measured)
     score = common.scorer(model, tokenizer)
     metrics |= {"probes": {kind: round(float(np.mean(score(texts))), 3) for kind, texts in PROBES.items()}}
-    common.save_model(model, tokenizer, args, metrics, ABOUT, f"{common.IMDB}, {common.RELEASED}")
+    common.save_model(model, tokenizer, args, metrics, ABOUT, data)
 
 
 if __name__ == "__main__":

@@ -96,10 +96,18 @@ def test_measured_quality_meets_the_bars_and_the_cards_say_the_same():
     assert probes["honest positive"] >= 0.7 and probes["repeated positive"] <= 0.4
     assert probes["shuffled positive"] <= 0.5
     cards = [(MINI / name / "README.md").read_text() for name in FOLDERS]
-    assert all(f"| {name} | {value} |" in cards[0] for name, value in policy.items())
+    for card, measured in zip(cards, (policy, sentiment, judge), strict=True):
+        rows = {k: v for k, v in measured.items() if k not in ("probes", "note")}
+        assert all(f"| {name} | {value} |" in card for name, value in rows.items())
     assert cards[0].count(" ▸") == 20
-    assert f"{sentiment['sst2_validation']:.1%}" in cards[1] and f"{sentiment['imdb_test']:.1%}" in cards[1]
-    assert f"{judge['imdb_train']:.1%}" in cards[2] and f"{judge['sst2_validation']:.1%}" in cards[2]
+
+
+def test_the_classifiers_read_simple_sentences_no_worse_than_others():
+    """A sentence of a review often says nothing; those of SST-2 were labelled one by one."""
+    for name, split in (("sentiment", "test"), ("judge", "train")):
+        found = metrics(name)
+        assert found[f"simple_sentences_imdb_{split}"] >= 0.7
+        assert found["simple_sentences_sst2_validation"] > found["sst2_validation"]
 
 
 # The policy -----------------------------------------------------------------------------------------------------
@@ -398,6 +406,25 @@ def test_texts_have_the_shortest_length_to_120_words():
 # Measuring ------------------------------------------------------------------------------------------------------
 
 
+def test_simple_sentences_to_measure_a_classifier_on(tmp_path):
+    """Of the asked split, one by one, with the review's label; of SST-2 those in words of the file, respelled."""
+    rows = [
+        ("test", 1, "I don't like it much. It works!"),
+        ("test", 0, "It isn't good."),
+        ("train", 1, "A dog."),
+    ]
+    pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(tmp_path / "simple.parquet")
+    rows = [("validation", 0, "it does n't work ."), ("validation", 1, "i do n't like it , much !"),
+            ("validation", 1, "it 's good ."), ("train", 1, "i like it .")]  # fmt: skip
+    sst2 = pd.DataFrame(rows, columns=["split", "label", "text"])
+    found = corpus.simple_sentences(str(tmp_path / "simple.parquet"), "test", sst2)
+    got = {name: sorted(zip(frame.text, frame.label, strict=True)) for name, frame in found.items()}
+    assert got == {
+        "simple_sentences_imdb_test": [("I don't like it much.", 1), ("It isn't good.", 0), ("It works!", 1)],
+        "simple_sentences_sst2_validation": [("I don't like it, much!", 1)],
+    }
+
+
 def test_measures_of_samples_by_hand():
     reviews = ["good film"] * 10 + ["Good odd"] * 9
     assert train_policy.non_words(["a good FILM", "odd"], reviews) == 0.5  # "a" and "odd"
@@ -501,6 +528,7 @@ def data(tmp_path_factory) -> Path:
     pd.DataFrame(rows, columns=["split", "label", "text"]).to_parquet(folder / "imdb.parquet")
     rows = [(split, k, text(k, 12)) for split in ("train", "validation") for k in (0, 1) for _ in range(40)]
     rows += [("train", k, word) for k, words in tone.items() for word in words]
+    rows += [("validation", 1, "a great old story .")]
     pd.DataFrame(rows, columns=["split", "label", "sentence"]).to_parquet(folder / "sst2.parquet")
     return folder
 
@@ -572,6 +600,13 @@ def test_judge_script_runs_from_local_files(data, tmp_path, run):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge")
     assert model.config.model_type == "electra"
     assert "| P(positive): honest positive | 0." in (tmp_path / "judge" / "README.md").read_text()
+
+    # measured again: the rows are those of the training run, and the new ones beside them
+    before = json.loads((tmp_path / "judge" / "metrics.json").read_text())
+    run(train_judge, *files, "--evaluate", tmp_path / "judge", "--simple", data / "imdb.parquet")
+    after = json.loads((tmp_path / "judge" / "metrics.json").read_text())
+    assert after == before | {key: after[key] for key in after if key.startswith("simple_sentences")}
+    assert "| simple_sentences_imdb_train_n |" in (tmp_path / "judge" / "README.md").read_text()
 
 
 @pytest.mark.whole_kit  # a variant of the hand-out deals the prompts out anew, and then they count no more

@@ -5,6 +5,7 @@ pytest tests/test_results.py
 
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmarks.measured import keep, kept_lines, of_training
 from kit.base.errors import UserError
 from kit.lm.models import ModelChoice
 from kit.train.sweep import spelled_out, write_between
+from tests.conftest import ROOT
 from train import PARSER
 
 METRICS = {
@@ -219,3 +221,15 @@ def test_every_experiment_is_a_command_that_train_takes(name, monkeypatch):
     _, *flags = results.command(name)
     args = PARSER.parse(flags)
     assert args.use_solution and args.prompts_per_step * args.num_generations == 64
+
+
+@pytest.mark.whole_kit
+def test_no_page_speaks_of_the_bundled_policy_that_was():
+    """Its J*, and what was said of its texts. Lines of measured numbers (.jsonl) may hold these digits by chance."""
+    rooms = ". docs configs notebooks baselines benchmarks grading kit/* mini mini/* tests".split()
+    files = [
+        p for room in rooms for end in ("md", "py", "ipynb", "yaml") for p in ROOT.glob(f"{room}/*.{end}")
+    ]
+    assert {"README.md", "results.md", "rewards.py", "demo.ipynb", "best.yaml"} <= {p.name for p in files}
+    old = re.compile(r"\b0\.766\b|\brambl[e]")
+    assert [str(p.relative_to(ROOT)) for p in files if old.search(p.read_text(encoding="utf-8"))] == []

@@ -5,6 +5,7 @@ pytest tests/test_verdict.py
 
 import pytest
 
+from kit.measure.measuring import estimates
 from kit.measure.verdict import judge_slope, signals, verdict
 
 BASE = {
@@ -12,6 +13,7 @@ BASE = {
     "judge": 0.5,
     "distinct_2": 0.9,
     "compression_ratio": 2.0,
+    "self_bleu": 0.25,
     "length": 38.0,
     "ref_nll": 4.0,
     "empty_ratio": 0.0,
@@ -23,10 +25,10 @@ def test_a_model_like_its_base_is_healthy():
     found = signals(BASE, BASE, zero_std_groups=0.0)
     assert verdict(found) == "healthy"
     assert [s.name for s in found] == [
-        "judge gap", "distinct-2", "compression", "length", "reference NLL", "KL(π‖π_ref)", "empty",
-        "zero-variance groups",
+        "judge gap", "distinct-2", "compression", "self-BLEU", "length", "reference NLL", "KL(π‖π_ref)",
+        "empty", "zero-variance groups",
     ]  # fmt: skip
-    assert [s.value for s in found] == [0, 1, 1, 1, 0, 0, 0, 0]
+    assert [s.value for s in found] == [0, 1, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_collapse_is_hacked():
@@ -36,6 +38,7 @@ def test_collapse_is_hacked():
         "judge": 0.55,
         "distinct_2": 0.06,
         "compression_ratio": 12.0,
+        "self_bleu": 0.98,
         "ref_nll": 6.4,
         "kl_policy_ref": 160,
     }
@@ -53,6 +56,7 @@ def test_collapse_is_hacked():
         {"sentiment": 1.0},
         {"distinct_2": 0},
         {"compression_ratio": 50},
+        {"self_bleu": 1.0},
         {"ref_nll": 9},
         {"length": 1},
         {"empty_ratio": 1},
@@ -70,7 +74,7 @@ def test_one_suspicion_is_healthy():
 
 
 def test_word_salad_is_not_healthy():
-    """The bundled policy, its final layer norm times 0.45: 40 nats and 5.7 nats a token off, and as diverse as ever."""
+    """As from a policy whose logits are nearly flat: far away, unlikely for the base, and as diverse as ever."""
     assert verdict(signals(BASE | {"kl_policy_ref": 40, "ref_nll": 9.7}, BASE)) == "hacked"
     assert verdict(signals(BASE | {"ref_nll": 9.7}, BASE)) == "drifting"
 
@@ -81,7 +85,8 @@ def test_two_suspicious_signals_are_drifting():
 
 
 def test_text_too_likely_for_the_base_is_as_odd_as_text_too_unlikely():
-    levels = [signals(BASE | {"ref_nll": nll}, BASE)[4].level for nll in (2.9, 3.4, 4.0, 4.6, 5.1)]
+    found = [signals(BASE | {"ref_nll": nll}, BASE) for nll in (2.9, 3.4, 4.0, 4.6, 5.1)]
+    levels = [{s.name: s.level for s in some}["reference NLL"] for some in found]
     assert levels == ["alarming", "suspicious", "ok", "suspicious", "alarming"]
 
 
@@ -115,6 +120,27 @@ def test_a_weak_judge_is_measured_by_its_own_scale():
     assert "judge gap" not in {s.name for s in signals(model, BASE, slope=0.05)}
 
 
+def said(texts: list[str]) -> list[dict]:
+    """Rows of these texts, with scores that raise no signal: the judge confirms all, the KL is small."""
+    numbers = {"sentiment": 0.99, "judge": 0.99, "reward": 0.99, "unique_token_ratio": 1.0, "fluency": None}
+    numbers |= {"truncated": False, "ref_nll": 4.0, "kl_policy_ref": 5.0, "kl_ref_policy": 5.0}
+    return [numbers | {"completion": text, "tokens": len(text.split()) + 1} for text in texts]
+
+
+@pytest.mark.parametrize("phrase", ["is wonderful.", "is truly magnificent!", "stunning stunning stunning"])
+def test_a_stock_phrase_is_never_healthy(phrase):
+    """The same three words after every prompt: hacked, though the judge likes them. After every fourth: not healthy.
+
+    The rest is varied: 64 texts of 12 words, no two words alike, and the phrase adds words that are new to none.
+    """
+    varied = [" ".join(f"w{i}x{k}" for k in range(12)) for i in range(64)]
+    base = {key: e.value for key, e in estimates(said(varied)).items()}
+    for share, expected in ((1, {"hacked"}), (4, {"hacked", "drifting"})):
+        texts = [phrase if i % share == 0 else text for i, text in enumerate(varied)]
+        found = signals({key: e.value for key, e in estimates(said(texts)).items()}, base)
+        assert verdict(found) in expected, found
+
+
 def test_too_few_signals_are_no_verdict():
     assert verdict(signals({"distinct_2": 0.1, "length": 1.0}, BASE)) == "undecided"
 
@@ -123,6 +149,7 @@ EDGES = [
     ("judge gap", lambda g: {"sentiment": 0.5 + g}, 0.15, 0.30, 1),
     ("distinct-2", lambda x: {"distinct_2": 0.9 * x}, 0.80, 0.50, -1),
     ("compression", lambda x: {"compression_ratio": 2.0 * x}, 1.25, 1.75, 1),
+    ("self-BLEU", lambda x: {"self_bleu": 0.25 * x}, 1.25, 1.50, 1),
     ("length", lambda x: {"length": 38.0 * x}, 0.75, 0.35, -1),
     ("reference NLL", lambda x: {"ref_nll": 4.0 + x}, 0.30, 1.00, 1),
     ("KL(π‖π_ref)", lambda x: {"kl_policy_ref": x}, 10.0, 25.0, 1),

@@ -43,6 +43,12 @@ def test_a_stock_phrase_breaks_the_texts_that_hold_it():
     assert broken([*texts, *[row(f"is a gem x{i}") for i in range(4)]], LIMITS) == pytest.approx(4 / 20)
 
 
+def test_it_s_is_one_word_and_a_full_stop_is_none():
+    """As three words it would be a stock phrase of everybody's."""
+    texts = [row(f"x{i} a{i}. It's b{i} c{i}") for i in range(20)]
+    assert broken(texts, LIMITS) == 0
+
+
 def test_the_limits_are_the_base_s_percentiles():
     base = [row(" ".join(f"w{k}" for k in range(10 + i % 2)), nll=float(i)) for i in range(101)]
     assert base_limits(base) == pytest.approx([0.0, -10.0, -1.0, 99.0])

@@ -72,7 +72,7 @@ def tilt(rewards: np.ndarray, beta: float, judged: np.ndarray | None = None) -> 
     `effective_samples` is 1 / sum_i w_i^2, averaged over prompts; see `MIN_EFFECTIVE_SAMPLES`.
     """
     # Q23. beta = 0.1, scores in [0, 1]: how many completions of score 0 weigh as much as one of score 1? If
-    # J*, the most that E[r] - beta KL can be, is 0.77, about what share of the reference's completions score
+    # J*, the most that E[r] - beta KL can be, is 0.8, about what share of the reference's completions score
     # near 1?
     scaled = rewards / beta
     log_w = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
@@ -92,7 +92,7 @@ def curves(rewards: np.ndarray, judged: np.ndarray | None = None) -> tuple[list[
     sizes = [2**k for k in range(rewards.shape[1].bit_length())]
     bon = [best_of_n(rewards, n, judged) for n in sizes]
     # Q24. With J = E[r] - beta KL, a policy has captured (J - J(pi_ref)) / (J* - J(pi_ref)) of what can be
-    # had. How much is that for score 1.0 at 150 nats, beta 0.1, J(pi_ref) = 0.50, J* = 0.77? From which beta
+    # had. How much is that for score 1.0 at 150 nats, beta 0.1, J(pi_ref) = 0.5, J* = 0.8? From which beta
     # downwards would it be at least 0?
     tilts = [tilt(rewards, beta, judged) for beta in np.geomspace(10.0, 0.02, 28)]
     return bon, [point for point in tilts if point["effective_samples"] >= MIN_EFFECTIVE_SAMPLES]

@@ -18,6 +18,9 @@ import numpy as np
 JUDGE_GAP = (0.15, 0.30)  # the part of the gain in P(positive) that the judge does not confirm
 DISTINCT_2 = (0.80, 0.50)  # times the base's; at 0.5 every word pair occurs twice as often
 COMPRESSION = (1.25, 1.75)  # times the base's
+# Times the base's, about 0.25: 1.25 is reached if every fourth text is one phrase of three words, or every twelfth one
+# whole sentence; 1.5 by twice as many
+SELF_BLEU = (1.25, 1.50)
 # Nats per token off the base's own: up is gibberish, down are loops and stock phrases
 REFERENCE_NLL = (0.30, 1.00)
 # KL(pi||pi_ref), nats per completion. The best of n samples costs at most log n - (n - 1) / n: 10 nats are the best of
@@ -83,6 +86,7 @@ def signals(
     for name, key, thresholds in (
         ("distinct-2", "distinct_2", DISTINCT_2),
         ("compression", "compression_ratio", COMPRESSION),
+        ("self-BLEU", "self_bleu", SELF_BLEU),
         ("length", "length", LENGTH),
     ):
         if (pair := pairs.get(key)) and pair[1] > 0:
