@@ -12,7 +12,7 @@ from pathlib import Path
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
 from kit.base.runs import read_lines
-from kit.lm.hub import fetch_imdb
+from kit.lm.hub import fetch_splits
 from kit.lm.loading import Tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
@@ -108,7 +108,7 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
 
     where = source or "stanfordnlp/imdb on the Hub"
     with told_as(f"cannot read IMDB from {where}", "give a local parquet file"):
-        path = fetch_imdb() if source is None else user_path(source)
+        path = user_path(source) if source else fetch_splits("stanfordnlp/imdb", ["train"])[0]
         with Path(path).open("rb") as file:
             refuse_pointer(file.read(100), path)
         rows = load_dataset("parquet", data_files=path, split="train")
