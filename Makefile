@@ -7,9 +7,9 @@ BIN := .venv/bin
 endif
 ARGS ?=
 
-.PHONY: help train test play bug clean
+.PHONY: help train test play bug handin clean
 # instructors: not in the hand-out
-.PHONY: lint soak baselines results handout gradescope
+.PHONY: lint soak canary baselines results handout gradescope
 # /instructors
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make play [ARGS=\"...\"]   set up Gradio too, then python play.py ARGS"
 	@echo "make test                set up .venv, then run the tests"
 	@echo "make bug N=3             outputs/bugs/3: a copy of the kit with a silent bug in it, for *spot the bug*"
+	@echo "make handin RUN=...      dist/handin.zip: what you hand in, with the run of exercise 6 if you name it"
 	@echo "make clean               delete .venv, outputs, results and all that was made"
 # instructors: not in the hand-out
 	@echo "make baselines           the base and five methods side by side, three seeds"
@@ -25,6 +26,7 @@ help:
 	@echo "make gradescope          dist/gradescope.zip: the autograder"
 	@echo "make lint                ruff and mypy"
 	@echo "make soak                trainings killed and resumed, hundreds of them: docs/reliability.md"
+	@echo "make canary              make test with the newest versions of all packages, in .venv-canary"
 # /instructors
 
 # Said here, as pip would say of an older Python that torch conflicts with itself.
@@ -61,6 +63,9 @@ test: .venv/.installed-dev
 bug: .venv/.installed
 	$(BIN)/python -m grading.bug $(N)
 
+handin: .venv/.installed
+	$(BIN)/python -m grading.handin $(if $(RUN),--run "$(RUN)") $(ARGS)
+
 # instructors: not in the hand-out
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -70,12 +75,22 @@ lint: .venv/.installed-dev
 soak: .venv/.installed-dev
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.soak --write $(ARGS)
 
+# Does the kit still work with the newest versions? They go into an environment of their own, made anew each time.
+CANARY := $(BIN:.venv%=.venv-canary%)/python
+NAMES = $(shell sed -n 's/==.*//p' requirements.txt requirements-dev.txt)
+canary:
+	$(PYTHON) -m venv --clear .venv-canary
+	$(CANARY) -m pip install -q --disable-pip-version-check $(NAMES)
+	@$(CANARY) -m pip list --disable-pip-version-check | grep -iwF $(NAMES:%=-e %)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(CANARY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
 baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)
 
 results: .venv/.installed
 	$(BIN)/python -m benchmarks.results $(ARGS)
 	$(BIN)/python -m benchmarks.verdict
+	$(BIN)/python -m benchmarks.overoptimization
 
 handout: .venv/.installed
 	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)
@@ -85,5 +100,5 @@ gradescope: .venv/.installed
 # /instructors
 
 clean:
-	rm -rf .venv outputs results dist wandb .pytest_cache .ruff_cache
+	rm -rf .venv .venv-canary outputs results dist wandb .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

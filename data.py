@@ -1,4 +1,4 @@
-"""Prompts: neutral openers of film reviews, written for this kit; or a file's, or IMDB's.
+"""Prompts: neutral openers of film reviews, written for this kit; or a file's, or IMDB's. And pairs of texts.
 
 Provided, you need not change this. The policy continues an opener and only the continuation is scored, so an opener
 must not judge the film ("The best part was" would lift the base model's score).
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
-from kit.lm.hub import fetch_imdb
+from kit.base.runs import read_lines
+from kit.lm.hub import fetch_splits
 from kit.lm.loading import Tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini"  # the openers, one a line
@@ -107,7 +108,7 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
 
     where = source or "stanfordnlp/imdb on the Hub"
     with told_as(f"cannot read IMDB from {where}", "give a local parquet file"):
-        path = fetch_imdb() if source is None else user_path(source)
+        path = user_path(source) if source else fetch_splits("stanfordnlp/imdb", ["train"])[0]
         with Path(path).open("rb") as file:
             refuse_pointer(file.read(100), path)
         rows = load_dataset("parquet", data_files=path, split="train")
@@ -139,3 +140,29 @@ def load_imdb(source: str | None = None) -> tuple[list[str], list[int]]:
         rng.shuffle(group)
     pairs = list(zip(by_label[1], by_label[0], strict=False))  # equal numbers of both
     return [text for pair in pairs for text in pair], [1, 0] * len(pairs)
+
+
+COLUMNS = ("prompt", "chosen", "rejected")  # TRL's preference format
+
+
+def load_pairs(file: Path) -> list[dict[str, str]]:
+    """Choices between two texts: a file with a JSON object a line, of the keys `prompt`, `chosen` and `rejected`.
+
+    Raises `UserError`, with the line, for a missing or an empty file, a missing key, a value that is no text, or two
+    equal texts.
+    """
+    if not file.is_file():
+        raise UserError(f"--pairs {file}: no such file; make one with python -m baselines.preferences")
+    pairs = []
+    for number, row in enumerate(read_lines(file), start=1):
+        where = f"--pairs {file}, line {number}"
+        found = row if isinstance(row, dict) else {}
+        for key in COLUMNS:
+            if not isinstance(found.get(key), str):
+                raise UserError(f"{where}: needs a text under {key!r}, beside {', '.join(COLUMNS)}")
+        if row["chosen"] == row["rejected"]:
+            raise UserError(f"{where}: chosen and rejected are the same text; remove the line")
+        pairs.append({key: row[key] for key in COLUMNS})
+    if not pairs:
+        raise UserError(f"--pairs {file}: there is no pair in it; write one JSON object a line")
+    return pairs

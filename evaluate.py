@@ -9,7 +9,8 @@ reference model, always takes part. The folder `--out` then holds
     comparison.json   every number (schema below)
     samples.jsonl     one line per completion: model, prompt, sample, completion, tokens, truncated, sentiment,
                       judge, fluency (nats per byte), reward, unique_token_ratio, ref_nll (nats per token),
-                      kl_policy_ref and kl_ref_policy (nats per completion); null where a number cannot be had
+                      kl_policy_ref and kl_ref_policy (nats per completion); null where a number cannot be had;
+                      with a learned reward also proxy, that reward, and gold, what it was learned for
     *.png, *.svg      the figures
 
 comparison.json, schema 1 (a key may be added within a schema, none is renamed or dropped):
@@ -20,7 +21,10 @@ comparison.json, schema 1 (a key may be added within a schema, none is renamed o
              price, metrics {key: {value, low, high, delta, delta_low, delta_high, interval}},
              spread {key: {std, min, max}}, signals [{name, value, unit, thresholds, level}], config}]
     frontier {points [{model, step, source, kl, sentiment, judge, reward, samples}],
-              best_of_n [{n, kl, sentiment, judge}], tilt [{beta, kl, sentiment, judge, effective_samples}]}
+              best_of_n [{n, kl, sentiment, judge}], tilt [{beta, kl, sentiment, judge, effective_samples}],
+              best_of_n_learned (by the learned reward; absent without one) [as best_of_n]}
+    overoptimization [{name, kind, points [{delta, proxy, gold}], fits {proxy, gold: {alpha, beta, turn: [value, low,
+                      high]}}}]: kit/measure/goodhart.py
 
 `low`, `high` are 95 % intervals over prompts; `delta` is the paired difference from base. `source` of a frontier
 point is `samples` (drawn here) or `validation` (read from the run's metrics.jsonl, for a run without checkpoints).
@@ -44,15 +48,18 @@ from kit.base.errors import run_main
 from kit.base.files import output_folder, user_path, write_text
 from kit.base.runs import provenance, to_json
 from kit.lm.models import display_name, find_model
-from kit.measure import plots, report
+from kit.measure import goodhart, plots, report
 from kit.measure.comparison import (
     UNWRITTEN,
     Model,
     base_slope,
     chosen_judge,
     chosen_pair,
+    chosen_reward_model,
     compared,
     find_frontier,
+    find_overoptimization,
+    learned_of,
     load_bench,
     measure,
     what_differs,
@@ -73,6 +80,8 @@ SHOWN = {  # on the screen: title and digits
     "reward": ("R", 2),
     "sentiment": ("sent.", 2),
     "captured": ("capt.", 2),
+    "proxy": ("learned", 2),
+    "gold": ("gold", 2),
     "judge": ("judge", 2),
     "kl_policy_ref": ("KL", 1),
     "ref_nll": ("NLL", 2),
@@ -83,7 +92,9 @@ SHOWN = {  # on the screen: title and digits
 BARS = "reward sentiment judge kl_policy_ref ref_nll distinct_2 compression_ratio length".split()
 
 
-def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None:
+def draw(
+    out: Path, comparison: dict[str, Any], models: Sequence[Model], curves: Sequence[goodhart.Curve]
+) -> None:
     """All figures. Those of an earlier comparison are removed."""
     for name, _ in report.FIGURES:
         for kind in ("png", "svg"):
@@ -105,6 +116,8 @@ def draw(out: Path, comparison: dict[str, Any], models: Sequence[Model]) -> None
         plots.save(plots.training_curves(runs), out, "training")
     if comparison["frontier"]:
         plots.save(plots.reward_against_kl(**comparison["frontier"], names=names), out, "frontier")
+    if curves:
+        plots.save(plots.overoptimization(curves, names), out, "overoptimization")
 
 
 def show(models: Sequence[dict[str, Any]]) -> None:
@@ -146,6 +159,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", default="results", metavar="FOLDER", help="where everything is written (default: results)")
     parser.add_sampling_flags()
     add("--judge", type=user_path, default="auto", help="another classifier: auto (bundled), none, id, path")
+    add("--reward_model", type=user_path, default="auto", metavar="RUN",
+        help="measure this learned reward too: auto (that of the runs), none, or a run")  # fmt: skip
     add("--fluency", type=user_path, metavar="MODEL", help="rate fluency by this LM: smollm2, id, or path")
     add("--frontier_samples", type=at_least_0, metavar="N",
         help="base samples per prompt for the frontier (default: 16, bundled pair: the 64 kept); 0: none")  # fmt: skip
@@ -161,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for model in models:
         find_model(model.path)  # now, not after minutes of sampling
     out = output_folder(args.out, WRITTEN)
-    bench = load_bench(args, choice, judge, args.fluency)
+    learned = chosen_reward_model(args.reward_model, models)
+    bench = load_bench(args, choice, judge, args.fluency, learned)
     for model in models:
         model.notes += what_differs(model, bench, choice)
     models = [base := Model(BASE, choice.policy), *models]
@@ -183,7 +199,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for model in models:
             measure(model, bench, args.num_samples)
         samples = samples or (draw_samples(bench, drawn) if drawn else None)
-        frontier = find_frontier(bench, choice, models, checkpoints, samples) if wanted and samples else None
+        frontier, of_base = None, None
+        if wanted and samples:
+            of_base = learned_of(bench, samples) if learned else None
+            proxy = of_base[0] if of_base else None
+            frontier = find_frontier(bench, choice, models, checkpoints, samples, proxy)
+        overoptimization = find_overoptimization(models, of_base) if learned else []
 
     # Compare
     slope = base_slope(base)
@@ -197,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "reference": choice.policy_name,
         "sentiment_model": choice.sentiment_name,
         "judge": display_name(judge) if judge else None,
+        "reward_model": learned,
         "prompts": args.prompts,
         "num_prompts": len(bench.prompts),
         **{key: getattr(args, key) for key in ("num_samples", "max_new_tokens", "temperature", "seed")},
@@ -213,9 +235,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "metrics": {key: metric._asdict() for key, metric in METRICS.items()},
         "models": entries,
         "frontier": frontier,
+        "overoptimization": [goodhart.as_dict(curve) for curve in overoptimization],
     }
     with bench.phase("figures"):
-        draw(out, comparison, models)
+        draw(out, comparison, models, overoptimization)
     with bench.phase("report"):
         page = report.render(comparison, {m.name: m.rows for m in models if m.rows}, out)
     comparison["seconds"] = {k: round(v, 1) for k, v in bench.seconds.items()}

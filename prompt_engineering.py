@@ -32,6 +32,8 @@ from kit.lm.models import context, display_name, find_model
 from kit.measure.comparison import Model, chosen_pair, load_bench, load_measured
 from kit.measure.measuring import Bench
 
+# Q32. Some of these begin a text, others talk to the writer. Which suit a model that only continues texts, which
+# an instruct model, and why?
 PREFIXES: tuple[str, ...] = (
     "I loved every minute of this film. ",
     "A masterpiece! ",

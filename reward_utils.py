@@ -172,5 +172,7 @@ def make_reward_function(
     """
     ours = {"linear": linear_reward, "sparse": sparse_reward(sparse_threshold)}
     shape = ours.get(reward_shaping) or student.shaped_reward
+    # Q35. Somebody gives the current policy as `reference`, copied anew after every step. What is the penalty worth
+    # then, and what holds the policy near the base?
     penalty = None if kl_type == "none" else getattr(student, f"kl_penalty_{kl_type}")
     return RewardFunction(score, tokenizer, shape, penalty, kl_coef, negate, temperature, reference)

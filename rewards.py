@@ -1,8 +1,8 @@
-"""The only file you edit: two KL penalties and one shaped reward, in plain Python.
+"""The only file you edit: two KL penalties, a shaped reward and (optional) a loss, in plain Python.
 
 Check your work at any time, in about a second and without a GPU:
 
-    python rewards.py                               all three, or one: python rewards.py kl_penalty_forward
+    python rewards.py                               all of them, or one: python rewards.py kl_penalty_forward
 
 The grader has Python's standard library and numpy; nothing else can be imported there.
 
@@ -128,6 +128,34 @@ def shaped_reward(
     Check: `python rewards.py shaped_reward`.
     """
     raise NotImplementedError("Exercise 2: shaped_reward")
+
+
+def preference_loss(chosen: list[float], rejected: list[float]) -> list[float]:
+    """Exercise 8, optional: the loss that trains a reward model on people's choices between two texts.
+
+    The model gives each text a score. Bradley and Terry (1952) say how likely a person chooses the first of two:
+
+        P(first) = exp(s_first) / (exp(s_first) + exp(s_second))
+
+    Your loss is minus the log of the probability of the choice that was made.
+
+    Args:
+        chosen: N scores, in nats, of the texts that were chosen.
+        rejected: the scores of the N texts that they were preferred to.
+
+    Returns:
+        N floats, in nats; float i depends on pair i alone.
+
+    By hand, scores that are equal, and a choice with probability 3/4, as log 3 = 1.0986:
+
+        preference_loss([0.0, 1.0986], [0.0, 0.0])  ->  [0.6931, 0.2877]
+
+    Edge cases: an empty batch returns []. exp() overflows above 709: the result must be right when two scores are 800
+    apart, and when both are 1,000. It depends on one number only; which?
+
+    Check: `python rewards.py preference_loss`.
+    """
+    raise NotImplementedError("Exercise 8: preference_loss")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reference solution of the three exercises in `rewards.py`. For instructors: not part of the hand-out."""
+"""Reference solution of the exercises in `rewards.py`. For instructors: not part of the hand-out."""
 
 import math
 
@@ -62,3 +62,12 @@ def shaped_reward(
         length = 0.0 if TARGET_WORDS[0] <= len(words) <= TARGET_WORDS[1] else -1.0
         rewards.append(SENTIMENT_WEIGHT * score + REPETITION_WEIGHT * repetition + LENGTH_WEIGHT * length)
     return rewards
+
+
+def preference_loss(chosen: list[float], rejected: list[float]) -> list[float]:
+    """-log sigmoid(s_chosen - s_rejected) of N pairs, in nats (Bradley & Terry 1952).
+
+    With d = s_rejected - s_chosen it is log(1 + e^d) = max(d, 0) + log(1 + e^-|d|), whose exponent is never positive.
+    """
+    gaps = [r - c for c, r in zip(chosen, rejected, strict=True)]
+    return [max(d, 0.0) + math.log1p(math.exp(-abs(d))) for d in gaps]

@@ -10,14 +10,16 @@ quiet(__name__)
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
+from kit.base.metrics import gold_reward
 from kit.lm.loading import Tokenizer, have_files, load_tokenizer, told_as
 
 MINI = Path(__file__).resolve().parent / "mini" / "sentiment"  # the bundled classifier
@@ -61,37 +63,24 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     raise UserError(f"the sentiment model's labels are {names}: set id2label in its config.json to {known}")
 
 
-class SentimentScorer:
-    """P(positive) of texts, by a sequence-classification model in fp32, in eval mode.
-
-    A text without any letter or digit (empty, blanks, punctuation) scores 0.5. Longer texts are cut to the model's
-    context.
-    """
+class Classifier:
+    """The logits of texts, by a sequence-classification model. Longer texts are cut to the model's context."""
 
     batch_size = 64
 
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
-        self.model, self.tokenizer = model.float().eval().requires_grad_(False), tokenizer
-        self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
+        self.model, self.tokenizer = model, tokenizer
         positions = getattr(model.config, "max_position_embeddings", 512)
         # RoBERTa's positions begin at pad + 1
         offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
         self.max_length = min(tokenizer.model_max_length, positions - offset)
 
-    @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> list[float]:
-        """N texts -> N floats in [0, 1]."""
-        scores = [NEUTRAL] * len(texts)
-        order = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
-        order.sort(key=lambda i: len(texts[i]))  # texts of similar length need little padding
+    def batches(self, texts: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(some of the `rows`, their (n, classes) logits), batch by batch."""
+        order = sorted(rows, key=lambda i: len(texts[i]))  # texts of similar length need little padding
         for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
-            # review at all, and which texts would you add to the classifier's training data?
-            probabilities = self.logits([texts[i] for i in rows]).softmax(-1)  # (rows, classes)
-            for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
-                scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7
-        return scores
+            some = order[start : start + self.batch_size]
+            yield some, self.logits([texts[i] for i in some])
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
@@ -107,25 +96,103 @@ class SentimentScorer:
         return self.model(**batch).logits.float()
 
 
+class SentimentScorer(Classifier):
+    """P(positive) of texts, by a sequence-classification model in fp32, in eval mode.
+
+    A text without any letter or digit (empty, blanks, punctuation) scores 0.5.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
+        super().__init__(model.float().eval().requires_grad_(False), tokenizer)
+        # Q33. P(positive) is a dense reward: it tells any two texts apart. What would be lost if only the likelier
+        # class counted, 0 or 1? And with five classes of stars?
+        self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """N texts -> N floats in [0, 1]."""
+        scores = [NEUTRAL] * len(texts)
+        worded = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
+        for rows, logits in self.batches(texts, worded):
+            # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
+            # review at all, and which texts would you add to the classifier's training data?
+            probabilities = logits.softmax(-1)  # (rows, classes)
+            for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
+                scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7
+        return scores
+
+
+class RewardModel(Classifier):
+    """The one number of each text that `baselines/reward_model.py` learns from choices; a blank text has one too.
+
+    `annotator` is what made the choices, if it was simulated: its gold reward's `kind`, `mean` and `std` on the base's
+    samples, and the `sentiment_model` behind it.
+    """
+
+    @property
+    def annotator(self) -> dict[str, Any] | None:
+        return getattr(self.model.config, "annotator", None)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """N texts -> N floats, whose mean is 0 and standard deviation 1 on the base's samples."""
+        scores = [0.0] * len(texts)
+        for rows, logits in self.batches(texts, range(len(texts))):
+            for i, score in zip(rows, logits[:, 0].tolist(), strict=True):
+                scores[i] = score
+        return scores
+
+    def gold(self, sentiment: Sequence[float], texts: Sequence[str]) -> list[float | None]:
+        """What the annotator was asked for, of N texts with these P(positive), on that scale; None if a person was."""
+        if (a := self.annotator) is None:
+            return [None] * len(texts)
+        return [(value - a["mean"]) / a["std"] for value in gold_reward(a["kind"], sentiment, texts)]
+
+
+def load_classifier(spec: str, what: str, advice: str, **how: Any) -> Classifier:
+    """A sequence-classification model with its tokenizer, in fp32 on the CPU. `what` it is begins the `UserError`."""
+    with told_as(f"the {what} {spec} cannot be loaded", advice):
+        have_files(spec)
+        safe = {"use_safetensors": True, "trust_remote_code": False}
+        model = AutoModelForSequenceClassification.from_pretrained(spec, dtype=torch.float32, **safe, **how)
+        scorer = Classifier(model, load_tokenizer(spec))
+        settle_padding(scorer)
+    return scorer
+
+
 def load_scorer(spec: str, device: torch.device | str | None = None) -> SentimentScorer:
     """The classifier at `spec`, a Hugging Face id or a folder.
 
     Raises `UserError` if it cannot be loaded, its labels do not say which class is positive, or the score of a text
     depends on the texts beside it.
     """
-    spec = user_path(spec)
     advice = "give mini, a Hugging Face id, or a folder with a sequence-classification model"
-    with told_as(f"the sentiment model {spec} cannot be loaded", advice):
-        have_files(spec)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            spec, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        scorer = SentimentScorer(model.to(device or "cpu"), load_tokenizer(spec))
-        settle_padding(scorer)
-    return scorer
+    loaded = load_classifier(user_path(spec), "sentiment model", advice)
+    return SentimentScorer(loaded.model.to(device or "cpu"), loaded.tokenizer)
 
 
-def settle_padding(scorer: SentimentScorer) -> None:
+def load_reward_model(
+    spec: str, device: torch.device | str | None = None, sentiment_model: str | None = None
+) -> RewardModel:
+    """The reward model at `spec`, a run folder of `baselines/reward_model.py` or a model in one.
+
+    Raises `UserError` if there is none, or its annotator's gold reward is by another than this `sentiment_model`.
+    """
+    path, advice = Path(user_path(spec)), "give a run folder of python -m baselines.reward_model"
+    folder = path / "final" if (path / "final").is_dir() else path
+    if not folder.is_dir():
+        raise UserError(f"--reward_model {spec}: no such folder; {advice}")
+    loaded = load_classifier(str(folder), "reward model", advice)
+    if (n := loaded.model.config.num_labels) != 1:
+        raise UserError(f"--reward_model {spec}: has {n} classes, not one number; {advice}")
+    found = RewardModel(loaded.model.to(device or "cpu").eval().requires_grad_(False), loaded.tokenizer)
+    if sentiment_model and (a := found.annotator) and a["sentiment_model"] != sentiment_model:
+        named = f"its gold reward is by {a['sentiment_model']}, not {sentiment_model}"
+        raise UserError(f"--reward_model {spec}: {named}; leave out --sentiment_model, or give that one")
+    return found
+
+
+def settle_padding(scorer: Classifier) -> None:
     """Pad so that a text has the same score alone and beside a longer one. Raises ValueError if that is impossible.
 
     The padding token is that of the model's config, by which a decoder finds the end of a text; else the tokenizer's,

@@ -120,7 +120,7 @@ from kit.base.student import load_student
 from kit.lm.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
 from kit.train.closing import what_next
 from kit.train.credit import CreditTrainer
-from kit.train.hooks import Rollouts, StepCallback
+from kit.train.hooks import Rollouts, StepCallback, run_trainer
 from kit.train.processes import refuse_launch
 from kit.train.session import Session
 from kit.train.trl_settings import extra_settings, refusals_of_trl
@@ -226,11 +226,7 @@ def main() -> None:
     session.begin(policy, tokenizer, reference, reward, plan, config.to_sanitized_dict())
     trainer.add_callback(StepCallback(session, policy, keep=args.save_total_limit))
     with session.training(policy, tokenizer):
-        if session.first_step < config.max_steps:
-            trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
-        else:  # stopped between its last checkpoint and final/; trainer.train() would take another step
-            trainer._load_from_checkpoint(str(session.checkpoint))
-            session.start(policy)
+        run_trainer(trainer, session, policy, config.max_steps)
     if session.is_main:
         validated = [m for m in read_metrics(session.run.path) if "val/sentiment_mean" in m]
         print(f"  {what_next(args, args.penalty, validated[0], validated[-1])}")

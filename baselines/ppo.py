@@ -419,7 +419,7 @@ def main() -> None:
     plan = f"{args.max_steps} steps of {args.batch_size} completions, learning rate {args.learning_rate:g}, "
     session.begin(lm, tokenizer, reference, reward, plan + f"kl_coef {args.kl_coef:g}")
     generated_tokens = session.state.get("generated_tokens", 0)
-    with session.training(lm, tokenizer, name="ppo"):
+    with session.training(lm, tokenizer, "Compare: python evaluate.py base ppo={run}"):
         session.start(lm)
         for step in range(session.first_step + 1, args.max_steps + 1):
             started = time.monotonic()

@@ -261,7 +261,7 @@ def main() -> None:
 
     # Every draw is a function of (seed, round), so a resumed run draws what the uninterrupted run drew
     step, generated_tokens = session.first_step, session.state.get("generated_tokens", 0)
-    with session.training(lm, tokenizer, name="sft"):
+    with session.training(lm, tokenizer, "Compare: python evaluate.py base sft={run}"):
         session.start(lm)
         for number in range(session.state.get("rounds", 0), args.rounds):
             rng = np.random.default_rng([args.seed, number])

@@ -20,6 +20,7 @@ from grading.mistakes import batch_hint, coefficient_hint, diagnose
 from grading.submission import (
     BACKWARD,
     FORWARD,
+    PREFERENCE,
     SHAPED,
     TOLERANCE,
     Broken,
@@ -278,12 +279,75 @@ def shaped_not_affine(student: Student, rng: random.Random) -> None:
         )
 
 
+# ---- the preference loss -----------------------------------------------------------------------------------
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def preference_value(student: Student, rng: random.Random) -> None:
+    """-log of the probability e^c / (e^c + e^r) that Bradley and Terry give to the choice; a float for each pair."""
+    chosen, rejected = ([rng.uniform(-3, 3) for _ in range(7)] for _ in range(2))
+    values = plain_list(student, PREFERENCE, chosen, rejected)
+    right = [
+        -math.log(math.exp(c) / (math.exp(c) + math.exp(r))) for c, r in zip(chosen, rejected, strict=True)
+    ]
+    for c, r, value, wanted in zip(chosen, rejected, values, right, strict=True):
+        if not close(value, wanted):
+            what = f"chosen {c:.2f} and rejected {r:.2f} the loss is {wanted:.4f}, but yours is {value:.4f}"
+            raise Mistake(f"For the scores {what}.")
+    student.values(PREFERENCE, [], [])
+
+
+STEP, SLOPE_TOLERANCE = 1e-2, 1e-3  # of central differences: float32 inside a submission is right
+
+
+def preference_gradient(student: Student, rng: random.Random) -> None:
+    """In the score s_k of a text, the mean loss over all answers of an annotator has the slope
+    sum_j sigmoid(s_k - s_j) - sigmoid(g_k - g_j), which is 0 if s is the annotator's own g."""
+    gold = [rng.uniform(-2, 2) for _ in range(4)]
+    answers = [(i, j) for i in range(4) for j in range(4) if i != j]  # i is chosen, j rejected
+    chance = [sigmoid(gold[i] - gold[j]) for i, j in answers]
+
+    def mean_loss(scores: list[float]) -> float:
+        values = student.values(PREFERENCE, [scores[i] for i, _ in answers], [scores[j] for _, j in answers])
+        return sum(p * value for p, value in zip(chance, values, strict=True))
+
+    for scores, whose in (([rng.uniform(-2, 2) for _ in gold], "some"), (gold, "the annotator's own")):
+        for k in range(4):
+            up, down = ([s + h * (i == k) for i, s in enumerate(scores)] for h in (STEP, -STEP))
+            ours = (mean_loss(up) - mean_loss(down)) / (2 * STEP)
+            others = [j for j in range(4) if j != k]
+            right = sum(sigmoid(scores[k] - scores[j]) - sigmoid(gold[k] - gold[j]) for j in others)
+            if abs(ours - right) > SLOPE_TOLERANCE:
+                what = f"the slope of your mean loss in a text's score is {ours:.3f} where it should be {right:.3f}"
+                raise Mistake(f"Over all answers of an annotator, with {whose} scores, {what}.")
+
+
+def preference_far_apart(student: Student, rng: random.Random) -> None:
+    """Scores 800 apart, either way, and scores of 1,000 that are 1 apart."""
+    student.values(PREFERENCE, [1.0], [0.5])  # what goes wrong here has nothing to do with the distance
+    shift = rng.uniform(0, 1)
+    chosen, rejected = [800.0 + shift, 0.0, 1000.0], [0.0, 800.0 + shift, 999.0]
+    try:
+        values = student.values(PREFERENCE, chosen, rejected)
+        for value, wanted in zip(values, (0.0, 800.0 + shift, math.log(1 + math.exp(-1))), strict=True):
+            if not close(value, wanted):
+                raise Mistake(f"the loss is {wanted:.4g}, but yours is {value:.4g}.")
+    except Mistake as mistake:
+        raise Mistake(f"With scores 800 apart, or of 1,000: {mistake}") from None
+
+
 # ---- the list ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Check:
-    """`run(student, rng)` raises Mistake; `hidden` checks are shown to students only after publication."""
+    """`run(student, rng)` raises Mistake; `hidden` checks are shown to students only after publication.
+
+    The `points` of PREFERENCE are a bonus; those of the others add up to 100.
+    """
 
     number: str
     function: str
@@ -317,8 +381,11 @@ CHECKS = (
     Check("3.6", SHAPED, "one word over and over earns less than honest praise", 4, partial(closed, (ONE_WORD,))),
     Check("3.7", SHAPED, "three words, or none, earn less than honest praise", 2, partial(closed, (SHORT, BLANK))),
     Check("3.8", SHAPED, "a phrase over and over earns less than honest praise", 2, partial(closed, (PHRASE,))),
+    Check("4.1", PREFERENCE, "minus the log-probability of the choice", 4, preference_value),
+    Check("4.2", PREFERENCE, "gradient over all answers of an annotator", 3, preference_gradient, hidden=True),
+    Check("4.3", PREFERENCE, "right for scores 800 apart", 3, preference_far_apart),
 )  # fmt: skip
-EXERCISES = {FORWARD: "1a", BACKWARD: "1b", SHAPED: "2"}
+EXERCISES = {FORWARD: "1a", BACKWARD: "1b", SHAPED: "2", PREFERENCE: "8"}
 
 
 def run_checks(student: Student, function: str, seed: object) -> Iterator[tuple[Check, Mistake | None]]:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from grading.sandbox import Refused, cut, read_submission
+from grading.exploits import NAME, file_beside
+from grading.sandbox import Refused, cut, no_formula, read_submission
 from grading.submission import FUNCTIONS
 from kit.base.errors import Stopped, UserError
 from kit.base.files import write_text
 
-NUMBERS = ("score", *FUNCTIONS, "seconds")
+NUMBERS = ("score", *FUNCTIONS, "exploits", "seconds")
 FIELDS = ("submission", *NUMBERS, "message", "sha256")
 NOT_A_STUDENT = re.compile(r"\..*|__MACOSX|__pycache__")  # file managers and archives leave these
 
@@ -49,7 +50,8 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             lines.append(f"{entry.name}: not graded, it has {here}; leave one of them")
         elif inside:
             lines.append(f"{entry.name}: not graded, it has no rewards.py" + f", but {rest}" * bool(rest))
-        others += [path for path in inside or [entry] if path not in similar]
+        attacks = [path.with_name(NAME) for path in nearest]
+        others += [path for path in inside or [entry] if path not in (*similar, *attacks)]
     if others:
         lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines
@@ -98,8 +100,7 @@ class Table:
 
     def name(self, text: str) -> str:
         """A submission's name as its cell: no formula, and `?` for what the table's encoding does not have."""
-        text = f"'{text}" if text[0] in "=+-@'" else text
-        return text.encode(self.encoding, "replace").decode(self.encoding)
+        return no_formula(text).encode(self.encoding, "replace").decode(self.encoding)
 
     def row(self, name: str) -> list[str] | None:
         return next((row for row in self.rows if self.cell(row, "submission") == name), None)
@@ -120,6 +121,7 @@ class Table:
     def seal(self, row: list[str]) -> str:
         """A checksum of our cells that changes with an edit, but not when a spreadsheet saves them."""
         cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
+        cells += self.cell(row, "exploits")
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
@@ -228,6 +230,8 @@ def cells(results: dict) -> dict[str, str]:
     for function in FUNCTIONS:
         tests = [test for test in results["tests"] if test["name"].startswith(f"{function}:")]
         row[function] = f"{sum(test['score'] for test in tests):g}"
+    bonus = [test["score"] for test in results["tests"] if test["name"].startswith("exploits:")]
+    row["exploits"] = f"{sum(bonus):g}" if bonus else ""
     failures = {t["output"]: t["number"] for t in reversed(results["tests"]) if t["status"] == "failed"}
     message = " / ".join(f"{number} {cut(text, 200)}" for text, number in reversed(failures.items()))
     # a leading quote keeps a spreadsheet from taking a student's text for a formula
@@ -236,9 +240,11 @@ def cells(results: dict) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a submission's text, or of why it cannot be read; 16 hexadecimal digits."""
-    try:
-        text = read_submission(path)
-    except Refused as refused:
-        text = str(refused)
+    """SHA-256 of a submission and its exploits, or of why they cannot be read; 16 hexadecimal digits."""
+    text = ""
+    for file in filter(None, (path, file_beside(path))):
+        try:
+            text += read_submission(file)
+        except Refused as refused:
+            text += str(refused)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

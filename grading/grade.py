@@ -24,7 +24,7 @@ from pathlib import Path
 
 from grading.checks import CHECKS, EXERCISES, run_checks
 from grading.sandbox import LAYERS, PYTHON, Refused, Sandbox, check_unreadable, cut, read_submission
-from grading.submission import Student
+from grading.submission import PREFERENCE, Student, Unfilled
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import refuse_foreign, user_path, write_text
@@ -48,7 +48,8 @@ def blank_results(message: str) -> dict:
                 "number": check.number,
                 "name": f"{check.function}: {check.title}",
                 "score": 0.0,
-                "max_score": float(check.points),
+                # of the bonus 0: on Gradescope these add up to the assignment's 100 points
+                "max_score": 0.0 if check.function == PREFERENCE else float(check.points),
                 "status": "failed",
                 "output": message,
                 "visibility": "after_published" if check.hidden else "visible",
@@ -87,18 +88,29 @@ def grade(
     check_unreadable(submission.parent)
     seed = hashlib.sha256(f"{ASSIGNMENT}\n{source}".encode()).hexdigest()
     tests = {test["number"]: test for test in results["tests"]}
+    exploits: list | str = []
+    if (ROOT / "mini").is_dir():  # on Gradescope there are no models to score them by
+        from grading import attacks
+
+        exploits = attacks.handed_in(submission)  # now: loading the models is not on the submission's time
     with Sandbox(source, timeout, layers) as sandbox:
         for function in EXERCISES:
             for check, mistake in run_checks(Student(sandbox.ask), function, seed):
                 test = tests[check.number]
                 test["output"] = cut(mistake, MAX_MESSAGE) if mistake else "Right."
                 test["score"] = 0.0 if mistake else float(check.points)
-                test["status"] = "failed" if mistake else "passed"
+                left_out = check.function == PREFERENCE and isinstance(mistake, Unfilled)
+                test["status"] = "failed" if mistake and not left_out else "passed"
                 results["score"] = sum(t["score"] for t in results["tests"])
                 results["execution_time"] = round(time.monotonic() - started, 3)
                 write_results(results, out)
+        if exploits:
+            results["tests"].append(attacks.bonus(Student(sandbox.ask), exploits))
+            results["score"] = sum(t["score"] for t in results["tests"])
     shown = "Some checks are shown once the grades are published."
-    results["output"] = f"{results['score']:g} of 100 points. {shown}"
+    bonus = sum(test["score"] for test in results["tests"] if not test["max_score"])
+    points = f"{results['score'] - bonus:g} of 100 points{f', and a bonus of {bonus:g}' * (bonus > 0)}"
+    results["output"] = f"{points}. {shown}"
     results["extra_data"] = {"seed": seed[:16], "python": PYTHON, "not_enforced": sandbox.missing}
     write_results(results, out)
     return results
@@ -172,12 +184,16 @@ def main(argv: list[str] | None = None) -> None:
     if sys.platform != "linux":
         raise UserError("submissions are shut in by means of Linux; on other systems grade in a container")
     if args.all is not None:
-        from grading.folder import grade_folder  # not in Gradescope's zip
+        from grading import attacks  # not in Gradescope's zip
+        from grading.folder import grade_folder, submissions_in
 
         if not args.all.is_dir():
             raise UserError(f"{args.all} is no folder")
-        one = partial(grade, timeout=args.timeout)
-        raise SystemExit(bool(grade_folder(args.all, args.csv, args.jobs, one)))
+        exploits = args.csv.with_name(f"{args.csv.stem}-exploits.csv")
+        refuse_foreign(exploits, ",".join(attacks.FIELDS), "--csv")
+        failed = grade_folder(args.all, args.csv, args.jobs, partial(grade, timeout=args.timeout))
+        attacks.collect(submissions_in(args.all)[0], exploits, args.jobs, args.timeout)
+        raise SystemExit(bool(failed))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
     grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)

@@ -24,13 +24,13 @@ from kit.base.files import refuse_foreign, user_path, write_text
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
     r"rewards_solution\.py|docs/(answers|instructors|speed|scaling|reliability|verdict)\.md|docs/speed\.png"
-    r"|grading/(archive|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*"
+    r"|grading/(attacks|challenge|folder|grade|handout|sandbox|variants|worker)\.py|grading/gradescope/.*"
     r"|tests/(grading|submissions)/.*"
     # They train with the solution, or are about more scripts than students have.
     r"|benchmarks/.*|baselines/compare\.py|kit/train/sweep\.py"
-    r"|tests/(test_)?(compare|soak|stopped|bad_input|results|verdict_measured|hub|families|gpu)\.py"
+    r"|tests/(test_)?(compare|soak|stopped|bad_input|reward_model|results|verdict_measured|hub|families|gpu)\.py"
     # What trained models did; tables and samples are cut from the pages.
-    r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|play)\.png"
+    r"|docs/(frontier|results|verdict|methods|baselines_frontier|hack_and_cure|overoptimization|play)\.png"
     r"|CHANGELOG\.md|CONTRIBUTING\.md|\.pre-commit-config\.yaml|\..*/.*"
 )
 MARK = r"^(?:<!--|#) {}(?: -->)?\n"
@@ -40,7 +40,7 @@ INSTRUCTORS = re.compile(
 STUDENTS = re.compile(r"<!-- students: (.*?) -->", re.S)
 # The answer of exercise 1b, as code or in words, with its spaces taken out.
 ANSWER = re.compile(r"(?<![\w.])1(\.0)?[-−](w(?!\w)|w_|weight|(\w+\.)?exp\()")
-SELF_CHECK = "__init__ checks loopholes mistakes self_check submission trees"
+SELF_CHECK = "__init__ checks exploits loopholes mistakes self_check submission trees"
 NEEDED = ("rewards.py", "kit/base/errors.py", *(f"grading/{name}.py" for name in SELF_CHECK.split()))
 # A block that `make results` writes: tables and samples of trained models.
 RESULTS = re.compile(r"<!-- .*by make results -->")

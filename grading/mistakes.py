@@ -1,4 +1,4 @@
-"""The classic wrong answers to the two KL penalties, recognised by their values, and a hint for each.
+"""The classic wrong answers to the KL penalties and the preference loss, recognised by their values, with hints.
 
 A hint names the mistake and points to the idea; it never states the answer. The values are stored as numbers and not
 as formulas, since students have this file; `tests/grading/test_mistakes.py` recomputes them from the formulas.
@@ -6,7 +6,7 @@ as formulas, since students have this file; `tests/grading/test_mistakes.py` rec
 
 import math
 
-from grading.submission import BACKWARD, FORWARD, TOLERANCE, Mistake, Student, all_close, close
+from grading.submission import BACKWARD, FORWARD, PREFERENCE, TOLERANCE, Mistake, Student, all_close, close
 
 # ---- the table ---------------------------------------------------------------------------------------------
 
@@ -69,6 +69,24 @@ WRONG_BACKWARD = {
     (1.6931, -0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
     (-1.6931, 0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
 }
+# Scores (chosen, rejected) that are 1 and -2 apart: p, the probability of the choice, is 0.7311 and 0.1192.
+PREFERENCE_PROBE = ([1.0, 0.0], [0.0, 2.0])
+WRONG_PREFERENCE = {
+    (
+        -0.3133,
+        -2.1269,
+    ): "This is log p: the sign is wrong. The log-likelihood should rise, so the loss is minus it.",
+    (
+        1.3133,
+        0.1269,
+    ): "This is -log(1 - p): it teaches that the *rejected* text is better. Are the arguments swapped?",
+    (-1.3133, -0.1269): "This is log(1 - p), with p that of the choice. Which probability should grow?",
+    (0.7311, 0.1192): "This is p itself: take its log, and mind the sign.",
+    (0.2689, 0.8808): "This is 1 - p: a log is missing, and with it a gradient for pairs that are far off.",
+    (-1.0000, 2.0000): "This is the bare difference of the scores: the sigmoid and the log are missing.",
+    (0.0000, 3.0000): "This is a hinge: it stops at a margin of 1, where Bradley and Terry do not.",
+    (0.4519, 3.0685): "You use the log to base 2; the loss is in nats.",
+}
 WRONG_TERMS = {FORWARD: WRONG_FORWARD | WRONG_FOR_BOTH, BACKWARD: WRONG_BACKWARD | WRONG_FOR_BOTH}
 
 
@@ -76,7 +94,9 @@ WRONG_TERMS = {FORWARD: WRONG_FORWARD | WRONG_FOR_BOTH, BACKWARD: WRONG_BACKWARD
 
 
 def diagnose(student: Student, name: str) -> list[str]:
-    """Hints that name what a failing KL penalty computes instead, as far as it is one of the classic mistakes."""
+    """Hints that name what a failing function computes instead, as far as it is one of the classic mistakes."""
+    if name == PREFERENCE:
+        return diagnose_preference(student)
     pairs = [(math.log(p), math.log(r)) for p, r in PROBE]
     same = (math.log(0.5), math.log(0.5))
     whole_pair = (sum(a for a, _ in pairs[:3]), sum(b for _, b in pairs[:3]))
@@ -103,6 +123,17 @@ def diagnose(student: Student, name: str) -> list[str]:
     if any(terms) and not close(row, sum(terms[:3])) and not close(row, whole):
         hints.append(row_hint(row, terms[:3]))
     return [hint for hint in hints if hint]
+
+
+def diagnose_preference(student: Student) -> list[str]:
+    chosen, rejected = PREFERENCE_PROBE
+    try:
+        together = student.values(PREFERENCE, chosen, rejected)
+        alone = [student.values(PREFERENCE, [c], [r])[0] for c, r in zip(chosen, rejected, strict=True)]
+    except Mistake:
+        return []
+    hints = [hint for stored, hint in WRONG_PREFERENCE.items() if math.dist(alone, stored) < 1e-4]
+    return hints if all_close(together, alone) else [*hints, batch_hint(together, alone)]
 
 
 def first_that_fits(values: list[float], readings: dict[str, list[float]]) -> str:

@@ -33,8 +33,8 @@ class Refused(Exception):
     """The submission is not a file that can be graded; the message says why."""
 
 
-def read_submission(path: Path) -> str:
-    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
+def read_plain(path: Path, largest: int, advice: str) -> bytes:
+    """The bytes of a regular file of at most `largest` of them; Refused for anything else. A link is not followed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -46,9 +46,18 @@ def read_submission(path: Path) -> str:
         os.close(fd)
         raise Refused(f"{path.name} is not a plain file.")
     with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_SOURCE + 1)
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise Refused(f"{path.name} is larger than {largest >> 10:,} kB: {advice}.")
+    return data
+
+
+def read_submission(
+    path: Path, largest: int = MAX_SOURCE, advice: str = "submit rewards.py alone, as source"
+) -> str:
+    """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
+    data = read_plain(path, largest, advice)
     for wrong, what in (
-        (len(data) > MAX_SOURCE, f"larger than {MAX_SOURCE >> 10} kB: submit rewards.py alone, as source"),
         (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
         (not data.strip(), "empty: save it, and submit it again"),
     ):
@@ -262,3 +271,8 @@ def cut(text: object, length: int = 400) -> str:
     """Printable text of bounded length, from a worker that may say anything."""
     text = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text)[: length + 1])
     return text if len(text) <= length else text[:length] + "..."
+
+
+def no_formula(text: str) -> str:
+    """A text as a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(tuple("=+-@'")) else text

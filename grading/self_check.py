@@ -1,11 +1,12 @@
 """The self-check: `python rewards.py` for a student, `what_is_wrong` for a script that is about to use the functions.
 
-    python rewards.py                            all three exercises
+    python rewards.py                            all exercises
     python rewards.py kl_penalty_forward         one of them
+    python rewards.py exploits                   the attacks of exercise 2 on one's own reward, with the bundled models
     python -m grading.self_check FILE.py         a file that lost the last lines of rewards.py
 
 The checks are the grader's (`checks.py`). They run in the student's own process, which can import no more than the
-grader's. A call that takes more than a few seconds is stopped and named. Standard library only.
+grader's. A call that takes more than a few seconds is stopped and named. Standard library only, but for the exploits.
 """
 
 import random
@@ -21,9 +22,12 @@ from types import FrameType, FunctionType, ModuleType
 from typing import NoReturn
 
 from grading.checks import EXERCISES, run_checks
-from grading.loopholes import StillPays, earnings, table
+from grading.exploits import NAME, WANTED, Exploit, attack, scored, texts_in
+from grading.loopholes import PROMPT, StillPays, earnings, table
 from grading.submission import (
     PLAIN,
+    PREFERENCE,
+    REQUIRED,
     SHAPED,
     Mistake,
     PlainImports,
@@ -35,7 +39,9 @@ from grading.submission import (
     place,
 )
 from kit.base.errors import UserError, run_main
+from kit.base.files import read_text
 
+EXPLOITS = "exploits"  # what a student types for them
 SECONDS = 5.0  # for one call of a student's function; a right one needs a millisecond
 SEED = "self-check"
 
@@ -101,7 +107,7 @@ def student_of(module: ModuleType) -> Student:
 def what_is_wrong(module: ModuleType, functions: Iterable[str]) -> list[str]:
     """One sentence or a few for everything the checks find wrong with these functions; empty if all is right.
 
-    About a second for all three. A loophole of a shaped reward is no error.
+    About a second for all of them. A loophole of a shaped reward is no error.
     """
     student, wrong = student_of(module), []
     for function in functions:
@@ -142,7 +148,7 @@ def as_when_graded() -> Iterator[None]:
 
 
 def check_function(student: Student, function: str) -> bool:
-    """Print what the checks say about one function; True if it is right."""
+    """Print what the checks say about one function; True if it is right, or optional and not written."""
     results = list(run_checks(student, function, SEED))
     mistakes = [mistake for _, mistake in results if mistake]
     passed = f"{len(results) - len(mistakes)} of {len(results)} checks passed"
@@ -150,6 +156,9 @@ def check_function(student: Student, function: str) -> bool:
         state = "right"
     elif isinstance(mistakes[0], Unfilled):
         state, mistakes = str(mistakes[0]), []
+        if function == PREFERENCE:
+            print(f"exercise {EXERCISES[function]:<3} {function:<20} | optional, {state}")
+            return True
     elif all(isinstance(mistake, StillPays) for mistake in mistakes):
         state = f"{passed}: it has a loophole"
     else:
@@ -163,8 +172,31 @@ def check_function(student: Student, function: str) -> bool:
     return state == "right"
 
 
+def exploits_of(path: str) -> list[Exploit]:
+    """The scored texts of the exploits.txt beside a student's file. Raises UserError."""
+    file = Path(path).with_name(NAME)
+    if not file.is_file():
+        raise UserError(
+            f"there is no {file}: write your texts there, one a line, each going on from {PROMPT!r}"
+        )
+    try:
+        return scored(texts_in(read_text(file, "the texts of")))
+    except Mistake as mistake:
+        raise UserError(str(mistake)) from None
+
+
+def check_exploits(student: Student, texts: list[Exploit]) -> bool:
+    """Print which texts the student's shaped reward overpays; True if there are enough."""
+    try:
+        found, lines = attack(student, texts)
+    except Mistake as mistake:
+        found, lines = 0, [f"{SHAPED}: {mistake}"]
+    print("\n".join(lines))
+    return found >= WANTED
+
+
 def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
-    """Print what is right and what is wrong; 0 if all is right, else 1."""
+    """Print what is right and what is wrong; 0 if all is right, else 1. Raises UserError for a bad exploits.txt."""
 
     def work() -> dict:
         try:
@@ -173,6 +205,7 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
             return {"error": explain(error, path)}
 
     name = Path(path).name
+    texts = exploits_of(path) if EXPLOITS in functions else []  # before torch is hidden
     with as_when_graded():
         reply = in_time(work, path)
         module = reply.get("module")
@@ -181,10 +214,13 @@ def self_check(path: str, functions: Iterable[str] = tuple(EXERCISES)) -> int:
         elif module is None:
             print(f"{name} does not run: {reply.get('error') or reply['lost']}")
         elif not any(isinstance(value, FunctionType) for value in vars(module).values()):
-            print(f"{name} has no function: is it saved? It should have {', '.join(EXERCISES)}.")
+            print(f"{name} has no function: is it saved? It should have {', '.join(REQUIRED)}.")
         else:
             student = student_of(module)
-            right = [check_function(student, function) for function in functions]
+            right = [
+                check_exploits(student, texts) if function == EXPLOITS else check_function(student, function)
+                for function in functions
+            ]
             return 0 if all(right) else 1
     return 1
 
@@ -198,7 +234,7 @@ def main(path: str | None = None) -> NoReturn:
             raise UserError("name the file to check: python -m grading.self_check rewards.py")
         file = path or arguments.pop(0)
         for name in arguments:
-            if name not in EXERCISES:
+            if name not in (*EXERCISES, EXPLOITS):
                 raise UserError(f"there is no exercise {name}: name {', '.join(EXERCISES)}, or none for all")
         raise SystemExit(self_check(file, arguments or EXERCISES))
 

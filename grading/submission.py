@@ -21,7 +21,9 @@ from pathlib import Path
 PLAIN = sys.stdlib_module_names | {"numpy", "rewards"}
 GRADED_WITH = "it is graded with Python's standard library and numpy alone"
 
-FORWARD, BACKWARD, SHAPED = FUNCTIONS = ("kl_penalty_forward", "kl_penalty_backward", "shaped_reward")
+FORWARD, BACKWARD, SHAPED = REQUIRED = ("kl_penalty_forward", "kl_penalty_backward", "shaped_reward")
+PREFERENCE = "preference_loss"  # optional: its points are a bonus
+FUNCTIONS = (*REQUIRED, PREFERENCE)
 
 # Arithmetic in float32 inside a submission is right: log-probs near -5 then carry errors of 3e-7.
 TOLERANCE = 1e-5
@@ -77,6 +79,8 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     args = copy.deepcopy(args)
     try:
         function = getattr(module, name, None)
+        if function is None and name == PREFERENCE and not misspelt(module, name):
+            return {"unfilled": "not implemented yet"}
         if function is None:
             return {"error": f"there is no function named {name} in the file{misspelt(module, name)}"}
         returned = function(*args, **kwargs)
@@ -153,7 +157,7 @@ class Broken(Mistake):
 
 @dataclass
 class Student:
-    """The three functions under test; `ask(name, args, kwargs)` returns a reply as `call` makes it.
+    """The functions under test; `ask(name, args, kwargs)` returns a reply as `call` makes it.
 
     Or it returns {"lost": str}: the call did not come to an end. That function is then not called again.
     """

@@ -34,6 +34,8 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from kit.base.errors import told_in_one_line
+from kit.lm.hub import fetch_splits
 from sentiment import SentimentScorer
 
 BUCKETS = 1 << 21  # of the teacher's n-grams
@@ -60,10 +62,11 @@ def read(name: str, path: str | None) -> pd.DataFrame:
     if path:
         frame = pd.read_parquet(path)
     else:
-        from datasets import load_dataset
-
-        parts = load_dataset(f"stanfordnlp/{name}").items()
-        frame = pd.concat([part.to_pandas().assign(split=split) for split, part in parts], ignore_index=True)
+        splits = ["train", "test", "unsupervised"] if name == "imdb" else ["train", "validation"]
+        with told_in_one_line():
+            files = fetch_splits(f"stanfordnlp/{name}", splits)
+        parts = [pd.read_parquet(file).assign(split=split) for file, split in zip(files, splits, strict=True)]
+        frame = pd.concat(parts, ignore_index=True)
     frame = frame.rename(columns={"sentence": "text"})[["split", "label", "text"]].astype({"split": object})
     frame["text"] = [clean(text) for text in frame["text"]]
     return frame

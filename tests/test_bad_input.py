@@ -187,6 +187,12 @@ CASES = [
     ("grading.grade --all empty", "there is nothing to grade in empty"),
     ("grading.grade --all none", "none is no folder"),
     ("grading.grade --all empty --jobs 0", "must be positive"),
+    ("grading.challenge none --prompts a_file", "none is no folder"),
+    ("grading.challenge empty --prompts a_file", "empty is empty"),
+    ("grading.challenge empty", "required: --prompts"),
+    ("grading.handin none.pdf", "none.pdf: cannot be read"),
+    ("grading.handin --run none", "no finished run there"),
+    ("grading.self_check none.py exploits", "exploits.txt: write your texts there"),
     ("grading.self_check none.py", "There is no file none.py"),
     ("grading.self_check empty.txt", "empty.txt has no function: is it saved?"),
 ]

@@ -95,7 +95,8 @@ def test_the_script_writes_what_its_docstring_says(results):
     found = json.loads((results / "comparison.json").read_text())
     assert found["schema"] == 1
     assert set(found) == {
-        "schema", "command", "created", "seconds", "settings", "provenance", "metrics", "models", "frontier"
+        "schema", "command", "created", "seconds", "settings", "provenance", "metrics", "models", "frontier",
+        "overoptimization",
     }  # fmt: skip
     assert set(found["metrics"]) == set(METRICS)
     for model in found["models"]:
@@ -118,7 +119,7 @@ def test_no_figure_of_an_earlier_comparison_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "plots", Mock())
     for name in ("training.svg", "training.png", "frontier.svg", "mine.svg"):
         (tmp_path / name).write_text("old")
-    evaluate.draw(tmp_path, {"frontier": None, "models": []}, [])
+    evaluate.draw(tmp_path, {"frontier": None, "models": []}, [], [])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.svg"]
 
 

@@ -1,12 +1,15 @@
-"""The benchmark for a GPU, as far as it goes without one. `pytest tests/test_gpu.py`."""
+"""The benchmarks for a GPU, as far as they go without one. `pytest tests/test_gpu.py`."""
 
 import re
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks import gpu
+from benchmarks.memory import COMPLETIONS, PROMPT, Counted, step
 from kit.base.errors import UserError
+from kit.lm.models import add_plain_head, follow_mask_positions, fuse_gelu
 
 
 @pytest.mark.slow
@@ -43,3 +46,57 @@ def test_a_card_that_is_too_small_is_a_row_of_the_table(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "time_variant", too_much)
     assert gpu.memory_under_a_cap(gpu.ModelChoice("p", "s", ""), []) is None
+
+
+# ---- the count of benchmarks/memory.py ---------------------------------------------------------------------
+
+CONFIG = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 2000}
+# word and position embeddings; 12 d^2 + 13 d in a layer; the last layer norm. The head is the word embeddings
+GPT2_NUMBERS = 2000 * 32 + 64 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32
+LORA_NUMBERS = 2 * 16 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)  # A and B of four matrices a layer, rank 16
+
+
+def test_a_view_counts_once_and_a_freed_tensor_no_more():
+    with Counted() as count:
+        kept = torch.zeros(10, 100)
+        view = kept[:5].T
+        with count.during("adding"):
+            assert (kept + 1).sum() == 1000
+        assert count.live == 4000 and 8000 <= count.peaks["adding"] <= 8100
+        del kept
+        assert count.live == 4000
+        del view
+        assert count.live < 100
+
+
+@pytest.mark.parametrize(("lora", "trained"), [(False, GPT2_NUMBERS), (True, LORA_NUMBERS)])
+def test_the_parts_of_a_step_by_hand(lora, trained):
+    parts = step(GPT2Config(**CONFIG), 4, 20, lora)
+    assert parts["weights"] == 4 * (GPT2_NUMBERS + lora * LORA_NUMBERS)
+    assert (parts["Adam"], parts["gradients"]) == (8 * trained, 4 * trained)
+    fixed = parts["weights"] + parts["reference, classifier"] + parts["Adam"]
+    assert parts["peak while sampling"] == fixed + COMPLETIONS * (8 * 2 * 32 * (PROMPT + 20 + 48) + 12 * 2000)
+    # At the peak of the backward pass there are the log-probs and two gradients of their size
+    logits = 4 * 4 * 20 * 2000
+    assert parts["peak of the backward pass"] >= fixed + parts["gradients"] + 3 * logits
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_the_trainers_forward_keeps():
+    torch.manual_seed(0)
+    policy = GPT2LMHeadModel(GPT2Config(**CONFIG, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)).train()
+    follow_mask_positions(policy)
+    fuse_gelu(policy)
+    add_plain_head(policy, 1.0)
+    ids = torch.randint(2000, (4, PROMPT + 20))
+    labels = ids.masked_fill(torch.arange(PROMPT + 20) < PROMPT, -100)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0  # a shorter prompt, as in most micro-batches
+    with Counted() as count:
+        count.add([*policy.parameters(), ids, labels, mask])
+        before = count.live
+        out = policy(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    kept = step(GPT2Config(**CONFIG), 4, 20, lora=False)["kept for the backward pass"]
+    assert before == 4 * GPT2_NUMBERS + 3 * ids.nbytes
+    assert count.live - before == pytest.approx(kept, rel=0.02)
+    del out
+    assert count.live == before

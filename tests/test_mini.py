@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from data import HELD_OUT_PROMPTS, TUNING_PROMPTS
+from kit.lm import hub
 from kit.lm.models import resolve_models
 from kit.measure.reference import HELD_OUT, TUNING, kept_samples, read_kept
 
@@ -214,6 +215,23 @@ def test_repeated_praise_impresses_the_reward_model_and_not_the_judge():
 
 
 # The parts of the scripts ---------------------------------------------------------------------------------------
+
+
+def test_the_hub_is_asked_for_the_files_of_some_splits_or_says_in_one_sentence_why_not(
+    tmp_path, monkeypatch, capsys
+):
+    for split, label in (("train", 1), ("validation", 0)):
+        rows = pd.DataFrame({"idx": [0], "sentence": [f"of<br />{split}"], "label": [label]})
+        rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    cached = {f"data/{path.name}": str(path) for path in tmp_path.iterdir()}
+    monkeypatch.setattr(hub, "_cached", lambda repo, file, **_: cached.get(file))
+    rows = common.read("sst2", None)[["split", "label", "text"]]
+    assert rows.to_numpy().tolist() == [["train", 1, "of train"], ["validation", 0, "of validation"]]
+    monkeypatch.setattr(hub, "ASKED_OFFLINE", True)
+    with pytest.raises(SystemExit, match="2"):
+        common.read("imdb", None)
+    said = "stanfordnlp/imdb: not whole in the cache, and HF_HUB_OFFLINE is set; give a local parquet file"
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_clean_by_hand():

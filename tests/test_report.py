@@ -64,9 +64,9 @@ def comparison(models: list[dict], num_prompts: int, num_samples: int) -> dict:
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory) -> Path:
-    """Four figures of the shapes that the real ones have."""
+    """Five figures of the shapes that the real ones have."""
     folder = tmp_path_factory.mktemp("figures")
-    for (name, _), height in zip(report.FIGURES, (560, 350, 430, 400), strict=True):
+    for (name, _), height in zip(report.FIGURES, (560, 350, 380, 430, 400), strict=True):
         size = f'width="756pt" height="{height}pt" viewBox="0 0 756 {height}"'
         text = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="300" height="300"/></svg>'
         (folder / f"{name}.svg").write_text(text)
@@ -217,7 +217,7 @@ def test_page_asks_for_nothing_outside_itself(page):
     assert "url(" not in page
     assert "@import" not in page
     images = [attrs for tag, attrs in found.tags if tag == "img"]
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(attrs["alt"] for attrs in images)
 
 
@@ -233,7 +233,7 @@ def test_page_allows_only_its_own_script_and_style(page):
 def test_text_of_models_prompts_and_names_is_text(page):
     found = Page(page)
     assert [tag for tag, _ in found.tags].count("script") == 1
-    assert page.count("<img") == 4
+    assert page.count("<img") == 5
     assert "\x00" not in page and "\x1b" not in page and "\u202e" not in page
     text = "".join(found.text)
     assert 'alert("owned")' in text
@@ -336,7 +336,7 @@ def test_nothing_foreign_runs_and_nothing_is_asked_for(browser, file):
     browser.open(file)
     browser.click("#completions h2")
     assert browser.evaluate("document.title") == f"What RL did: {', '.join(NAMES)}, torn"
-    assert browser.evaluate("[...document.images].filter((i) => i.naturalWidth > 0).length") == 4
+    assert browser.evaluate("[...document.images].filter((i) => i.naturalWidth > 0).length") == 5
     assert browser.problems == []
     assert browser.requests == [file]
 

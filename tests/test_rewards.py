@@ -1,6 +1,6 @@
 """Your `rewards.py` against the checks of `python rewards.py`, one test for each.
 
-    pytest tests/test_rewards.py                    all three exercises
+    pytest tests/test_rewards.py                    all exercises
     pytest -k kl_penalty_forward                    one of them
 
 An exercise that is not filled in yet is skipped.

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from kit.base.errors import UserError
@@ -39,24 +40,16 @@ def check_steps(settings: Any) -> None:
         raise UserError(f"--max_steps {settings.max_steps}: give at least 1")
 
 
-@dataclass
-class Arguments:
-    """Model, prompts, reward, and what is kept of the run."""
+def refuse_launcher() -> None:
+    """Raises `UserError` in one of several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("the baselines run as one process; start them with python -m, without a launcher")
 
-    model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
-    sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
-    prompts: str = setting("builtin", "builtin, its parts fit and tuning, imdb[:FILE.parquet], or a file")
-    reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
-        "linear", "the score, your shaped_reward, or 1 from a threshold on"
-    )
-    sparse_threshold: float = setting(0.8, "of sparse: the score from which it is 1")
-    hackable_reward: bool = setting(False, "score by counting positive words")
-    negate_reward: bool = setting(False, "train for 1 - score: negative film talk")
-    use_peft: bool = setting(False, "train LoRA adapters instead of all weights")
-    lora_r: int = setting(16, "rank of the adapters")
-    merge_lora: bool = setting(False, "final/ holds the merged model, not the adapter")
-    max_completion_length: int = setting(40, "longest completion, in tokens")
-    temperature: float = setting(1.0, "of sampling, and of every log-prob")
+
+@dataclass
+class RunArguments:
+    """What is kept of a run, and where."""
+
     eval_every: int = setting(10, "steps between validations; 0: first and last only")
     seed: int = setting(0, "same seed, same machine, CPU: same numbers")
     output_dir: str = setting("outputs", "where run folders go")
@@ -68,12 +61,43 @@ class Arguments:
     report_to: Literal["none", "wandb", "trackio", "tensorboard"] = setting("none", "log there too")
 
     def __post_init__(self) -> None:
-        self.model, self.sentiment_model = user_path(self.model), user_path(self.sentiment_model)
-        at_least(1, self, "lora_r", "max_completion_length")
         at_least(0, self, "eval_every")
-        above_0(self, "temperature")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be at least 0 and below 2**32")
+        if self.wandb and self.report_to not in ("none", "wandb"):
+            raise UserError(f"--wandb and --report_to {self.report_to}: a run has one of them; keep one")
+        if self.report_to in ("trackio", "tensorboard") and find_spec(self.report_to) is None:
+            raise UserError(f"--report_to {self.report_to}: run pip install -r requirements-play.txt first")
+        mode = os.environ.get("WANDB_MODE", "online")
+        if self.wandb and mode not in WANDB_MODES:
+            raise UserError(f"WANDB_MODE={mode}: unset it, or choose one of {', '.join(WANDB_MODES)}")
+
+
+@dataclass
+class Arguments(RunArguments):
+    """Model, prompts and reward of a run."""
+
+    model: str = setting("auto", "the policy: auto, mini, smollm2, a Hub id, or a path")
+    sentiment_model: str = setting("auto", "the classifier: auto, mini, an id, or a path")
+    prompts: str = setting("builtin", "builtin, its parts fit and tuning, imdb[:FILE.parquet], or a file")
+    reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
+        "linear", "the score, your shaped_reward, or 1 from a threshold on"
+    )
+    sparse_threshold: float = setting(0.8, "of sparse: the score from which it is 1")
+    hackable_reward: bool = setting(False, "score by counting positive words")
+    reward_model: str | None = setting(None, "score by this run of baselines.reward_model")
+    negate_reward: bool = setting(False, "train for 1 - score: negative film talk")
+    use_peft: bool = setting(False, "train LoRA adapters instead of all weights")
+    lora_r: int = setting(16, "rank of the adapters")
+    merge_lora: bool = setting(False, "final/ holds the merged model, not the adapter")
+    max_completion_length: int = setting(40, "longest completion, in tokens")
+    temperature: float = setting(1.0, "of sampling, and of every log-prob")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model, self.sentiment_model = user_path(self.model), user_path(self.sentiment_model)
+        at_least(1, self, "lora_r", "max_completion_length")
+        above_0(self, "temperature")
         if self.merge_lora and not self.use_peft:
             raise UserError("--merge_lora merges LoRA adapters: it needs --use_peft")
         usual = type(self)  # a field's default is the class's attribute
@@ -84,13 +108,11 @@ class Arguments:
             raise UserError(f"{given} is that of the sparse reward: it needs --reward_shaping sparse")
         if self.lora_r != usual.lora_r and not self.use_peft:
             raise UserError(f"--lora_r {self.lora_r} is the rank of LoRA adapters: it needs --use_peft")
-        if self.wandb and self.report_to not in ("none", "wandb"):
-            raise UserError(f"--wandb and --report_to {self.report_to}: a run has one of them; keep one")
-        if self.report_to in ("trackio", "tensorboard") and find_spec(self.report_to) is None:
-            raise UserError(f"--report_to {self.report_to}: run pip install -r requirements-play.txt first")
-        mode = os.environ.get("WANDB_MODE", "online")
-        if self.wandb and mode not in WANDB_MODES:
-            raise UserError(f"WANDB_MODE={mode}: unset it, or choose one of {', '.join(WANDB_MODES)}")
+        if self.reward_model and self.hackable_reward:
+            raise UserError("--reward_model and --hackable_reward: each is the whole score; keep one")
+        if self.reward_model and self.reward_shaping != "linear":
+            why = "a learned reward is no probability; give --reward_shaping linear"
+            raise UserError(f"--reward_model with --reward_shaping {self.reward_shaping}: {why}")
 
     def name_parts(self, learning_rate: float | None) -> list[str]:
         """What is unusual about the run, for its folder's name. `learning_rate`: None if the user gave none."""
@@ -99,6 +121,7 @@ class Arguments:
             self.reward_shaping: self.reward_shaping != usual.reward_shaping,
             f"{self.sparse_threshold:g}": self.sparse_threshold != usual.sparse_threshold,
             "hackable": self.hackable_reward,
+            f"on-{Path(self.reward_model or '').name}": self.reward_model is not None,
             "negate": self.negate_reward,
             "lora" if self.lora_r == usual.lora_r else f"lora-{self.lora_r}": self.use_peft,
             f"lr-{learning_rate or 0:g}": learning_rate is not None,
@@ -118,5 +141,4 @@ class BaselineArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("the baselines run as one process; start them with python -m, without a launcher")
+        refuse_launcher()

@@ -78,6 +78,17 @@ def composite_reward(
     ]
 
 
+GOLD = ("sentiment", "composite")
+SURE = 1e-6  # P(positive) is cut at this distance from 0 and 1: 14 nats
+
+
+def gold_reward(kind: str, scores: Sequence[float], completions: Sequence[str]) -> list[float]:
+    """What a simulated annotator values, in nats: log p/(1-p) of the N P(positive) `scores`, or 10 R (`composite`)."""
+    if kind == "composite":
+        return [10 * r for r in composite_reward(scores, completions)]
+    return [math.log(p / (1 - p)) for p in (min(max(p, SURE), 1 - SURE) for p in scores)]
+
+
 # ---- confidence intervals ---------------------------------------------------------------------------------------
 
 RESAMPLES = 2000

@@ -18,11 +18,15 @@ MAX_VALUE = 1e18  # of a reward's part: GRPO squares rewards in float32, which e
 
 
 def load_student(
-    use_solution: bool = False, kl_type: str = "none", reward_shaping: str = "linear", unchecked: bool = False
+    use_solution: bool = False,
+    kl_type: str = "none",
+    reward_shaping: str = "linear",
+    unchecked: bool = False,
+    preference: bool = False,
 ) -> Any:
     """The module rewards.py; with `use_solution` ours; None if the settings use none of its functions.
 
-    Ours has the penalties of rewards_solution.py and the composite R as `shaped_reward`. The functions in use are
+    Ours has the functions of rewards_solution.py, but the composite R as `shaped_reward`. The functions in use are
     tried on one token each and checked, which takes a second, before any model is loaded.
 
     Raises `UserError` if the import fails, or such a function is missing, not written, or (unless `unchecked`) wrong.
@@ -32,6 +36,8 @@ def load_student(
         trials[f"kl_penalty_{kl_type}"] = ([[-1.0]], [[-1.5]], 1.0)
     if reward_shaping == "shaped":
         trials["shaped_reward"] = ([0.5], ["a film"], ["This was"])
+    if preference:
+        trials["preference_loss"] = ([1.0], [0.5])
     if not trials:
         return None
     name = "rewards_solution" if use_solution else "rewards"

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,11 @@ from kit.base.errors import UserError, no_room
 from kit.base.screen import Progress
 
 TIMEOUT_SECONDS = 5.0
-IMDB, IMDB_FILE = "stanfordnlp/imdb", "plain_text/train-00000-of-00001.parquet"
+# data sets of one parquet file a split
+SPLIT_FILES = {
+    "stanfordnlp/imdb": "plain_text/{}-00000-of-00001.parquet",
+    "stanfordnlp/sst2": "data/{}-00000-of-00001.parquet",
+}
 WEIGHTS, SHARDED = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one is enough
 ADVICE = {"model": "give mini or a folder", "dataset": "give a local parquet file"}
@@ -56,12 +60,12 @@ def fetch_model(repo: str) -> None:
     constants.HF_HUB_OFFLINE = True  # read by huggingface_hub, and so by transformers, TRL and PEFT
 
 
-def fetch_imdb() -> str:
-    """The path of the training split of IMDB, a parquet file in the cache. Raises `UserError` if it cannot be had."""
-    if not (path := _cached(IMDB, IMDB_FILE, repo_type="dataset")):
-        _fetch(IMDB, "dataset", lambda names: [IMDB_FILE])
-        path = _cached(IMDB, IMDB_FILE, repo_type="dataset")
-    return str(path)
+def fetch_splits(repo: str, splits: Sequence[str]) -> list[str]:
+    """The paths of these splits of a data set, parquet files in the cache. Raises `UserError` if one cannot be had."""
+    files = [SPLIT_FILES[repo].format(split) for split in splits]
+    if not all(_cached(repo, file, repo_type="dataset") for file in files):
+        _fetch(repo, "dataset", lambda names: files)
+    return [str(_cached(repo, file, repo_type="dataset")) for file in files]
 
 
 def model_is_cached(repo: str) -> bool:

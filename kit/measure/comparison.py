@@ -19,7 +19,7 @@ from kit import ROOT
 from kit.base.cli import BASE
 from kit.base.errors import UserError
 from kit.base.metrics import Estimate
-from kit.base.runs import Run, read_config, read_metrics
+from kit.base.runs import Run, read_config, read_metrics, read_samples
 from kit.lm.models import (
     MINI,
     ModelChoice,
@@ -30,12 +30,13 @@ from kit.lm.models import (
     load_policy,
     resolve_models,
 )
+from kit.measure import goodhart
 from kit.measure.fluency import load_fluency
-from kit.measure.frontier import captured, curves, price
+from kit.measure.frontier import best_of_n, captured, curves, price
 from kit.measure.measuring import Bench, Row, column_of, estimates, spreads
 from kit.measure.reference import ReferenceSamples
 from kit.measure.verdict import MIN_JUDGE_SLOPE, judge_slope, signals, verdict
-from sentiment import load_scorer
+from sentiment import load_reward_model, load_scorer
 
 UNWRITTEN = ("tokens_text", "log_ratios")  # of a row: for the page alone, and ten times the rest
 LAST_STEPS = 10  # logged training steps that count for the zero-variance signal
@@ -120,11 +121,23 @@ def chosen_judge(asked: str) -> str | None:
     return judge
 
 
+def chosen_reward_model(asked: str, models: Sequence[Model]) -> str | None:
+    """The learned reward model of `--reward_model`; for `auto` that of the runs, if they have one between them."""
+    used = {m.settings["reward_model"] for m in models if m.settings.get("reward_model")}
+    if asked == "auto" and len(used) > 1:
+        print(f"no learned reward: the runs have {', '.join(sorted(used))}; --reward_model names one")
+    return (used.pop() if len(used) == 1 else None) if asked == "auto" else None if asked == "none" else asked
+
+
 # ---- measuring models --------------------------------------------------------------------------------------
 
 
 def load_bench(
-    args: argparse.Namespace, choice: ModelChoice, judge: str | None = None, fluency: str | None = None
+    args: argparse.Namespace,
+    choice: ModelChoice,
+    judge: str | None = None,
+    fluency: str | None = None,
+    reward_model: str | None = None,
 ) -> Bench:
     """The bench that the flags of `cli.Parser` ask for. Raises `UserError` if a part of it cannot be loaded."""
     start, device = time.monotonic(), default_device()
@@ -139,6 +152,7 @@ def load_bench(
         prompts=prompts,
         scorer=load_scorer(choice.sentiment, device),
         judge=load_scorer(judge, device) if judge else None,
+        proxy=load_reward_model(reward_model, device, choice.sentiment_name) if reward_model else None,
         fluency=load_fluency(fluency, device) if fluency else None,
         reference=reference.requires_grad_(False).eval(),
         tokenizer=tokenizer,
@@ -290,8 +304,12 @@ def find_frontier(
     models: Sequence[Model],
     runs: dict[str, list[tuple[int, Path]]],
     samples: ReferenceSamples,
+    learned: np.ndarray | None = None,
 ) -> dict[str, list[Row]]:
-    """One point per model, one per earlier checkpoint or validation of a run, and the curves of the base."""
+    """One point per model, one per earlier checkpoint or validation of a run, and the curves of the base.
+
+    `learned` is the learned reward of the base's samples, (prompts, N).
+    """
     points = []
     for model in models:
         if not model.rows or model.rows[0]["kl_policy_ref"] is None:
@@ -310,5 +328,28 @@ def find_frontier(
         with bench.phase("scoring"):
             scores = bench.judge([text for texts in samples.texts for text in texts])
         judged = np.reshape(scores, samples.scores.shape)
-    best_of_n, tilt = curves(samples.scores, judged)
-    return {"points": points, "best_of_n": best_of_n, "tilt": tilt}
+    of_the_score, tilt = curves(samples.scores, judged)
+    found = {"points": points, "best_of_n": of_the_score, "tilt": tilt}
+    if learned is not None:
+        by_learned = [best_of_n(samples.scores, point["n"], judged, by=learned) for point in of_the_score]
+        found["best_of_n_learned"] = by_learned
+    return found
+
+
+def learned_of(bench: Bench, samples: ReferenceSamples) -> tuple[np.ndarray, np.ndarray]:
+    """(learned reward, gold reward) of the base's samples, (prompts, N) each."""
+    texts = [text for texts in samples.texts for text in texts]
+    proxy, gold = bench.learned(samples.scores.reshape(-1).tolist(), texts)
+    shape = samples.scores.shape
+    return np.reshape(np.array(proxy, float), shape), np.reshape(np.array(gold, float), shape)
+
+
+def find_overoptimization(
+    models: Sequence[Model], learned: tuple[np.ndarray, np.ndarray] | None
+) -> list[goodhart.Curve]:
+    """Learned and gold reward against the distance: of the validations of each run, and of the best of n.
+
+    `learned` are both rewards of the base's samples.
+    """
+    runs = [goodhart.of_run(m.name, read_samples(m.run.path)) for m in models if m.run]
+    return [curve for curve in runs if curve] + ([goodhart.of_best_of_n(*learned)] if learned else [])

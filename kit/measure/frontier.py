@@ -35,22 +35,33 @@ def price(settings: Mapping[str, Any]) -> float:
     return in_loss or in_reward or DEFAULT_PRICE
 
 
-def best_of_n(rewards: np.ndarray, n: int, judged: np.ndarray | None = None) -> Point:
-    """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022).
+def of_the_best(rewards: np.ndarray, n: int, values: np.ndarray) -> np.ndarray:
+    """What the best of n by `rewards` (P, N) has in `values` (P, N): (P,), the mean over all subsets of size n.
 
-    KL = log n - (n-1)/n, exact for rewards without ties and an upper bound with them. The reward is the mean
-    over all subsets of size n of the N samples: the i-th smallest is the best of C(i-1, n-1) of the C(N, n).
+    The i-th smallest of the N samples is the best of C(i-1, n-1) of the C(N, n) subsets.
     """
     num_samples = rewards.shape[1]
     # Q22. The best of the first n of the N samples has the same expectation. Why all subsets? And how sure is
     # the point n = N?
     weights = np.array([math.comb(i, n - 1) / math.comb(num_samples, n) for i in range(num_samples)])
     order = np.argsort(rewards, axis=1, kind="stable")
+    return np.take_along_axis(values, order, axis=1) @ weights
+
+
+def best_of_n(
+    rewards: np.ndarray, n: int, judged: np.ndarray | None = None, by: np.ndarray | None = None
+) -> Point:
+    """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022), or the highest of `by`.
+
+    KL = log n - (n-1)/n, exact for rewards without ties and an upper bound with them.
+    """
+    by = rewards if by is None else by
     means = {
-        key: None if v is None else float((np.take_along_axis(v, order, axis=1) @ weights).mean())
+        key: None if v is None else float(of_the_best(by, n, v).mean())
         for key, v in (("sentiment", rewards), ("judge", judged))
     }
-    return {"n": n, "kl": math.log(n) - (n - 1) / n, **means, "effective_samples": num_samples / n}
+    kl = math.log(n) - (n - 1) / n
+    return {"n": n, "kl": kl, **means, "effective_samples": rewards.shape[1] / n}
 
 
 def tilt(rewards: np.ndarray, beta: float, judged: np.ndarray | None = None) -> Point:

@@ -30,6 +30,7 @@ from kit.lm.log_probs import LanguageModel, exact_distances
 from kit.lm.sampling import Completion, sample
 from kit.measure.fluency import Fluency
 from reward_utils import Scorer
+from sentiment import RewardModel
 
 POSITIVE = 0.5  # a completion counts as positive above this P(positive)
 Row = dict[str, Any]  # one completion and its numbers; a line of samples.jsonl
@@ -48,6 +49,8 @@ METRICS = {
     "sentiment": Metric("Sentiment", "P(positive)", "by the reward model, the classifier used in training"),
     "captured": Metric("Captured", "share of J*",
                        "of the largest possible gain over the base in J = sentiment - β KL(π‖π_ref)"),
+    "proxy": Metric("Learned reward", "std of the base's", "by the reward model of the runs (--reward_model)"),
+    "gold": Metric("Gold reward", "std of the base's", "what the annotator of that model was asked for"),
     "judge": Metric("Judge", "P(positive)", "by an independent classifier that no training used"),
     "positive_ratio": Metric("Positive", "share", f"completions with sentiment above {POSITIVE}"),
     "kl_policy_ref": Metric("KL(π‖π_ref)", "nats/completion", "summed over the vocabulary at every sampled prefix"),
@@ -89,6 +92,7 @@ class Bench:
     seed: int
     batch_size: int = 64
     judge: Scorer | None = None
+    proxy: RewardModel | None = None
     fluency: Fluency | None = None
     progress: Progress | None = None
     on_text: Callable[[list[str]], None] | None = None  # `kit.lm.sampling.sample` calls it
@@ -120,6 +124,13 @@ class Bench:
         with self.phase("scoring"):
             return self.scorer(texts), list(self.judge(texts)) if self.judge else [None] * len(texts)
 
+    def learned(self, sentiment: Sequence[float], texts: Sequence[str]) -> tuple[list, list]:
+        """(learned reward, gold reward) of N texts with these P(positive); None for what there is not."""
+        if self.proxy is None:
+            return [None] * len(texts), [None] * len(texts)
+        with self.phase("scoring"):
+            return self.proxy(texts), self.proxy.gold(sentiment, texts)
+
     def rows(self, policy: LanguageModel, tokenizer: Tokenizer, num_samples: int = 1) -> list[Row]:
         """Sample and score: one row per completion, prompt by prompt; every text without its prompt.
 
@@ -135,6 +146,7 @@ class Bench:
             with self.phase("fluency"):
                 fluency = self.fluency([c.prompt for c in completions], texts)
         rewards = composite_reward(sentiment, texts)
+        proxy, gold = self.learned(sentiment, texts)
         known = tokenizer is self.tokenizer or tokenizer.get_vocab() == self.tokenizer.get_vocab()
         if known:
             with self.phase("log-probs"):
@@ -158,6 +170,7 @@ class Bench:
                 "reward": rewards[i],
                 "tokens_text": token_texts(tokenizer, c.completion_ids) if known else None,
                 "log_ratios": [p - q for p, q in zip(own[i], ref[i], strict=True)] if known else None,
+                **({"proxy": proxy[i], "gold": gold[i]} if self.proxy else {}),
             }
             for i, c in enumerate(completions)
         ]
@@ -189,7 +202,7 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
     texts = [r["completion"] for r in rows]
     groups = [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
     tokens = column("tokens")
-    scores = ("reward", "sentiment", "judge", "unique_token_ratio", "kl_policy_ref", "kl_ref_policy")
+    scores = "reward sentiment proxy gold judge unique_token_ratio kl_policy_ref kl_ref_policy".split()
     by_completion: dict[str, Any] = {
         **{key: column(key) for key in scores},
         "positive_ratio": column("sentiment") > POSITIVE,
@@ -215,8 +228,8 @@ def estimates(rows: Sequence[Row], num_samples: int = 1) -> dict[str, Estimate]:
 
 
 def column_of(rows: Sequence[Row], key: str, num_samples: int = 1) -> np.ndarray:
-    """One entry of all rows as numbers, (num_prompts, num_samples); NaN for None."""
-    values = [math.nan if r[key] is None else float(r[key]) for r in rows]
+    """One entry of all rows as numbers, (num_prompts, num_samples); NaN for None and what is not there."""
+    values = [math.nan if r.get(key) is None else float(r[key]) for r in rows]
     return np.array(values).reshape(-1, num_samples)
 
 

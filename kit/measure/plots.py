@@ -16,6 +16,7 @@ from matplotlib.figure import Figure  # no pyplot: no global state, and no windo
 from matplotlib.ticker import MaxNLocator
 
 from kit.base.errors import UserError
+from kit.measure.goodhart import REWARDS, Curve, fit
 
 KL_LABEL = "KL(π‖π_ref), nats per completion"
 RC = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 9.5}
@@ -152,6 +153,7 @@ def reward_against_kl(
     best_of_n: Sequence[Mapping[str, float]],
     tilt: Sequence[Mapping[str, float]],
     names: Sequence[str],
+    best_of_n_learned: Sequence[Mapping[str, float]] = (),
 ) -> Figure:
     """Score against KL(pi||pi_ref): left by the reward model, right by the judge (Gao et al. 2022).
 
@@ -159,7 +161,7 @@ def reward_against_kl(
     linear up to 1 nat and logarithmic beyond: best-of-n stays below 2 nats, and a hacked run is above 100.
     """
     figure, axes = grid(1, 2, (10.5, 4.9), sharex=True, sharey=True)
-    drawn = [*points, *best_of_n, *tilt]
+    drawn = [*points, *best_of_n, *tilt, *best_of_n_learned]
     top = max([0.5, *(p["kl"] for p in drawn)])
     bottom = min([0.5, *(p[key] for p in drawn for key in ("sentiment", "judge") if p[key] is not None)])
     for ax, key, title in (
@@ -169,6 +171,7 @@ def reward_against_kl(
         for curve, line, marker, label in (
             (tilt, "-", "", "π* ∝ π_ref exp(r/β), the limit"),
             (best_of_n, "--", ".", "best of n of the base"),
+            (best_of_n_learned, ":", "x", "best of n by the learned reward"),
         ):
             join(ax, curve, "kl", key, color="0.45", ls=line, marker=marker, lw=2.2, label=label)
         if key == "sentiment":
@@ -197,6 +200,39 @@ def reward_against_kl(
     if not any(p["judge"] is not None for p in points):
         axes[0, 1].text(0.5, 0.5, "no judge", transform=axes[0, 1].transAxes, ha="center")
     legend_above(figure, axes[0, 0])
+    return figure
+
+
+def overoptimization(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
+    """Learned and gold reward against sqrt(KL(pi||pi_ref)): left of policies in training, right of best of n.
+
+    Points are measured, lines Gao's fits; `names` fixes the look of each model. A vertical line: the gold fit turns.
+    """
+    figure, axes = grid(1, 2, (10.5, 5.2), sharey=True)
+    for ax, kind, title in (
+        (axes[0, 0], "rl", "Training: R = δ (α - β log δ)"),
+        (axes[0, 1], "bon", "Best of n: R = δ (α - β δ)"),
+    ):
+        for curve in (c for c in curves if c.kind == kind):
+            look = style(names.index(curve.name) if curve.name in names else -1)
+            for key, line in zip(REWARDS, ("--", "-"), strict=True):
+                gain = curve.rewards[key].mean(axis=1)
+                face = "none" if key == "proxy" else look.color
+                label = f"{curve.name}: {'learned' if key == 'proxy' else key} reward"
+                if found := fit(curve, key):
+                    (a, a0, a1), (b, b0, b1), (turn, *_) = found.as_dict().values()
+                    label += f"\nα {a:.2f} [{a0:.2f}, {a1:.2f}], β {b:.2f} [{b0:.2f}, {b1:.2f}]"
+                    x = np.linspace(0, curve.delta.max(), 200)
+                    ax.plot(x, found(x), color=look.color, ls=line, lw=1.4)
+                    if key == "gold" and turn < curve.delta.max():
+                        ax.axvline(turn, color=look.color, lw=0.8, ls=":")
+                pen = {"color": look.color, "ls": "", "marker": look.marker, "mfc": face, "ms": 5}
+                ax.plot(curve.delta, gain, label=label, **pen)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("δ = √KL(π‖π_ref), KL in nats per completion")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=7, loc="best")
+    axes[0, 0].set_ylabel("gain over the base, in std of the base's samples")
     return figure
 
 

@@ -19,6 +19,9 @@ FIGURES = (  # file name, caption
     ("frontier", "Score against KL(π‖π_ref). The grey curves need no training: best of n base samples, "
      "KL = log n - (n-1)/n, and π* ∝ π_ref exp(r/β), the best score for its KL (estimated from the base's samples). "
      "Good runs are near these curves on the left, and high on the right."),
+    ("overoptimization", "The learned reward (open markers, dashed) and the gold reward behind it (filled, solid), by "
+     "the distance from the base. Lines: the fits of Gao et al. 2022, with 95 % intervals over prompts. Dotted: there "
+     "the gold reward turns; from there on, training for the learned one does harm."),
     ("training", "Training, from each run's metrics.jsonl. Bands: 95 % intervals over prompts."),
     ("metrics", "The metrics side by side. Whiskers: 95 % intervals over prompts."),
 )  # fmt: skip

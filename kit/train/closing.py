@@ -16,7 +16,8 @@ def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict
     found = signals(model, base)
     unusual = [s for s in found if s.level != "ok" and not s.name.startswith("KL")]  # the KL is told anyway
     odd = ", ".join(f"{s.name} {s.value:.2f} {s.unit}" for s in unusual)
-    score = "val/score_mean" if args.hackable_reward else "val/sentiment_mean"
+    own = "val/proxy" if args.reward_model else "val/score_mean" if args.hackable_reward else None
+    score = own or "val/sentiment_mean"
     gain = (last[score] - first[score]) * (-1 if args.negate_reward else 1)
     kl, length = last["val/kl_policy_ref"], last["val/length_mean"] / first["val/length_mean"]
     if kl > FAR and gain <= 0:

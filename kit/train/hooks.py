@@ -1,18 +1,18 @@
 """What TRL's trainer calls: `Rollouts` samples, `StepCallback` logs, validates, saves and stops."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
 from kit.lm.loading import Tokenizer
 from kit.lm.sampling import end_tokens, rollout
 from kit.train.processes import follow
-from kit.train.session import Session
+from kit.train.session import RunSession
 
 
 class Rollouts:
@@ -30,6 +30,8 @@ class Rollouts:
         self.step, self.round = -1, 0  # within one step there may be several rounds of sampling
 
     def __call__(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, list]:
+        # Q31. In the words of RL: what is a state here, an action, an episode, and the environment? Which part of it is
+        # random?
         step, processes = trainer.state.global_step, trainer.accelerator
         self.step, self.round = step, self.round + 1 if step == self.step else 0
         n, rank = len(prompts), processes.process_index
@@ -86,7 +88,10 @@ class StepCallback(TrainerCallback):
     """Every step: one line of metrics.jsonl and one on screen. Validates before the first step, every `--eval_every`
     steps and at the end: after the step's line, before its checkpoint is saved."""
 
-    def __init__(self, session: Session, policy: torch.nn.Module, keep: int) -> None:
+    names: ClassVar = METRIC_NAMES
+    shown: ClassVar = SHOWN
+
+    def __init__(self, session: RunSession, policy: torch.nn.Module, keep: int) -> None:
         self.session, self.policy, self.keep = session, policy, keep
 
     def on_train_begin(
@@ -104,12 +109,12 @@ class StepCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "train_runtime" in logs:  # TRL's summary at the end
             return
-        m = {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
+        m = {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
         self.session.check(state.global_step, **m)
         self.session.log(state.global_step, m)
         # A step that uses a batch again (num_iterations) has no rewards, and most runs have no penalty
-        shown = [name for name in SHOWN if name in m and (m[name] or name != "kl_penalty")]
-        parts = [SHOWN[name].format(m[name]) for name in shown]
+        shown = [name for name in self.shown if name in m and (m[name] or name != "kl_penalty")]
+        parts = [self.shown[name].format(m[name]) for name in shown]
         self.session.show(state.global_step, state.max_steps, *parts)
         self._validate_if_due(state)
 
@@ -130,3 +135,12 @@ class StepCallback(TrainerCallback):
     def _validate_if_due(self, state: Any) -> None:
         if self.session.due(state.global_step) or state.global_step == state.max_steps:
             self.session.validate(self.policy, state.global_step)
+
+
+def run_trainer(trainer: Trainer, session: RunSession, model: torch.nn.Module, steps: int) -> None:
+    """`trainer.train()` up to step `steps`, from the session's checkpoint if it has one."""
+    if session.first_step < steps:
+        trainer.train(resume_from_checkpoint=str(session.checkpoint) if session.checkpoint else None)
+    else:  # stopped between its last checkpoint and final/; trainer.train() would take another step
+        trainer._load_from_checkpoint(str(session.checkpoint))
+        session.start(model)

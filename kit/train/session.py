@@ -1,4 +1,4 @@
-"""One training run, from its flags to its folder: what train.py, PPO and SFT share.
+"""One training run, from its flags to its folder: what train.py, PPO and SFT share, and `RunSession` the reward model.
 
 Sampling, the call of the reward and the update are in each method's own file. In the order of use:
 
@@ -23,12 +23,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -40,7 +40,7 @@ from transformers import PreTrainedModel, set_seed
 from data import check_prompts, load_prompts, validation_prompts
 from kit.base.errors import Diverged, Stopped, UserError, no_room, on_stop_signals, signal_name
 from kit.base.files import digest, read_text, remove, rename, sha256
-from kit.base.flags import Arguments
+from kit.base.flags import Arguments, RunArguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
 from kit.base.screen import clock
@@ -61,7 +61,7 @@ from kit.measure.reference import kept_samples
 from kit.train.tracking import Tracker, open_tracker
 from kit.train.validation import VALIDATION_SEED, Validation
 from reward_utils import RewardFunction, Scorer, make_reward_function
-from sentiment import load_scorer, word_count_score
+from sentiment import load_reward_model, load_scorer, word_count_score
 
 MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json")
 
@@ -79,7 +79,7 @@ def reward_without_penalty(args: Arguments, score: Scorer, tokenizer: Tokenizer)
     )
 
 
-def _settings(args: Arguments) -> dict[str, Any]:
+def _settings(args: RunArguments) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name != "predict"}
 
 
@@ -113,9 +113,15 @@ def reward_sources(reward: RewardFunction) -> dict[str, str]:
         if function is composite_reward:
             found[f"configs/{REWARD_CONFIG.name}"] = digest(load_reward_weights())
         elif function is not None and function.__module__ != make_reward_function.__module__:  # not the kit's
-            file = Path(inspect.unwrap(function).__code__.co_filename)
-            found[file.name] = digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
+            name, found_digest = source_digest(function)
+            found[name] = found_digest
     return found
+
+
+def source_digest(function: Callable[..., Any]) -> tuple[str, str]:
+    """(name, digest without its comments) of the file that `function` is written in."""
+    file = Path(inspect.unwrap(function).__code__.co_filename)
+    return file.name, digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
 
 
 def largest(tensors: Iterable[torch.Tensor]) -> float:
@@ -125,20 +131,24 @@ def largest(tensors: Iterable[torch.Tensor]) -> float:
     return float(norm)
 
 
-class Session:
-    """Models, folder, logs and validation of one run. In a launch of several processes only the main one writes.
+class Validates(Protocol):
+    def run(self, model: Any, step: int) -> None:
+        """Measure the model, log and show the numbers."""
 
-    `scorer` is the sentiment classifier; `score` is that or the word counter. `digests` are those of the inputs: a
+
+class RunSession:
+    """Folder, logs and checkpoints of one run. In a launch of several processes only the main one writes.
+
+    `names` are those of the models it starts from, as config.json has them. `digests` are those of the inputs: a
     resumed run must have the same. `checkpoint` is where a resumed run goes on, `state` its trainer_state.json,
     `first_step` the step it was saved after (a new run: None, {} and 0).
     """
 
     run: Run
     lock: AbstractContextManager[Any]
-    validated_on: tuple[str, ...]
-    validation: Validation
+    validation: Validates
 
-    def __init__(self, method: str, args: Arguments, argv: list[str]) -> None:
+    def __init__(self, method: str, args: RunArguments, argv: list[str], names: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.args = args
         # one process, unless launched by accelerate or torchrun; never Apple's MPS, which it would choose
@@ -154,8 +164,6 @@ class Session:
                 print(f"{'; '.join(skipped)}: going on from {self.checkpoint.name}", file=sys.stderr)
             self.state = json.loads((self.checkpoint / STATE).read_text(encoding="utf-8"))
         self.first_step = int(self.state.get("global_step", 0))
-        self.choice = resolve_models(args.model, args.sentiment_model)
-        names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
         self.config: dict[str, Any] = {"method": method, "argv": argv, **_settings(args), **names}
         self.config["processes"] = process.num_processes
         if args.resume:
@@ -164,56 +172,17 @@ class Session:
                 if stored.get(key) != self.config[key]:
                     refuse_change(args.resume, key, stored.get(key), self.config[key])
         set_seed(args.seed)
-        self.scorer = load_scorer(self.choice.sentiment, self.device)
-        self.score = word_count_score if args.hackable_reward else self.scorer
         self.tracker = Tracker()
         self.report_to = "wandb" if args.wandb else args.report_to
         self.digests: dict[str, str | None] = {}
         self.validated = -1  # the last validated step
         self.asked_to_stop: int | None = None  # the signal
 
-    # ---- models and prompts
-
-    def steps(self, asked: int) -> int:
-        """`--max_steps`; for -1, the default of the policy's size."""
-        return (50 if self.choice.of_mini else 200) if asked == -1 else asked
-
     def refuse_finished(self, done: int, total: int, flag: str) -> None:
         """Raises `UserError` if a resumed run has done all that `--flag` asks for."""
         if self.checkpoint and (done > total or (done == total and self.run.final.is_dir())):
             said = f"{done} of {total} {flag.removeprefix('max_')} done"
             raise UserError(f"--resume {self.run.path}: {said}; to go on, give --{flag} more than {done}")
-
-    def rate(self, asked: float | None, mini: float, full: float) -> float:
-        """`--learning_rate`, or the default of the policy's size; LoRA trains at five times that."""
-        usual = (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
-        return usual if asked is None else asked
-
-    def load_models(self) -> tuple[LanguageModel, Tokenizer, PreTrainedModel | None]:
-        """(policy, tokenizer, reference); a resumed run's policy is its checkpoint.
-
-        With LoRA the reference is None: it is the policy without its adapter.
-        """
-        policy, tokenizer = load_policy(self.choice.policy, self.device)
-        if self.args.use_peft:
-            if self.checkpoint:
-                return PeftModel.from_pretrained(policy, self.checkpoint, is_trainable=True), tokenizer, None
-            return get_peft_model(policy, lora_config(self.args.lora_r, policy)), tokenizer, None
-        reference = load_reference(self.choice.policy, self.device)
-        if self.checkpoint:
-            policy, _ = load_policy(str(self.checkpoint), self.device)
-        return policy, tokenizer, reference
-
-    def load_prompts(self, policy: LanguageModel, tokenizer: Tokenizer) -> list[str]:
-        """The training prompts. Raises `UserError` if one, or one of validation, leaves no room for a completion."""
-        room = context(policy) - self.args.max_completion_length
-        self.validated_on = validation_prompts(self.args.prompts)
-        check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
-        prompts = load_prompts(self.args.prompts)
-        check_prompts(prompts, self.args.prompts, tokenizer, room)
-        self.config["num_prompts"] = len(prompts)
-        self.digests |= {"prompts": digest(prompts), "validation prompts": digest(self.validated_on)}
-        return prompts
 
     def _refuse_changed_inputs(self) -> None:
         """Raises `UserError` if an input of a resumed run has changed since it began."""
@@ -235,28 +204,9 @@ class Session:
             self.lock = self.run.lock() if self.is_main else nullcontext()
         return self.run
 
-    def begin(
-        self,
-        policy: LanguageModel,
-        tokenizer: Tokenizer,
-        reference: PreTrainedModel | None,
-        reward: RewardFunction,
-        plan: str,
-        training: dict[str, Any] | None = None,
-    ) -> None:
-        """Checks of a resumed run, a new run's config.json, tracker and validation, and the first lines on screen.
-
-        `plan` is the line that says what will be done; `training` holds all settings, if they are not all flags.
-        """
-        if isinstance(policy, PeftModel):  # no empty README.md beside every adapter
-            policy.create_or_update_model_card = lambda output_dir: None
-        if not self.is_main:
-            return
-        self.digests |= {
-            "model": fingerprint(self.choice.policy),
-            "sentiment_model": fingerprint(self.choice.sentiment),
-            **reward_sources(reward),
-        }
+    def record(self, training: dict[str, Any] | None = None) -> None:
+        """Checks of a resumed run, a new run's config.json, and the tracker. `training` holds all settings, if they
+        are not all flags."""
         if self.checkpoint:
             self._refuse_changed_inputs()
         self.config |= {"training": training or _settings(self.args), "digests": self.digests}
@@ -266,15 +216,6 @@ class Session:
             self.run.write_config(self.config)
         project, run = self.args.wandb_project, self.run.path
         self.tracker = open_tracker(self.report_to, project, run, self.config, self.first_step)
-        sampling = (self.args.max_completion_length, self.args.temperature, VALIDATION_SEED)
-        bench = Bench(self.validated_on, self.scorer, reference, tokenizer, *sampling)
-        beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
-        self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
-        size, who = sum(p.numel() for p in policy.parameters()) / 1e6, self.choice
-        print(f"policy {who.policy_name} ({size:.1f} M), sentiment {who.sentiment_name}, on {self.device}")
-        print(f"  ({who.reason})")
-        where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
-        print(f"run {run}, {plan}{where}\n", flush=True)
 
     def start(self, policy: LanguageModel) -> None:
         """Validate at step 0. When resuming: drop what was written after the checkpoint, which has been loaded."""
@@ -289,10 +230,15 @@ class Session:
         self.validate(policy, self.first_step)
 
     @contextmanager
-    def training(self, policy: LanguageModel, tokenizer: Tokenizer, name: str = "this") -> Iterator[None]:
+    def training(
+        self,
+        policy: LanguageModel,
+        tokenizer: Tokenizer,
+        then: str = "Compare: python evaluate.py base this={run}",
+    ) -> Iterator[None]:
         """The block that trains. If it is stopped, it says how to go on; at its end it saves `final/`.
 
-        `name` is the run's name in the suggested evaluate.py command.
+        `then` is what to do next with `{run}`.
         """
         self.loop_started, self.last_step = time.monotonic(), self.first_step
         with self.lock:
@@ -320,8 +266,9 @@ class Session:
             if self.is_main:
                 took, run = time.monotonic() - self.started, self.run.path
                 self.tracker.finish({"seconds": took, "final": str(self.run.final)})
-                print(f"\nDone in {clock(took)}. The run is in {run}: metrics.jsonl, samples.jsonl, final/")
-                print(f"  Compare: python evaluate.py base {name}={run}")
+                files = "metrics.jsonl, final/" + ", samples.jsonl" * (run / "samples.jsonl").exists()
+                print(f"\nDone in {clock(took)}. The run is in {run}: {files}")
+                print(f"  {then.format(run=run)}")
 
     def _remove_torn(self) -> None:
         """Remove what was being saved when the run ended, to make room."""
@@ -339,7 +286,7 @@ class Session:
     def _save_final(self, policy: LanguageModel, tokenizer: Tokenizer) -> None:
         beside = self.run.path / "final.part"  # final/ is always whole
         remove(beside)
-        save_policy(policy, tokenizer, beside, merge=self.args.merge_lora)
+        save_policy(policy, tokenizer, beside, merge=getattr(self.args, "merge_lora", False))
         self.run.set_aside(self.run.final)
         rename(beside, self.run.final)
         self.run.remove_old()
@@ -452,3 +399,104 @@ class Session:
         if self.is_main and step != self.validated:
             self.validated = step
             self.validation.run(policy, step)
+
+
+class Session(RunSession):
+    """A run that trains a language model for a reward, and validates it.
+
+    `scorer` is the sentiment classifier; `score` is that, the word counter, or the learned `reward_model`.
+    """
+
+    args: Arguments
+    validated_on: tuple[str, ...]
+
+    def __init__(self, method: str, args: Arguments, argv: list[str]) -> None:
+        self.choice = resolve_models(args.model, args.sentiment_model)
+        names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
+        super().__init__(method, args, argv, names)
+        self.scorer = load_scorer(self.choice.sentiment, self.device)
+        self.reward_model = (
+            load_reward_model(args.reward_model, self.device, self.choice.sentiment_name)
+            if args.reward_model
+            else None
+        )
+        self.score = self.reward_model or (word_count_score if args.hackable_reward else self.scorer)
+
+    # ---- models and prompts
+
+    def steps(self, asked: int) -> int:
+        """`--max_steps`; for -1, the default of the policy's size."""
+        return (50 if self.choice.of_mini else 200) if asked == -1 else asked
+
+    def rate(self, asked: float | None, mini: float, full: float) -> float:
+        """`--learning_rate`, or the default of the policy's size; LoRA trains at five times that."""
+        usual = (mini if self.choice.of_mini else full) * (5 if self.args.use_peft else 1)
+        return usual if asked is None else asked
+
+    def load_models(self) -> tuple[LanguageModel, Tokenizer, PreTrainedModel | None]:
+        """(policy, tokenizer, reference); a resumed run's policy is its checkpoint.
+
+        With LoRA the reference is None: it is the policy without its adapter.
+        """
+        policy, tokenizer = load_policy(self.choice.policy, self.device)
+        if self.args.use_peft:
+            if self.checkpoint:
+                return PeftModel.from_pretrained(policy, self.checkpoint, is_trainable=True), tokenizer, None
+            return get_peft_model(policy, lora_config(self.args.lora_r, policy)), tokenizer, None
+        reference = load_reference(self.choice.policy, self.device)
+        if self.checkpoint:
+            policy, _ = load_policy(str(self.checkpoint), self.device)
+        return policy, tokenizer, reference
+
+    def load_prompts(self, policy: LanguageModel, tokenizer: Tokenizer) -> list[str]:
+        """The training prompts. Raises `UserError` if one, or one of validation, leaves no room for a completion."""
+        room = context(policy) - self.args.max_completion_length
+        self.validated_on = validation_prompts(self.args.prompts)
+        check_prompts(self.validated_on, "(those of validation)", tokenizer, room)
+        prompts = load_prompts(self.args.prompts)
+        check_prompts(prompts, self.args.prompts, tokenizer, room)
+        self.config["num_prompts"] = len(prompts)
+        self.digests |= {"prompts": digest(prompts), "validation prompts": digest(self.validated_on)}
+        return prompts
+
+    def begin(
+        self,
+        policy: LanguageModel,
+        tokenizer: Tokenizer,
+        reference: PreTrainedModel | None,
+        reward: RewardFunction,
+        plan: str,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        """Checks of a resumed run, a new run's config.json, tracker and validation, and the first lines on screen.
+
+        `plan` is the line that says what will be done; `training` holds all settings, if they are not all flags.
+        """
+        if isinstance(policy, PeftModel):  # no empty README.md beside every adapter
+            policy.create_or_update_model_card = lambda output_dir: None
+        if not self.is_main:
+            return
+        self.digests |= {
+            "model": fingerprint(self.choice.policy),
+            "sentiment_model": fingerprint(self.choice.sentiment),
+            **reward_sources(reward),
+        }
+        if self.reward_model:
+            self.digests["reward_model"] = fingerprint(str(self.args.reward_model))
+        self.record(training)
+        sampling = (self.args.max_completion_length, self.args.temperature, VALIDATION_SEED)
+        # Q34. --temperature changes these samples too. Suppose one trained at 1.3 and validated at 0.7: what could that
+        # be good for, and which numbers of the two could not be compared?
+        bench = Bench(
+            self.validated_on, self.scorer, reference, tokenizer, *sampling, proxy=self.reward_model
+        )
+        beta, samples = price(vars(self.args)), kept_samples(self.choice, bench)
+        self.validation = Validation(bench, self.run, self.tracker, reward, beta, samples)
+        size, who = sum(p.numel() for p in policy.parameters()) / 1e6, self.choice
+        learned = f", reward model {self.args.reward_model}" if self.reward_model else ""
+        print(
+            f"policy {who.policy_name} ({size:.1f} M), sentiment {who.sentiment_name}{learned}, on {self.device}"
+        )
+        print(f"  ({who.reason})")
+        where = ", validated on the tuning prompts" if self.args.prompts == "fit" else ""
+        print(f"run {self.run.path}, {plan}{where}\n", flush=True)

@@ -23,6 +23,7 @@ from sentiment import word_count_score
 VALIDATION_SEED = 20_240_229  # a stream of its own: how often we validate changes nothing in training
 SHOWN_SAMPLES = 4
 SAMPLE_COLUMNS = ("prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref", "tokens")  # samples.jsonl
+LEARNED_COLUMNS = ("proxy", "gold")  # there too, with --reward_model
 # name in metrics.jsonl -> key of `kit.measure.measuring.METRICS`
 NAMES = {
     "val/positive_ratio": "positive_ratio",
@@ -57,7 +58,8 @@ class Validation:
         """Measure `policy`, log the `val/*` metrics and every sample at `step`, print one line and four samples."""
         rows = self.bench.rows(policy, self.bench.tokenizer)
         metrics = self.metrics(rows)
-        samples = [{key: row[key] for key in SAMPLE_COLUMNS} for row in rows]
+        columns = SAMPLE_COLUMNS + (LEARNED_COLUMNS if self.bench.proxy else ())
+        samples = [{key: row[key] for key in columns} for row in rows]
         self.folder.log(step, metrics)
         self.folder.log_samples(step, samples)
         self.tracker.log(step, metrics)
@@ -83,7 +85,9 @@ class Validation:
         if self.reward.score is word_count_score:  # --hackable_reward
             scores = word_count_score(texts)
             metrics["val/score_mean"] = statistics.fmean(scores)
-        if self.samples is not None:
+        if "proxy" in found:  # --reward_model
+            metrics |= {f"val/{key}": found[key].value for key in LEARNED_COLUMNS if key in found}
+        elif self.samples is not None:
             rewards = np.array(self.reward.shaped(scores, texts, [row["prompt"] for row in rows]))
             kl = column_of(rows, "kl_policy_ref")
             share = captured(rewards[:, None], kl, self.reference_rewards, self.beta)
@@ -106,7 +110,8 @@ class Validation:
 def line(step: int, m: dict[str, float]) -> str:
     """The validation on one line."""
     share = f" | captured {m['val/captured']:.2f}" if "val/captured" in m else ""
-    counted = f" | counted {m['val/score_mean']:.3f}" if "val/score_mean" in m else ""
+    own = {"counted": "val/score_mean", "learned": "val/proxy", "gold": "val/gold"}
+    counted = "".join(f" | {word} {m[key]:.3f}" for word, key in own.items() if key in m)
     return (
         f"val  {step:>4} | sentiment {m['val/sentiment_mean']:.3f} "
         f"[{m['val/sentiment_ci_low']:.2f}, {m['val/sentiment_ci_high']:.2f}]{counted} | "

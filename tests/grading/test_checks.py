@@ -10,7 +10,7 @@ import pytest
 
 from grading import checks
 from grading.checks import CHECKS, EXERCISES, run_checks
-from grading.submission import BACKWARD, FORWARD, SHAPED, Mistake, Unfilled, load
+from grading.submission import BACKWARD, FORWARD, PREFERENCE, SHAPED, Mistake, Unfilled, load
 from grading.trees import cosine, log_softmax, make_tree, norm
 from tests.conftest import ROOT
 from tests.grading.conftest import SUBMISSIONS, solution_with, student_of
@@ -72,10 +72,12 @@ def test_token_weights_are_far_from_the_limit_on_the_trees_of_the_check():
 
 
 def test_a_hundred_points():
-    assert sum(check.points for check in CHECKS) == 100
+    assert sum(check.points for check in CHECKS if check.function != PREFERENCE) == 100
+    assert sum(check.points for check in CHECKS if check.function == PREFERENCE) == 10
     assert len({check.number for check in CHECKS}) == len(CHECKS)
     for check in CHECKS:
-        assert check.number.startswith({FORWARD: "1.", BACKWARD: "2.", SHAPED: "3."}[check.function])
+        first = {FORWARD: "1.", BACKWARD: "2.", SHAPED: "3.", PREFERENCE: "4."}[check.function]
+        assert check.number.startswith(first)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -86,7 +88,11 @@ def test_a_hundred_points():
 )
 def test_right_in_any_style(path, seed):
     for function, verdicts in results_of(path, seed).items():
-        assert [(c.number, str(m)) for c, m in verdicts if m] == [], function
+        wrong = [m for _, m in verdicts if m]
+        if function == PREFERENCE and path.parent.name == "right":  # which do without it: it is optional
+            assert wrong and all(isinstance(m, Unfilled) for m in wrong)
+        else:
+            assert [str(m) for m in wrong] == [], function
 
 
 MISTAKES = [p for p in sorted((SUBMISSIONS / "mistakes").glob("*.py")) if p.stem != "forward_loops_on_empty"]
@@ -111,6 +117,31 @@ def test_w_log_w_drives_the_policy_away():
         module = load(SUBMISSIONS / "mistakes" / "backward_w_log_w.py")
         checks.backward_descent(student_of(module), random.Random(0))
     assert float(re.search(r"to (\d+\.\d+)", str(caught.value)).group(1)) > 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "failed"),
+    [
+        ("max(r - c, 0) + log(1 + exp(-abs(r - c)))", set()),
+        ("-min(c - r, 0) + log(1 + exp(-abs(r - c)))", set()),
+        ("log(1 + exp(min(r - c, 500)))", {"4.3"}),  # finite, and 300 nats short
+        # the right values at a glance, but nothing flows where the choice is far off
+        ("-log(max(1 / (1 + exp(r - c)), 0.2))", {"4.1", "4.2", "4.3"}),
+        ("0.5 * (max(r - c, 0) + log(1 + exp(-abs(r - c))))", {"4.1", "4.2", "4.3"}),
+        ("max(c - r, 0) + log(1 + exp(-abs(r - c)))", {"4.1", "4.2", "4.3"}),
+        # a constant shift has the right gradient
+        ("1 + max(r - c, 0) + log(1 + exp(-abs(r - c)))", {"4.1", "4.3"}),
+    ],
+)
+def test_what_the_checks_of_the_preference_loss_see(loss, failed):
+    names = {"log": math.log, "exp": math.exp}
+    module = types.ModuleType("rewards")
+    module.preference_loss = lambda chosen, rejected: [
+        eval(loss, {**names, "c": c, "r": r}) for c, r in zip(chosen, rejected, strict=True)
+    ]
+    for seed in range(3):
+        verdicts = run_checks(student_of(module), PREFERENCE, seed)
+        assert {check.number for check, mistake in verdicts if mistake} == failed
 
 
 def test_unfilled_and_nan_earn_nothing():

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
+from grading.submission import FUNCTIONS
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.whole_kit
@@ -51,9 +52,7 @@ def accept(command: str) -> None:
         assert (ROOT / module).is_file(), f"{command}: no {module}"
         module = module.removesuffix(".py").replace("/", ".")
     if module == "rewards":
-        assert set(arguments) <= {"kl_penalty_forward", "kl_penalty_backward", "shaped_reward", "NAME"}, (
-            command
-        )
+        assert set(arguments) <= {*FUNCTIONS, "exploits", "NAME"}, command
         return
     script = importlib.import_module(module)
     if hasattr(script, "PARSER"):

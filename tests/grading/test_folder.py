@@ -33,14 +33,14 @@ def test_a_folder_of_submissions(tmp_path, capsys):
     assert grade_folder(place, table, 2, grade) == 0
     rows = {row["submission"]: row for row in csv.DictReader(table.open())}
     assert {name: float(row["score"]) for name, row in rows.items()} == {
-        "anna.py": 100, "berta/rewards.py": 0, "carl.py": 0, "dora.py": 0, "emil.py": 0,
+        "anna.py": 110, "berta/rewards.py": 0, "carl.py": 0, "dora.py": 0, "emil.py": 0,
     }  # fmt: skip
     assert "UTF-8" in rows["carl.py"]["message"] and "symbolic link" in rows["emil.py"]["message"]
     shutil.copy(ROOT / "rewards_solution.py", place / "carl.py")
     grade_folder(place, table, 2, grade)
     assert "4 kept from before" in capsys.readouterr().out
     rows = {row["submission"]: row for row in csv.DictReader(table.open())}
-    assert float(rows["carl.py"]["score"]) == 100 and float(rows["anna.py"]["score"]) == 100
+    assert float(rows["carl.py"]["score"]) == 110 and float(rows["anna.py"]["score"]) == 110
     (place / "carl.py").unlink()
     grade_folder(place, table, 2, grade)
     assert "carl.py" not in table.read_text()
@@ -210,7 +210,8 @@ def test_the_seal_sees_edits_and_not_spreadsheets(tmp_path):
     assert table.is_untouched(row)
     saved = [cell.replace(".", ",").replace("\u2212", "?") for cell in row]
     assert table.is_untouched(saved)
-    for place in (1, 2, 4, 6):
+    for field in ("score", *FUNCTIONS, "exploits", "message"):
+        place = FIELDS.index(field)
         assert not table.is_untouched([*row[:place], "2", *row[place + 1 :]])
 
 

@@ -87,7 +87,7 @@ def test_encodings_that_are_fine(tmp_path, prefix):
     body = (ROOT / "rewards_solution.py").read_bytes()
     if b"\r\n" in prefix:
         body = body.replace(b"\n", b"\r\n")
-    assert grader.grade(submitted(tmp_path, prefix + body), timeout=30)["score"] == 100
+    assert grader.grade(submitted(tmp_path, prefix + body), timeout=30)["score"] == 110
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_training_with_a_submission(tmp_path):
     assert re.search(trained, done.stdout), done.stdout
     results = json.loads((tmp_path / "results.json").read_text())
     assert_valid(results)
-    assert results["score"] == 100 and "-> val " in results["extra_data"]["training"]
+    assert results["score"] == 110 and "-> val " in results["extra_data"]["training"]
     assert "is not written yet" in grader.trial_run(ROOT / "rewards.py", steps=1)
     assert marked_processes() == []
 

@@ -61,13 +61,13 @@ def test_autograder(autograder, user):
     """A right file at the top, one a folder down, none at all, a link, and one that would steal the solution."""
     place = autograder / "submission"
     shutil.copy(ROOT / "rewards_solution.py", place / "rewards.py")
-    assert run_autograder(autograder, user)["score"] == 100
+    assert run_autograder(autograder, user)["score"] == 110
     (place / "rewards.py").rename(autograder / "rewards.py")
     results = run_autograder(autograder, user)
     assert results["score"] == 0 and "There is no file rewards.py" in results["output"]
     (place / "my work").mkdir()
     (autograder / "rewards.py").rename(place / "my work" / "rewards.py")
-    assert run_autograder(autograder, user)["score"] == 100
+    assert run_autograder(autograder, user)["score"] == 110
     (place / "rewards.py").symlink_to(place / "my work" / "rewards.py")
     assert "symbolic link" in run_autograder(autograder, user)["output"]
     (place / "rewards.py").unlink()

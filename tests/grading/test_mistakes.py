@@ -7,8 +7,8 @@ import types
 import pytest
 
 from grading.checks import CHECKS, run_checks
-from grading.mistakes import PROBE, WRONG_TERMS, diagnose
-from grading.submission import BACKWARD, FORWARD, Mistake, load
+from grading.mistakes import PREFERENCE_PROBE, PROBE, WRONG_PREFERENCE, WRONG_TERMS, diagnose
+from grading.submission import BACKWARD, FORWARD, PREFERENCE, Mistake, load
 from tests.grading.conftest import SUBMISSIONS, solution_with, student_of
 
 BOTH = ["d * d / 2", "w - 1 + d", "p * d", "-r * d", "p - r", "log(p)", "-log(p)", "-log(r)"]
@@ -66,6 +66,23 @@ def test_every_wrong_term_fails_and_is_named(function):
                 if check.function == function:
                     check.run(me, random.Random(0))
         assert diagnose(me, function) == [hint], term
+
+
+def test_every_wrong_preference_loss_fails_and_is_named():
+    """The stored numbers are those of these formulas of the gap d and p = sigmoid(d)."""
+    terms = ["log(p)", "-log(1 - p)", "log(1 - p)", "p", "1 - p", "-d", "max(0, 1 - d)", "-log(p) / log(2)"]
+    for term, (stored, hint) in zip(terms, WRONG_PREFERENCE.items(), strict=True):
+        code = compile(term, term, "eval")
+
+        def loss(chosen, rejected, code=code):
+            gaps = [c - r for c, r in zip(chosen, rejected, strict=True)]
+            return [eval(code, {"log": math.log, "d": d, "p": 1 / (1 + math.exp(-d))}) for d in gaps]
+
+        assert loss(*PREFERENCE_PROBE) == pytest.approx(stored, abs=1e-4)
+        module = types.ModuleType("rewards")
+        module.preference_loss = loss
+        _, first = next(run_checks(student_of(module), PREFERENCE, 0))
+        assert str(first).startswith(hint), term
 
 
 FAILS = {

@@ -53,6 +53,13 @@ def test_shaped_reward_by_hand():
     )
 
 
+def test_preference_by_hand():
+    """Equal scores: log 2. Odds of 3 to 1: -log 3/4, and -log 1/4 for the other choice."""
+    chosen, rejected = [0.0, math.log(3), 0.0, 0.0, 800.0], [0.0, 0.0, math.log(3), 800.0, 0.0]
+    wanted = [0.693147, 0.287682, 1.386294, 800.0, 0.0]
+    assert rewards_solution.preference_loss(chosen, rejected) == pytest.approx(wanted, abs=1e-6)
+
+
 def test_signatures_agree():
     for function in FUNCTIONS:
         assert inspect.signature(getattr(rewards, function), eval_str=True) == inspect.signature(

@@ -103,14 +103,14 @@ def test_one_hanging_function_costs_only_its_own_points(tmp_path):
         tmp_path, "def kl_penalty_forward(p, r, kl_coef=0.1):\n    while True:\n        pass\n"
     )
     results = grader.grade(path, timeout=12)
-    assert results["score"] == 65
+    assert results["score"] == 75
     assert points(results, "kl_penalty_forward") == 0
     assert "took too long" in results["tests"][0]["output"]
 
 
 def test_an_edge_case_that_hangs_costs_only_itself(tmp_path):
     path = solution_with(tmp_path, (SUBMISSIONS / "mistakes" / "forward_loops_on_empty.py").read_text())
-    assert grader.grade(path, timeout=12)["score"] == 97
+    assert grader.grade(path, timeout=12)["score"] == 107
 
 
 def test_killing_the_grader_takes_the_worker_with_it(tmp_path):
@@ -254,7 +254,7 @@ def test_as_an_unprivileged_user(open_folder, layers):
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
     assert {name: results["score"] for name, results in outcomes.items()} == {
-        name: 100 if name == "solution" else 0 for name in jobs
+        name: 110 if name == "solution" else 0 for name in jobs
     }
     assert "SECRET-IN" not in done.stdout
     assert [path.name for path in (open_folder / "canary").iterdir()] == ["secret.txt"]
@@ -305,7 +305,7 @@ def test_a_user_namespace_that_opens_and_then_refuses_the_maps(open_folder):
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((open_folder / "results.json").read_text())
-    assert results["score"] == 100
+    assert results["score"] == 110
     assert "network" in [text.split(":")[0] for text in results["extra_data"]["not_enforced"]]
 
 
@@ -315,7 +315,7 @@ def test_a_user_namespace_that_opens_and_then_refuses_the_maps(open_folder):
 def test_as_the_root_of_a_container(open_folder):
     """Root without CAP_SYS_ADMIN, as in Docker: the worker gets a user id of its own first."""
     python = system_python()
-    for source, score in (("rewards_solution.py", 100), ("tests/submissions/hostile/daemon.py", 0)):
+    for source, score in (("rewards_solution.py", 110), ("tests/submissions/hostile/daemon.py", 0)):
         shutil.copy(ROOT / source, open_folder / "rewards.py")
         done = subprocess.run(
             ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin",

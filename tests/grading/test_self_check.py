@@ -63,7 +63,10 @@ def test_the_stubs():
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert len(lines) == 3 and all(line.endswith("| not implemented yet") for line in lines)
+    assert [line.split(" | ")[1] for line in lines] == [
+        *["not implemented yet"] * 3,
+        "optional, not implemented yet",
+    ]
 
 
 def test_the_solution(tmp_path):
@@ -71,7 +74,17 @@ def test_the_solution(tmp_path):
     done = run(kit_with(tmp_path, SOLUTION))
     assert seconds_of_children() - used < 3
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("| right\n") == 3
+    assert done.stdout.count("| right\n") == 4
+
+
+def test_without_the_optional_function_all_is_right(tmp_path, capsys):
+    path = tmp_path / "rewards.py"
+    path.write_text(SOLUTION.partition("def preference_loss")[0], encoding="utf-8")
+    assert self_check.self_check(str(path)) == 0
+    assert "| optional, not implemented yet" in capsys.readouterr().out
+    path.write_text(SOLUTION.replace("def preference_loss", "def preference_los"), encoding="utf-8")
+    assert self_check.self_check(str(path)) == 1
+    assert "did you mean preference_los to be it?" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_function(tmp_path):
@@ -270,6 +283,7 @@ def test_an_import_inside_a_function_costs_that_function(said):
         "right",
         "right",
         "wrong: 0 of 8 checks passed",
+        "right",
     ]
     assert "it imports grading, but it is graded with" in " ".join(" ".join(lines).split())
 

@@ -101,10 +101,11 @@ def test_the_examples_are_right(variant, number):
     source = text_of(variant(number), "rewards.py")
     calls = re.findall(r"^        (\w+\(.*\))  ->  (\[.*\])$", source, re.M)
     assert [call.split("(")[0] for call, _ in calls] == list(FUNCTIONS)
-    forward, backward, shaped = [(call, eval(result)) for call, result in calls]
+    forward, backward, shaped, preference = [(call, eval(result)) for call, result in calls]
     names = {name: getattr(rewards_solution, name) for name in FUNCTIONS}
     assert eval(forward[0], names) == pytest.approx(forward[1], abs=2e-3)
     assert eval(backward[0], names) == pytest.approx(backward[1], abs=2e-3)
+    assert eval(preference[0], names) == pytest.approx(preference[1], abs=2e-3)
 
     words = re.search(
         r"probabilities (\S+) and (\S+), pi_ref gave them (\S+) and (\S+), kl_coef = (\S+):", source

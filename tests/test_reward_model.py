@@ -1,0 +1,274 @@
+"""The reward model: its gradient, its scale, and the whole chain from pairs to a policy trained on it.
+
+pytest tests/test_reward_model.py
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rewards_solution
+import train
+from baselines import preferences, reward_model
+from baselines.reward_model import load_encoder, load_sets, standardise, with_gradient
+from kit.base.errors import UserError
+from kit.base.runs import read_config, read_metrics, read_samples
+from kit.lm.models import MINI
+from kit.train.session import Session
+from sentiment import RewardModel, load_reward_model, load_scorer
+
+TEXTS = [
+    "A delight from start to end.",
+    "Dull.",
+    "",
+    "It is a film about a town, and about its people.",
+    "!!!",
+]
+
+
+def test_the_gradient_is_that_of_bradley_and_terry():
+    """The solution's values and difference quotients against torch's logsigmoid, weights included."""
+    gaps = torch.tensor([[2.0, -1.0, 0.0, 30.0, -800.0], [0.5, 1.5, 0.0, 0.0, 800.0]])
+    found, wanted = gaps.clone().requires_grad_(), gaps.clone().requires_grad_()
+    loss = with_gradient(rewards_solution.preference_loss, *(2 * found))
+    exact = -torch.nn.functional.logsigmoid(2 * wanted[0] - 2 * wanted[1]).mean()
+    loss.backward()
+    exact.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
+    assert torch.allclose(found.grad, wanted.grad, atol=1e-6)
+    # by hand: equal scores, slope -1/2 of one pair in five, times 2
+    assert found.grad[0, 2] == pytest.approx(-1 / 2 * 2 / 5)
+
+
+def test_another_loss_is_the_one_that_is_trained():
+    scores = torch.tensor([1.0, 2.0]).requires_grad_()
+    with_gradient(
+        lambda c, r: [3 * (b - a) for a, b in zip(c, r, strict=True)], scores, torch.zeros(2)
+    ).backward()
+    assert scores.grad.tolist() == pytest.approx([-1.5, -1.5])
+
+
+def test_the_scale_is_free_and_set_at_the_end():
+    loaded = load_encoder("judge")
+    proxy = RewardModel(loaded.model, loaded.tokenizer)
+    assert loaded.model.config.num_labels == 1
+    before = proxy(TEXTS)
+    standardise(proxy, TEXTS[:4])
+    after = proxy(TEXTS)
+    assert np.mean(after[:4]) == pytest.approx(0, abs=1e-4) and np.std(after[:4]) == pytest.approx(
+        1, abs=1e-3
+    )
+    assert np.argsort(after).tolist() == np.argsort(before).tolist()
+    # a blank text has a score of its own, not 0 or 0.5
+    assert after[2] != after[4]
+
+
+def test_gold_is_on_the_scale_of_the_annotators_held_out_texts():
+    loaded = load_encoder("judge")
+    loaded.model.config.annotator = {"kind": "sentiment", "sentiment_model": "m", "mean": 1.0, "std": 2.0}
+    proxy = RewardModel(loaded.model, loaded.tokenizer)
+    assert proxy.gold([0.5, 0.75], ["a", "b"]) == pytest.approx([-0.5, (math.log(3) - 1) / 2])
+    loaded.model.config.annotator = None
+    assert proxy.gold([0.5], ["a"]) == [None]
+
+
+def test_a_file_of_choices_holds_out_every_tenth(tmp_path):
+    file = tmp_path / "choices.jsonl"
+    rows = [{"prompt": "p", "chosen": f"good {i}", "rejected": "bad"} for i in range(21)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs, sets, annotator = load_sets(str(file))
+    assert [row["chosen"] for row in sets["accuracy"]] == ["good 0", "good 10", "good 20"]
+    assert [row["chosen"] for row in pairs] == [f"good {i}" for i in range(21) if i not in (0, 10, 20)]
+    assert annotator is None
+    file.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(UserError, match="one pair is too few"):
+        load_sets(str(file))
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[1]", "no", '{"annotator": {"kind": "sentiment"}}'])
+def test_a_damaged_folder_is_one_sentence(damaged, tmp_path):
+    (tmp_path / "annotator.json").write_text(damaged)
+    with pytest.raises(UserError, match=r"annotator\.json is damaged"):
+        load_sets(str(tmp_path))
+    (tmp_path / "annotator.json").unlink()
+    with pytest.raises(UserError, match=r"annotator\.json: cannot be read"):
+        load_sets(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "--pairs FOLDER is needed"),
+        ("--pairs nowhere", "nowhere: no such file"),
+        ("--pairs x --epochs 0", "--epochs 0"),
+        ("--pairs x --learning_rate 0", "--learning_rate 0"),
+        ("--pairs x --pears 3", r"did you mean --pairs\?"),
+    ],
+)
+def test_a_users_error_is_one_sentence(flags, says, tmp_path, monkeypatch):
+    argv = ["reward_model", *flags.split(), "--use_solution", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(UserError, match=says) as error:
+        reward_model.main()
+    assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
+
+
+def test_without_the_loss_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reward_model", "--pairs", "x", "--output_dir", str(tmp_path)])
+    with pytest.raises(UserError, match=r"preference_loss .* is not written yet"):
+        reward_model.main()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--reward_model x --hackable_reward", "keep one"),
+        ("--reward_model x --reward_shaping sparse", "give --reward_shaping linear"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags, says):
+    with pytest.raises(UserError, match=says):
+        train.PARSER.parse(flags.split())
+
+
+def test_what_is_no_reward_model(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        load_reward_model(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="has 2 classes, not one number"):
+        load_reward_model(str(MINI / "judge"))
+
+
+# ------------------------------------------------------------------------------------------- the whole chain
+
+SMALL = "--model mini --sentiment_model mini --max_completion_length 8"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, few_validation_prompts) -> Path:
+    """24 pairs of a biased annotator, a reward model of six steps (rm), and two steps of GRPO on it (on)."""
+    folder = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preferences, "HELD_OUT", 8)
+        flags = f"--pairs 24 --bias length --strength 40 --out {folder / 'pairs'} {SMALL}"
+        preferences.main(flags.split())
+        learn(patch, folder, "rm")
+        grpo = f"--reward_model {folder / 'rm'} --output_dir {folder} --run_name on {SMALL} --max_steps 2"
+        grpo += " --prompts_per_step 2 --num_generations 2 --eval_every 1"
+        patch.setattr(sys, "argv", ["train.py", *grpo.split()])
+        train.main()
+    return folder
+
+
+def learn(patch: pytest.MonkeyPatch, folder: Path, name: str, more: str = "") -> None:
+    flags = (
+        f"--pairs {folder / 'pairs'} --use_solution --epochs 2 --batch_size 8 --save_steps 2 --eval_every 2"
+    )
+    flags += f" --learning_rate 1e-3 --output_dir {folder} --run_name {name} {more}"
+    patch.setattr(sys, "argv", ["reward_model", *flags.split()])
+    reward_model.main()
+
+
+@pytest.mark.slow
+def test_the_pairs_are_what_the_annotator_says(chain):
+    about = json.loads((chain / "pairs" / "annotator.json").read_text())
+    lines = {name: (chain / "pairs" / f"{name}.jsonl").read_text().splitlines()
+             for name in ("pairs", "held_out", "turned")}  # fmt: skip
+    assert {name: len(found) for name, found in lines.items()} == {"pairs": 24, "held_out": 8, "turned": 8}
+    held_out, turned = ([json.loads(line) for line in lines[name]] for name in ("held_out", "turned"))
+    for one, other in zip(held_out, turned, strict=True):  # the same texts
+        assert one["prompt"] == other["prompt"]
+        assert {one["chosen"], one["rejected"]} == {other["chosen"], other["rejected"]}
+    for rows, sign in (
+        (held_out, 1),
+        (turned, -1),
+    ):  # at 40 nats the longer one, and turned round the shorter
+        assert all(sign * (len(row["chosen"].split()) - len(row["rejected"].split())) >= 0 for row in rows)
+    texts = [row[key] for row in held_out for key in ("chosen", "rejected")]
+    gold = [math.log(p / (1 - p)) for p in load_scorer(str(MINI / "sentiment"))(texts)]
+    assert about["annotator"]["mean"] == pytest.approx(np.mean(gold), abs=1e-4)
+    assert about["annotator"]["std"] == pytest.approx(np.std(gold), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_reward_model_goes_where_every_model_goes(chain):
+    run = chain / "rm"
+    assert read_config(run)["method"] == "reward_model" and read_config(run)["num_pairs"] == 24
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows if "val/accuracy" in row] == [0, 2, 4, 6]
+    assert all(0 <= row["val/accuracy_turned"] <= 1 for row in rows if "val/accuracy" in row)
+    # before the first step the new layer is nearly 0: log 2
+    assert next(row["train/loss"] for row in rows if "train/loss" in row) == pytest.approx(
+        math.log(2), abs=0.02
+    )
+    assert not [*run.rglob("README.md")] and (run / "final" / "model.safetensors").is_file()
+    held_out = [json.loads(line) for line in (chain / "pairs" / "held_out.jsonl").read_text().splitlines()]
+    scores = load_reward_model(str(run))([row[key] for row in held_out for key in ("chosen", "rejected")])
+    assert np.mean(scores) == pytest.approx(0, abs=1e-3) and np.std(scores) == pytest.approx(1, abs=1e-2)
+    with pytest.raises(UserError, match="its gold reward is by mini/sentiment, not other"):
+        load_reward_model(str(run), sentiment_model="other")
+
+
+@pytest.mark.slow
+def test_a_resumed_reward_model_has_the_same_bytes(chain, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(self, step, **_):
+        if step == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(reward_model.RunSession, "check_weights", lambda self, step, model: kill(self, step))
+        learn(patch, chain, "killed")
+    assert not (chain / "killed" / "final").exists()
+    learn(monkeypatch, chain, "ignored", f"--resume {chain / 'killed'}")
+    whole, resumed = (
+        (chain / name / "final" / "model.safetensors").read_bytes() for name in ("rm", "killed")
+    )
+    assert whole == resumed
+    with pytest.raises(UserError, match="it is finished"):
+        learn(monkeypatch, chain, "ignored", f"--resume {chain / 'killed'}")
+
+
+@pytest.mark.slow
+def test_the_policy_is_trained_on_the_learned_reward_and_gold_is_only_watched(chain):
+    run, model = chain / "on", load_reward_model(str(chain / "rm"))
+    args = train.PARSER.parse(["--reward_model", str(chain / "rm"), *SMALL.split()])
+    assert Session("grpo", args, []).score(TEXTS) == pytest.approx(model(TEXTS))
+    rows, samples = read_metrics(run), read_samples(run)
+    validated = [row for row in rows if "val/gold" in row]
+    assert [row["step"] for row in validated] == [0, 1, 2]
+    assert not any("gold" in key for row in rows for key in row if key.startswith("train/"))
+    for row in validated:
+        mine = [sample for sample in samples if sample["step"] == row["step"]]
+        proxy = model([sample["completion"] for sample in mine])
+        assert row["val/proxy"] == pytest.approx(np.mean(proxy), abs=1e-4)
+        gold = model.gold([s["sentiment"] for s in mine], [s["completion"] for s in mine])
+        assert row["val/gold"] == pytest.approx(np.mean(gold), abs=1e-4)
+        assert "val/captured" not in row
+    assert set(read_config(run)["digests"]) >= {"reward_model"}
+    final, base = (load_file(path / "model.safetensors") for path in (run / "final", MINI / "policy"))
+    assert any(not torch.equal(final[name], base[name].float()) for name in final)
+
+
+@pytest.mark.slow
+def test_evaluate_has_both_rewards_and_the_figure(chain, tmp_path):
+    import evaluate
+
+    flags = f"base on={chain / 'on'} --out {tmp_path / 'out'} --num_prompts 3 --num_samples 1 --frontier_samples 4"
+    evaluate.main([*flags.split(), "--max_new_tokens", "8", "--judge", "none"])
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["settings"]["reward_model"] == str(chain / "rm")
+    assert all({"proxy", "gold"} <= set(model["metrics"]) for model in found["models"])
+    kinds = [(curve["name"], curve["kind"], len(curve["points"])) for curve in found["overoptimization"]]
+    assert kinds == [("on", "rl", 3), ("best of n", "bon", 3)]  # n = 1, 2, 4
+    assert [point["n"] for point in found["frontier"]["best_of_n_learned"]] == [1, 2, 4]
+    assert (tmp_path / "out" / "overoptimization.png").is_file()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Gao et al. 2022" in page
