@@ -76,27 +76,36 @@ def test_the_parts_of_a_step_by_hand(lora, trained):
     assert (parts["Adam"], parts["gradients"]) == (8 * trained, 4 * trained)
     fixed = parts["weights"] + parts["reference, classifier"] + parts["Adam"]
     assert parts["peak while sampling"] == fixed + COMPLETIONS * (8 * 2 * 32 * (PROMPT + 20 + 48) + 12 * 2000)
-    # At the peak of the backward pass there are the log-probs and two gradients of their size
-    logits = 4 * 4 * 20 * 2000
-    assert parts["peak of the backward pass"] >= fixed + parts["gradients"] + 3 * logits
+    # At the peak of the backward pass the log-probs, which are kept, have two gradients of their size
+    kept, logits = parts["kept for the backward pass"], 4 * 4 * 20 * 2000
+    peak = fixed + parts["gradients"] + kept + 2 * logits
+    assert parts["peak of the backward pass"] == pytest.approx(peak, rel=1e-4)
 
 
-def test_what_is_kept_for_the_backward_pass_is_what_the_trainers_forward_keeps():
+def test_the_count_without_data_is_that_of_the_trainers_forward_and_its_backward_pass():
     torch.manual_seed(0)
     policy = GPT2LMHeadModel(GPT2Config(**CONFIG, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)).train()
     follow_mask_positions(policy)
     fuse_gelu(policy)
     add_plain_head(policy, 1.0)
+    for p in policy.parameters():  # of the micro-batch before
+        p.grad = torch.zeros_like(p)
     ids = torch.randint(2000, (4, PROMPT + 20))
     labels = ids.masked_fill(torch.arange(PROMPT + 20) < PROMPT, -100)
     mask = torch.ones_like(ids)
     mask[0, :2] = 0  # a shorter prompt, as in most micro-batches
     with Counted() as count:
-        count.add([*policy.parameters(), ids, labels, mask])
+        count.add([*policy.parameters(), *(p.grad for p in policy.parameters()), ids, labels, mask])
         before = count.live
         out = policy(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-    kept = step(GPT2Config(**CONFIG), 4, 20, lora=False)["kept for the backward pass"]
-    assert before == 4 * GPT2_NUMBERS + 3 * ids.nbytes
-    assert count.live - before == pytest.approx(kept, rel=0.02)
+        kept = count.live - before
+        with count.during("backward"):
+            out.log_probs.sum().backward()
+    parts = step(GPT2Config(**CONFIG), 4, 20, lora=False)
+    fixed = sum(parts[part] for part in ("weights", "reference, classifier", "Adam", "gradients"))
+    assert before == 8 * GPT2_NUMBERS + 3 * ids.nbytes
+    assert kept == pytest.approx(parts["kept for the backward pass"], rel=0.02)
+    peak = parts["peak of the backward pass"] - fixed
+    assert count.peaks["backward"] - before == pytest.approx(peak, rel=0.02)
     del out
     assert count.live == before
