@@ -93,7 +93,9 @@ def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
         line.append(f"{fmean(generated_tokens(read_metrics(run)) for run in runs):,.0f}" if runs else "")
         lines.append([*line, clock(fmean(spent)) if spent else ""])
     labels = [METRICS[key].label for key in DIGITS]
-    return markdown(["", *labels, "Verdicts", "Tokens sampled", "Wall-clock"], lines)
+    end = None if any(line[-1] for line in lines) else -1  # runs that were trained elsewhere have no times
+    header = ["", *labels, "Verdicts", "Tokens sampled", "Wall-clock"]
+    return markdown(header[:end], [line[:end] for line in lines])
 
 
 def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:

@@ -97,7 +97,7 @@ def test_histories_are_averaged_where_all_seeds_have_a_value():
     ("seconds", "mean", "end"),
     [
         ([60.0, 120.0], "0.88 [0.75, 1.00]", "| 1 drifting, 1 healthy | 1,000 | 1:30 |"),
-        ([None], "0.75", "| 1 healthy | 1,000 |  |"),  # trained by other means
+        ([None], "0.75", "| 1 healthy | 1,000 |"),  # trained by other means
     ],
 )
 def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seconds, mean, end, tmp_path):

@@ -230,6 +230,6 @@ def test_no_page_speaks_of_the_bundled_policy_that_was():
     files = [
         p for room in rooms for end in ("md", "py", "ipynb", "yaml") for p in ROOT.glob(f"{room}/*.{end}")
     ]
-    assert {"README.md", "results.md", "rewards.py", "demo.ipynb", "best.yaml"} <= {p.name for p in files}
+    assert {"README.md", "results.md", "rewards.py", "colab.ipynb", "best.yaml"} <= {p.name for p in files}
     old = re.compile(r"\b0\.766\b|\brambl[e]")
     assert [str(p.relative_to(ROOT)) for p in files if old.search(p.read_text(encoding="utf-8"))] == []
