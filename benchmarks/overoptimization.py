@@ -149,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(
                 [name, READ[p], *cells(of_seeds, {key: digits for key, (_, digits) in COLUMNS.items()})]
             )
-            found = [of_run(READ[p], read_samples(folder)) for folder in folders]
-            panels[name].append(together(p, [curve for curve in found if curve]))
+            found = [of_run(p, read_samples(folder)) for folder in folders]
+            panels[name].append(together(READ[p], [curve for curve in found if curve]))
     text = markdown(["pairs", "penalty", *(title for title, _ in COLUMNS.values())], rows)
     write_between(PAGE, "written by benchmarks.overoptimization", text)
     figure(panels).savefig(PAGE.parent / "overoptimization.png", dpi=110)
