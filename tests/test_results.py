@@ -4,6 +4,7 @@ pytest tests/test_results.py
 """
 
 import json
+import math
 import os
 import re
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import measured, results, step_time, verdict
+from benchmarks import measured, overoptimization, results, step_time, verdict
 from benchmarks.measured import keep, kept_lines, of_training
 from kit.base.errors import UserError
 from kit.lm.models import ModelChoice
@@ -233,3 +234,31 @@ def test_no_page_speaks_of_the_bundled_policy_that_was():
     assert {"README.md", "results.md", "rewards.py", "colab.ipynb", "best.yaml"} <= {p.name for p in files}
     old = re.compile(r"\b0\.766\b|\brambl[e]")
     assert [str(p.relative_to(ROOT)) for p in files if old.search(p.read_text(encoding="utf-8"))] == []
+
+
+def test_a_row_of_the_learned_rewards_by_hand(tmp_path):
+    """Two prompts at three validations; the gold reward is highest at the second, 4 nats from the base."""
+    model, run = tmp_path / "rm", tmp_path / "run"
+    for folder in (model, run):
+        folder.mkdir()
+    (model / "metrics.jsonl").write_text('{"step": 9, "val/accuracy": 0.75}\n')
+    rows = [  # step, KL, learned, gold, text
+        (0, 0.0, (0.0, 2.0), (1.0, 1.0), "Fine."),
+        (2, 4.0, (1.0, 3.0), (3.0, 2.0), "Fine!"),
+        (4, 9.0, (4.0, 3.0), (1.0, 2.0), "!"),
+    ]
+    lines = [
+        {"step": step, "prompt": "p", "completion": text if i else "Fine.", "kl_policy_ref": kl, "proxy": proxy[i],
+         "gold": gold[i]}
+        for step, kl, proxy, gold, text in rows for i in (0, 1)
+    ]  # fmt: skip
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = overoptimization.numbers(model, run)
+    turn = found.pop("turn")
+    assert found == pytest.approx(
+        {"accuracy": 0.75, "learned": 2.5, "gold": 0.5, "best": 1.5, "at": 2.0, "word": 0.5}
+    )
+    # d (a - b log d) through 1.5 at 2 and 0.5 at 3: a - b log 2 = 3/4, a - b log 3 = 1/6
+    b = (3 / 4 - 1 / 6) / (math.log(3) - math.log(2))
+    assert turn == pytest.approx(math.exp((3 / 4 + b * math.log(2)) / b - 1))
+    assert {*found, "turn"} <= {*overoptimization.COLUMNS}
