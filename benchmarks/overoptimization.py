@@ -39,7 +39,7 @@ BIAS = "exclamation"  # some of the base's texts have a mark: enough to be learn
 SETS = {f"{n}": ["--pairs", f"{n}"] for n in (100, 400, 1600, 6400)}
 SETS["1600-biased"] = ["--pairs", "1600", "--bias", BIAS, "--strength", "4"]
 PENALTIES = {"none": [], "beta-0.3": ["--beta=0.3"]}
-READ = {"none": "no penalty", "beta-0.3": "--beta 0.3", "proxy": "learned", "gold": "gold"}
+READ = {"none": "no penalty", "beta-0.3": "--beta 0.3"}
 COLUMNS = {  # key: (title, digits); rewards are gains over the base, in standard deviations of its samples
     "accuracy": ("accuracy", 2),
     "accuracy_turned": ("bias turned", 2),
@@ -99,19 +99,12 @@ def best_of_n(models: Sequence[Path]) -> Curve:
 
 
 def figure(panels: dict[str, list[Curve]]) -> Figure:
-    """A panel for each set of pairs: learned reward dashed, gold solid, against the distance; lines are Gao's fits."""
+    """A panel for each set of pairs: learned reward hollow, gold filled, against the distance; lines are Gao's fits."""
     drawn, axes = plots.grid(1, len(panels), (15.0, 4.2), sharex=True, sharey=True)
     for ax, (name, curves) in zip(axes[0], panels.items(), strict=True):
         for index, curve in enumerate(curves, start=1):
-            look = plots.style(index)
-            for reward, line in zip(REWARDS, ("--", "-"), strict=True):
-                ax.plot(curve.delta, curve.rewards[reward].mean(axis=1), look.marker, color=look.color, ms=3,
-                    mfc="none" if reward == "proxy" else look.color)  # fmt: skip
-                if found := fit(curve, reward):
-                    x = np.linspace(0, curve.delta.max(), 200)
-                    ax.plot(
-                        x, found(x), line, color=look.color, lw=1.3, label=f"{curve.name}, {READ[reward]}"
-                    )
+            for reward, title in REWARDS.items():
+                plots.points_and_fit(ax, curve, reward, plots.style(index), f"{curve.name}, {title}")
         ax.set_title(f"{name.replace('-', ' ')} pairs", loc="left")
         ax.set_xlabel("δ = √KL(π‖π_ref)")
     axes[0, 0].set_ylabel("gain over the base, std of its samples")

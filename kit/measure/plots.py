@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure  # no pyplot: no global state, and no window on any machine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kit.base.errors import UserError
-from kit.measure.goodhart import REWARDS, Curve, fit
+from kit.measure.goodhart import REWARDS, Curve, Fit, fit
 
 KL_LABEL = "KL(π‖π_ref), nats per completion"
 RC = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 9.5}
@@ -203,6 +204,17 @@ def reward_against_kl(
     return figure
 
 
+def points_and_fit(ax: Axes, curve: Curve, reward: str, look: Style, label: str) -> tuple[Line2D, Fit | None]:
+    """The measured points of one reward, hollow if it is the learned one, and Gao's fit as a line."""
+    face, line = ("none", "--") if reward == "proxy" else (look.color, "-")
+    if found := fit(curve, reward):
+        x = np.linspace(0, curve.delta.max(), 200)
+        ax.plot(x, found(x), color=look.color, ls=line, lw=1.4)
+    pen: dict[str, Any] = {"color": look.color, "ls": "", "marker": look.marker, "mfc": face, "ms": 4}
+    (points,) = ax.plot(curve.delta, curve.rewards[reward].mean(axis=1), label=label, **pen)
+    return points, found
+
+
 def overoptimization(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     """Learned and gold reward against sqrt(KL(pi||pi_ref)): left of policies in training, right of best of n.
 
@@ -215,19 +227,14 @@ def overoptimization(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     ):
         for curve in (c for c in curves if c.kind == kind):
             look = style(names.index(curve.name) if curve.name in names else -1)
-            for key, line in zip(REWARDS, ("--", "-"), strict=True):
-                gain = curve.rewards[key].mean(axis=1)
-                face = "none" if key == "proxy" else look.color
-                label = f"{curve.name}: {'learned' if key == 'proxy' else key} reward"
-                if found := fit(curve, key):
+            for key, title in REWARDS.items():
+                points, found = points_and_fit(ax, curve, key, look, f"{curve.name}: {title} reward")
+                if found:
                     (a, a0, a1), (b, b0, b1), (turn, *_) = found.as_dict().values()
-                    label += f"\nα {a:.2f} [{a0:.2f}, {a1:.2f}], β {b:.2f} [{b0:.2f}, {b1:.2f}]"
-                    x = np.linspace(0, curve.delta.max(), 200)
-                    ax.plot(x, found(x), color=look.color, ls=line, lw=1.4)
+                    fitted = f"α {a:.2f} [{a0:.2f}, {a1:.2f}], β {b:.2f} [{b0:.2f}, {b1:.2f}]"
+                    points.set_label(f"{points.get_label()}\n{fitted}")
                     if key == "gold" and turn < curve.delta.max():
                         ax.axvline(turn, color=look.color, lw=0.8, ls=":")
-                pen = {"color": look.color, "ls": "", "marker": look.marker, "mfc": face, "ms": 5}
-                ax.plot(curve.delta, gain, label=label, **pen)
         ax.set_title(title, loc="left")
         ax.set_xlabel("δ = √KL(π‖π_ref), KL in nats per completion")
         if ax.get_legend_handles_labels()[0]:
