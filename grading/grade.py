@@ -2,7 +2,6 @@
 
     python -m grading.grade SUBMISSION.py --out results.json       one submission, in Gradescope's format
     python -m grading.grade --all FOLDER --csv grades.csv          a folder of them, in parallel; run again to resume
-    python -m grading.grade SUBMISSION.py --train                  and see what it trains, in a few dozen steps
 
 The submission never runs in this process. A worker (`sandbox.py` starts it, `worker.py` is it), shut in as far as the
 kernel allows, gets inputs on a pipe and returns numbers; every verdict is drawn here, from instances seeded by
@@ -14,9 +13,7 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -116,41 +113,6 @@ def grade(
     return results
 
 
-# ---- a trial run -------------------------------------------------------------------------------------------
-
-# what training needs of the kit
-KIT = "requirements.txt train.py data.py reward_utils.py sentiment.py configs grading kit mini".split()
-
-
-def trial_run(submission: Path, steps: int, timeout: float = 900.0) -> str:
-    """Train the mini model with the submission's forward penalty, shut in like the checks.
-
-    Returns the first and the last validation, or what went wrong. For the instructor's eyes, and worth no points: the
-    numbers come from the submission's own process.
-    """
-    source = read_submission(submission)
-    with tempfile.TemporaryDirectory(prefix="grading-kit-") as folder:
-        kit = Path(folder)
-        for name in KIT:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-            copy(ROOT / name, kit / name)
-        (kit / "rewards.py").write_text(source, encoding="utf-8")
-        for path in (kit, *kit.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        flags = "--model mini --sentiment_model mini --kl_type forward --unchecked --run_name run"
-        flags += f" --max_steps {steps} --save_steps {10 * steps}"
-        with Sandbox(source, timeout, kit=kit) as sandbox:
-            command = [sys.executable, "train.py", *flags.split()]
-            reply = sandbox.launch({"command": command, "folder": str(kit)})
-    if "lost" in reply:
-        return f"Training {reply['lost']}."
-    said = str(reply.get("said")).strip().splitlines() or ["it said nothing"]
-    validations = [line for line in said if line.startswith("val ")]
-    if reply.get("status") != 0 or not validations:
-        return f"Training did not finish: {cut(said[-1])}"
-    return f"Trained with kl_penalty_forward: {cut(validations[0])} -> {cut(validations[-1])}"
-
-
 # ---- command line ------------------------------------------------------------------------------------------
 
 
@@ -166,21 +128,12 @@ def main(argv: list[str] | None = None) -> None:
     add("--all", type=path, metavar="FOLDER", help="grade *.py and */rewards.py of a folder instead")
     add("--csv", type=path, default=Path("grades.csv"), help="the table of --all")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="submissions graded at a time by --all")
-    add("--train", action="store_true", help="also train the mini model with it, for no points")
-    add("--max_steps", type=int, default=20, help="steps of --train")
     add("--timeout", type=float, default=30.0, help="seconds for the code of one submission")
     args = parser.parse_args(argv)
-    for wrong, what in (
-        ((args.submission is None) == (args.all is None), "name one submission, or a folder with --all"),
-        (
-            min(args.timeout, args.jobs, args.max_steps) <= 0,
-            "--timeout, --jobs, --max_steps must be positive",
-        ),
-        (args.train and args.all is not None, "--train takes one submission at a time"),
-        (args.train and not (ROOT / "train.py").exists(), "--train needs the whole kit"),
-    ):
-        if wrong:
-            parser.error(what)
+    if (args.submission is None) == (args.all is None):
+        parser.error("name one submission, or a folder with --all")
+    if min(args.timeout, args.jobs) <= 0:
+        parser.error("--timeout and --jobs must be positive")
     if sys.platform != "linux":
         raise UserError("submissions are shut in by means of Linux; on other systems grade in a container")
     if args.all is not None:
@@ -196,22 +149,18 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(bool(failed))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
-    grade_one(args.submission, args.out, args.timeout, args.max_steps if args.train else 0)
+    grade_one(args.submission, args.out, args.timeout)
 
 
-def grade_one(submission: Path, out: Path | None, timeout: float, steps: int) -> None:
-    """Grade a file and show the checks; with `steps` above 0 train with it too."""
+def grade_one(submission: Path, out: Path | None, timeout: float) -> None:
+    """Grade a file and show the checks."""
     try:
         results = grade(submission, out, timeout)
-        if not results["extra_data"]:
-            print(f"{results['output']} 0 of 100 points.", file=sys.stderr)
-            raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2)
-        if steps:
-            results["extra_data"]["training"] = trained = trial_run(submission, steps)
-            results["output"] += f" {trained}"
-            write_results(results, out)
     except OSError as error:
         raise UserError(f"grading failed: {error}") from None
+    if not results["extra_data"]:
+        print(f"{results['output']} 0 of 100 points.", file=sys.stderr)
+        raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2)
     for test in results["tests"]:
         print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
         if test["status"] == "failed":

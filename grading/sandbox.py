@@ -57,12 +57,10 @@ def read_submission(
 ) -> str:
     """The text of a regular, small, UTF-8 file; Refused for anything else. A link is not followed."""
     data = read_plain(path, largest, advice)
-    for wrong, what in (
-        (b"\0" in data, "not UTF-8 text, it has NUL bytes: save it as UTF-8"),
-        (not data.strip(), "empty: save it, and submit it again"),
-    ):
-        if wrong:
-            raise Refused(f"{path.name} is {what}.")
+    if b"\0" in data:
+        raise Refused(f"{path.name} is not UTF-8 text, it has NUL bytes: save it as UTF-8.")
+    if not data.strip():
+        raise Refused(f"{path.name} is empty: save it, and submit it again.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -78,9 +76,7 @@ class Sandbox(contextlib.AbstractContextManager):
 
     count = itertools.count()
 
-    def __init__(
-        self, source: str, timeout: float, layers: Sequence[str] = LAYERS, kit: Path | None = None
-    ) -> None:
+    def __init__(self, source: str, timeout: float, layers: Sequence[str] = LAYERS) -> None:
         check_unreadable(ROOT)
         # On a busy machine a few hundred questions take longer, which is no fault of the submission.
         timeout *= min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
@@ -95,22 +91,20 @@ class Sandbox(contextlib.AbstractContextManager):
         can_read = "namespaces" in layers or all(p.stat().st_mode & 5 == 5 for p in folders)
         own = 61184 + (31 * os.getpid() + next(Sandbox.count)) % 4300
         self.uid = own if os.geteuid() == 0 and can_read else None
-        self.threads = (os.cpu_count() or 1) if kit else 1
-        disk = (1 << 30) if kit else (16 << 20)
         self.settings = {
             "parent": os.getpid(),
             "layers": layers,
             "uid": self.uid,
-            "readable": readable_paths() + ([str(kit)] if kit else []),
-            "disk": disk,
+            "readable": readable_paths(),
+            "disk": 16 << 20,
             "limits": {
-                "AS": (64 << 30) if kit else (1 << 30),
-                "DATA": (4 << 30) if kit else (512 << 20),
-                "CPU": int(timeout) * self.threads + 2,
-                "FSIZE": disk // 2,
+                "AS": 1 << 30,
+                "DATA": 512 << 20,
+                "CPU": int(timeout) + 2,
+                "FSIZE": 8 << 20,
                 "NOFILE": 256,
                 "CORE": 0,
-                "NPROC": 128 if kit else 24,
+                "NPROC": 24,
             },
         }
 
@@ -134,16 +128,6 @@ class Sandbox(contextlib.AbstractContextManager):
 
     def start(self) -> str:
         """Start a process and import the submission in it; empty, or why that failed."""
-        reply = self.launch({"source": self.source})
-        if reply.get("loaded") is True:
-            return ""
-        self.stop()
-        if "lost" in reply:
-            return f"the file {reply['lost']} while it was being imported"
-        return f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
-
-    def launch(self, request: dict) -> dict:
-        """Start a process and return its answer to its first request."""
         self.scratch = Path(tempfile.mkdtemp(prefix="grading-"))
         here = Path(__file__).parent
         for name in ("worker.py", "submission.py"):
@@ -157,10 +141,7 @@ class Sandbox(contextlib.AbstractContextManager):
             "HOME": str(self.scratch),
             "TMPDIR": str(self.scratch),
             "GRADING_WORKER": self.scratch.name,
-            "OMP_NUM_THREADS": str(self.threads),
-            "OMP_WAIT_POLICY": "passive",  # as kit/base/screen.py
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
+            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(self.scratch / "worker.py"), json.dumps(self.settings)],
@@ -177,14 +158,20 @@ class Sandbox(contextlib.AbstractContextManager):
         for pipe in self.pipes:
             os.set_blocking(pipe.fileno(), False)
         started = time.monotonic()
-        ready = self.exchange(request, started + STARTUP)  # nothing of the submission has run yet
+        ready = self.exchange({"source": self.source}, started + STARTUP)  # nothing of it has run yet
         self.deadline += time.monotonic() - started
         if not isinstance(ready.get("missing"), list):
             self.stop()
             why = ready.get("broken") or "it " + ready["lost"]
             raise UserError(f"grading failed: the worker could not be shut in: {why}")
         self.missing = ready["missing"]
-        return self.exchange(None, self.deadline)
+        reply = self.exchange(None, self.deadline)
+        if reply.get("loaded") is True:
+            return ""
+        self.stop()
+        if "lost" in reply:
+            return f"the file {reply['lost']} while it was being imported"
+        return f"rewards.py does not run in {PYTHON}: {cut(reply.get('error'))}"
 
     def exchange(self, request: dict | None, deadline: float) -> dict:
         """Send one line (if any), receive one line; {"lost": why} on silence, death, too much or no JSON."""

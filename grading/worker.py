@@ -7,11 +7,6 @@ Started by `sandbox.py` as `python -I worker.py SETTINGS` from a scratch folder 
                                                      <- {"loaded": true} or {"error": str}
     -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of submission.call
 
-or, for a trial run, once:
-
-    -> {"command": [...], "folder": str}             <- {"missing": [...]}
-                                                     <- {"status": int, "said": str}
-
 There is nothing to steal in this process. The one that `sandbox.py` starts only forks and waits: a submission that
 kills its parent kills that one. Resource limits always hold. The other layers are used if the kernel grants them, and
 are else reported as `missing`: namespaces (no other process, no network, an almost empty file system), a user id of
@@ -25,7 +20,6 @@ import resource
 import select
 import signal
 import struct
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -222,9 +216,6 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
     with os.fdopen(requests, "rb") as lines:
         first = json.loads(lines.readline())
         answer({"missing": missing})
-        if "command" in first:
-            answer(run_training(first["command"], first["folder"]))
-            return
         sys.meta_path.insert(0, submission.PlainImports)
         try:
             Path("rewards.py").write_text(first["source"], encoding="utf-8")
@@ -236,14 +227,6 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
         for line in lines:
             request = json.loads(line)
             answer(submission.call(module, request["name"], request["args"], request["kwargs"]))
-
-
-def run_training(command: list[str], folder: str) -> dict:
-    """Run the training script in `folder`; it writes to ./run here. "said" is the end of what it said."""
-    command = [*command, "--output_dir", str(Path.cwd())]
-    with Path("said.txt").open("wb") as said:
-        done = subprocess.run(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, check=False)
-    return {"status": done.returncode, "said": Path("said.txt").read_text(errors="replace")[-1_000_000:]}
 
 
 def main() -> None:
