@@ -4,9 +4,7 @@
 own sandbox, what it pays for them: which rewards fall to which texts.
 """
 
-import csv
-import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,9 +22,9 @@ from grading.exploits import (
     scored,
     texts_in,
 )
+from grading.folder import write_csv
 from grading.sandbox import Refused, Sandbox, cut, no_formula, read_submission
 from grading.submission import Mistake, Student
-from kit.base.files import write_text
 from kit.base.screen import table
 
 FIELDS = ("exploit", "text", "score", "judge", "found by", "rewards that fall", "which")
@@ -59,47 +57,41 @@ def bonus(student: Student, texts: list[Exploit] | str) -> dict:
     }
 
 
-def fallen(texts: list[Exploit], timeout: float, submission: Path) -> list[int] | None:
-    """Which of the texts (by place) a submission's reward pays more than honest praise; None if it has no answer."""
+def fallen(texts: list[Exploit], timeout: float, submission: Path) -> set[Exploit] | None:
+    """Those of the texts that a submission's reward pays more than honest praise; None if it has no answer."""
     try:
         with Sandbox(read_submission(submission), timeout) as sandbox:
             praise, rewards = paid(Student(sandbox.ask), texts)
     except (Refused, Mistake):
         return None
-    return [place for place, reward in enumerate(rewards) if reward > praise]
+    return {text for text, reward in zip(texts, rewards, strict=True) if reward > praise}
 
 
 def collect(submissions: dict[str, Path], out: Path, jobs: int, timeout: float) -> None:
     """Write the exploits of a class to `out`, those that most rewards fall to first, and print who falls to which."""
-    found: dict[str, Exploit] = {}
-    finders: dict[str, list[str]] = {}
+    finders: dict[Exploit, list[str]] = {}
     for name, path in submissions.items():
         texts = handed_in(path)
         for text in texts if isinstance(texts, list) else []:
             if text.judge < JUDGE_BELOW:
-                found.setdefault(text.text, text)
-                finders.setdefault(text.text, []).append(name)
-    if not found:
+                finders.setdefault(text, []).append(name)
+    if not finders:
         return
-    texts = list(found.values())
-    ask: Callable[[Path], list[int] | None] = partial(fallen, texts, timeout)
     with ThreadPoolExecutor(jobs) as pool:
-        answers = zip(submissions, pool.map(ask, submissions.values()), strict=True)
-        falls = {name: set(places) for name, places in answers if places is not None}
-    which = {place: [name for name in falls if place in falls[name]] for place in range(len(texts))}
-    order = sorted(which, key=lambda place: -len(which[place]))
-    rows, shown = [], []
-    for number, place in enumerate(order, 1):
-        text, names = texts[place], which[place]
-        by, those = (no_formula(", ".join(some)) for some in (finders[text.text], names))
+        answers = pool.map(partial(fallen, list(finders), timeout), submissions.values())
+        falls = {name: fell for name, fell in zip(submissions, answers, strict=True) if fell is not None}
+    which = {text: [name for name, fell in falls.items() if text in fell] for text in finders}
+    order = sorted(which, key=lambda text: -len(which[text]))
+    rows: list[Sequence[object]] = [FIELDS]
+    shown = []
+    for number, text in enumerate(order, 1):
+        by, those = (no_formula(", ".join(names)) for names in (finders[text], which[text]))
         numbers = [f"{text.score:.3f}", f"{text.judge:.3f}"]
-        rows.append([number, no_formula(text.text), *numbers, by, len(names), those])
-        shown.append([str(number), f"{len(names)} of {len(falls)}", *numbers, text.text])
-    lines = io.StringIO()
-    csv.writer(lines).writerows([FIELDS, *rows])
-    write_text(out, lines.getvalue())
+        rows.append([number, no_formula(text.text), *numbers, by, len(which[text]), those])
+        shown.append([str(number), f"{len(which[text])} of {len(falls)}", *numbers, text.text])
+    write_csv(out, rows)
     print(table(["exploit", "rewards fall", "score", "judge", "text"], shown))
-    for name, places in falls.items():
-        numbers = [str(number) for number, place in enumerate(order, 1) if place in places]
+    for name, fell in falls.items():
+        numbers = [str(number) for number, text in enumerate(order, 1) if text in fell]
         print(f"{name} falls to {len(numbers)} of {len(order)}{': ' * bool(numbers)}{', '.join(numbers)}")
     print(f"{len(order)} exploits: {out}")

@@ -4,23 +4,23 @@ Instructors edit the table: its encoding, separator, decimal comma, order, edite
 """
 
 import codecs
-import concurrent.futures
 import csv
 import hashlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from grading.exploits import NAME, file_beside
+from grading.exploits import file_beside
 from grading.sandbox import Refused, cut, no_formula, read_submission
 from grading.submission import FUNCTIONS
 from kit.base.errors import Stopped, UserError
-from kit.base.files import write_text
+from kit.base.files import write_text, writing
 
 NUMBERS = ("score", *FUNCTIONS, "exploits", "seconds")
 FIELDS = ("submission", *NUMBERS, "message", "sha256")
@@ -28,39 +28,30 @@ NOT_A_STUDENT = re.compile(r"\..*|__MACOSX|__pycache__")  # file managers and ar
 
 
 def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """({name: path} of the files to grade, a line for everything in the folder that is not graded).
+    """({name: path} of the files to grade, a line for each entry of the folder that is not graded).
 
     A student is a file `*.py`, or a folder with one rewards.py; if it has several, the one nearest to the top counts.
     """
     found, lines, others = {}, [], []
     for entry in sorted(folder.iterdir()):
-        if entry.suffix.lower() == ".py" and not entry.is_dir() and not NOT_A_STUDENT.fullmatch(entry.name):
+        if entry.is_dir() and not NOT_A_STUDENT.fullmatch(entry.name):
+            below = (path for path in sorted(entry.rglob("rewards.py")) if not path.is_dir())
+            named = [p for p in below if not any(map(NOT_A_STUDENT.fullmatch, p.relative_to(folder).parts))]
+            nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
+            here, rest = listed(nearest, entry), listed([p for p in named if p not in nearest], entry)
+            if len(nearest) == 1:
+                found[str(nearest[0].relative_to(folder))] = nearest[0]
+                lines += [f"{entry.name}: {here} is graded, not {rest}"] if rest else []
+            else:
+                several = f"it has {here}; leave one of them" if nearest else "it has no rewards.py"
+                lines.append(f"{entry.name}: not graded, {several}")
+        elif entry.suffix.lower() == ".py" and not NOT_A_STUDENT.fullmatch(entry.name):
             found[entry.name] = entry
-            continue
-        inside = files_below(entry, folder)
-        similar = [p for p in inside if p.suffix == ".py" and p.stem.lower().startswith("rewards")]
-        named = [path for path in similar if path.name == "rewards.py"]
-        nearest = [path for path in named if len(path.parts) == min(len(p.parts) for p in named)]
-        here, rest = listed(nearest, entry), listed([p for p in similar if p not in nearest], entry)
-        if len(nearest) == 1:
-            found[str(nearest[0].relative_to(folder))] = nearest[0]
-            if rest:
-                lines.append(f"{entry.name}: {here} is graded, not {rest}")
-        elif nearest:
-            lines.append(f"{entry.name}: not graded, it has {here}; leave one of them")
-        elif inside:
-            lines.append(f"{entry.name}: not graded, it has no rewards.py" + f", but {rest}" * bool(rest))
-        attacks = [path.with_name(NAME) for path in nearest]
-        others += [path for path in inside or [entry] if path not in (*similar, *attacks)]
+        else:
+            others.append(entry)
     if others:
         lines.append(f"no submissions: {listed(others, folder)}")
     return found, lines
-
-
-def files_below(entry: Path, folder: Path) -> list[Path]:
-    """The files in a student's folder, less those of file managers, archives and hidden folders."""
-    files = [path for path in sorted(entry.rglob("*")) if not path.is_dir()]
-    return [p for p in files if not any(map(NOT_A_STUDENT.fullmatch, p.relative_to(folder).parts))]
 
 
 def listed(paths: list[Path], folder: Path) -> str:
@@ -106,12 +97,10 @@ class Table:
         return next((row for row in self.rows if self.cell(row, "submission") == name), None)
 
     def put(self, values: dict[str, str]) -> None:
-        """Fill in our cells of a submission's row, a new one if need be, and seal them."""
+        """Fill in our cells of a submission's row, a new one at the end if need be, and seal them."""
         row = self.row(values["submission"])
         if row is None:
-            names = [self.cell(row, "submission") for row in self.rows]
-            later = (place for place, name in enumerate(names) if name > values["submission"])
-            self.rows.insert(next(later, len(names)), row := [])
+            self.rows.append(row := [])
         row += [""] * (len(self.header) - len(row))
         for field, value in values.items():
             comma = self.decimal_comma and field in NUMBERS
@@ -120,8 +109,7 @@ class Table:
 
     def seal(self, row: list[str]) -> str:
         """A checksum of our cells that changes with an edit, but not when a spreadsheet saves them."""
-        cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
-        cells += self.cell(row, "exploits")
+        cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "exploits", "message"))
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
@@ -138,29 +126,23 @@ class Table:
             return "graded"
         return "changed" if self.is_untouched(row) else "edited"
 
-    def drop(self, names: dict[str, Path]) -> None:
-        """Remove the rows of submissions that are gone, unless somebody has written something there."""
-        added = [place for place, field in enumerate(self.header) if field not in FIELDS]
-        self.rows = [
-            row
-            for row in self.rows
-            if self.cell(row, "submission") in names
-            or not self.is_untouched(row)
-            or any(row[place] for place in added if place < len(row))
-        ]
-
     def write(self) -> None:
-        text = io.StringIO()
-        csv.writer(text, delimiter=self.delimiter).writerows([self.header, *self.rows])
-        try:
-            write_text(self.path, text.getvalue(), self.encoding)
-        except OSError as error:
-            raise UserError(f"--csv {self.path}: cannot be written ({error.strerror})") from None
+        write_csv(self.path, [self.header, *self.rows], self.delimiter, self.encoding)
 
     def scores(self, names: dict[str, Path]) -> list[float]:
         """The scores of the rows with one of these names, where the cell holds a number."""
         cells = (self.cell(row, "score") for row in self.rows if self.cell(row, "submission") in names)
         return [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"-?\d+([.,]\d*)?", cell)]
+
+
+def write_csv(
+    path: Path, rows: Iterable[Sequence[object]], delimiter: str = ",", encoding: str = "utf-8"
+) -> None:
+    """Replace the table of `--csv` in one step. Raises UserError."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    with writing(f"--csv {path}"):
+        write_text(path, text.getvalue(), encoding)
 
 
 def encoding_of(data: bytes) -> str:
@@ -173,9 +155,9 @@ def encoding_of(data: bytes) -> str:
 
 
 def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], dict]) -> int:
-    """Grade the submissions in `folder` into the table at `path`, one row as each is done; rows that stand are kept.
+    """Grade the submissions in `folder` into the table at `path`, which is whole after each; rows that stand are kept.
 
-    A row stands if the file has not changed since (sha256), or if it was edited by hand. `grade` is that of
+    A row stands if the file has not changed since (sha256) or is gone, or if it was edited by hand. `grade` is that of
     `grade.py`, with its time limit. Returns the number of submissions on which it failed.
     """
     table = Table(path)
@@ -188,31 +170,28 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
         files[name] = submission
     digests = {name: digest(submission) for name, submission in files.items()}
     states = {name: table.state(name, digests[name]) for name in files}
-    todo = [name for name, state in states.items() if state in ("new", "changed")]
+    todo = sorted(name for name, state in states.items() if state in ("new", "changed"))
     edited = "has changed, but its row was edited by hand; delete the row to grade it again"
     lines += [f"{name}: {edited}" for name, state in states.items() if state == "edited"]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     if not files:
         raise UserError(f"there is nothing to grade in {folder}: no *.py, no */rewards.py")
-    table.drop(files)
     table.write()
     kept = len(files) - len(todo)
     failed = done = 0
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(grade, files[name]): name for name in todo}
-        bar = tqdm(concurrent.futures.as_completed(futures), total=len(todo), unit="file", disable=None)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {name: pool.submit(grade, files[name]) for name in todo}
+        bar = tqdm(futures.items(), unit="file", disable=None)
         try:
-            for future in bar:
-                name, error = futures[future], future.exception()
-                if error is not None:
+            for name, future in bar:
+                if error := future.exception():
                     failed += 1
                     bar.write(f"{name}: not graded, {type(error).__name__}: {error}", file=sys.stderr)
                     continue
                 table.put({"submission": name, **cells(future.result()), "sha256": digests[name]})
-                done += 1
                 table.write()
+                done += 1
         except Stopped as stop:  # those under way come to their end, and clean up
-            table.write()  # the stop may have come between a row and its writing
             pool.shutdown(wait=False, cancel_futures=True)
             bar.close()
             graded = f"{kept + done} of {len(files)} are graded"

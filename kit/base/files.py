@@ -6,8 +6,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kit.base.errors import UserError
@@ -84,6 +84,15 @@ def write_text(path: str | Path, text: str, encoding: str = "utf-8") -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Make an `OSError` a `UserError`. `what` is written inside: the user's flag and path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written ({error.strerror})") from None
 
 
 def rename(old: Path, new: Path) -> None:
