@@ -3,19 +3,20 @@
 import zipfile
 from pathlib import Path
 
-from kit.base.files import rename
+from kit.base.files import rename, writing
 
 Files = dict[str, tuple[bytes, bool]]  # {name: (contents, executable)}
 
 
 def write_zip(out: Path, files: Files) -> None:
-    """Write the files in the order of their names, without times or owners."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Write the files in the order of their names, without times or owners, to `--out`. Raises UserError."""
     temporary = out.with_name(f".{out.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, (contents, executable) in sorted(files.items()):
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # Unix, so that the mode counts
-            info.external_attr = (0o100755 if executable else 0o100644) << 16
-            archive.writestr(info, contents, zipfile.ZIP_DEFLATED)
-    rename(temporary, out)
+    with writing(f"--out {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for name, (contents, executable) in sorted(files.items()):
+                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                info.create_system = 3  # Unix, so that the mode counts
+                info.external_attr = (0o100755 if executable else 0o100644) << 16
+                archive.writestr(info, contents, zipfile.ZIP_DEFLATED)
+        rename(temporary, out)

@@ -24,7 +24,7 @@ from grading.sandbox import LAYERS, PYTHON, Refused, Sandbox, check_unreadable, 
 from grading.submission import PREFERENCE, Student, Unfilled
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, user_path, write_text
+from kit.base.files import refuse_foreign, user_path, write_text, writing
 
 ASSIGNMENT = "rl-sentiment-exercise"
 MAX_MESSAGE = 1500  # characters of one test's output: 20 tests stay far below Gradescope's 1 MB
@@ -59,11 +59,9 @@ def blank_results(message: str) -> dict:
 
 def write_results(results: dict, out: Path | None) -> None:
     """Replace the result file in one step; raises UserError."""
-    try:
-        if out is not None:
+    if out is not None:
+        with writing(f"--out {out}"):
             write_text(out, json.dumps(results, indent=1, allow_nan=False))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def grade(

@@ -15,19 +15,16 @@ from kit.base.files import refuse_foreign, user_path
 
 TOP = "handin"  # the folder inside the zip
 MAX_MB = 30  # of the zip
-WEIGHTS = {"model.safetensors": "config.json", "adapter_model.safetensors": "adapter_config.json"}
+FINAL = (("model.safetensors", "config.json"), ("adapter_model.safetensors", "adapter_config.json"))
 
 
 def files_of_run(run: Path) -> list[Path]:
     """What exercise 6 needs of a run. Raises UserError if it did not finish."""
-    weights = [run / "final" / name for name in WEIGHTS if (run / "final" / name).is_file()]
-    files = [run / "config.json", run / "metrics.jsonl", *weights]
-    files += [path.with_name(WEIGHTS[path.name]) for path in weights]
-    if not weights or not all(path.is_file() for path in files):
-        raise UserError(
-            f"--run {run}: no finished run there; give its folder, which has config.json and final/"
-        )
-    return files
+    for names in FINAL:
+        files = [run / "config.json", run / "metrics.jsonl", *(run / "final" / name for name in names)]
+        if all(map(Path.is_file, files)):
+            return files
+    raise UserError(f"--run {run}: no finished run there; give its folder, which has config.json and final/")
 
 
 def collect(named: list[Path], run: Path | None) -> Files:
@@ -58,14 +55,10 @@ def main() -> None:
     out = Path(args.out)
     refuse_foreign(out, f"{TOP}/", "--out")
     files = collect([Path(name) for name in args.files], Path(args.run) if args.run else None)
-    try:
-        write_zip(out, files)
-        size = out.stat().st_size
-        if size > MAX_MB * 10**6:
-            out.unlink()
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+    write_zip(out, files)
+    size = out.stat().st_size
     if size > MAX_MB * 10**6:
+        out.unlink()
         name, (contents, _) = max(files.items(), key=lambda entry: len(entry[1][0]))
         largest = f"{name} alone has {len(contents) / 1e6:.1f} MB"
         raise UserError(f"the zip would have {size / 1e6:.1f} MB, and {MAX_MB} are allowed; {largest}")

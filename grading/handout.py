@@ -1,4 +1,4 @@
-"""Build dist/handout.zip, the kit for students, and dist/handout.manifest: `make handout`, or `make handout VARIANT=3`.
+"""Build dist/handout.zip, the kit for students: `make handout`, or `make handout VARIANT=3`.
 
 The zip has the files that git tracks, less LEFT_OUT. Of the pages and the Makefile, students do not get the blocks
 between `<!-- instructors: not in the hand-out -->` and `<!-- /instructors -->` (in the Makefile: the same words after
@@ -10,7 +10,6 @@ searched for answers and for what trained models wrote. The same files and the s
 
 import argparse
 import ast
-import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -19,7 +18,7 @@ from grading.archive import Files, write_zip
 from grading.variants import apply_variant
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, user_path, write_text
+from kit.base.files import refuse_foreign, user_path
 
 TOP = "rl-sentiment-exercise"  # the folder inside the zip
 LEFT_OUT = re.compile(
@@ -100,35 +99,23 @@ def check(files: Files) -> None:
             raise Leak(f"{name} shows what trained models did: {found.group()}")
 
 
-def manifest(files: Files) -> str:
-    """One line a file: sha256, size in bytes, name."""
-    return "".join(
-        f"{hashlib.sha256(contents).hexdigest()}  {len(contents):>9}  {name}\n"
-        for name, (contents, _) in sorted(files.items())
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m grading.handout", description=__doc__.split("\n")[0])
     parser.add_argument("--out", default=str(ROOT / "dist" / "handout.zip"), help="the file to write")
     parser.add_argument("--variant", type=int, default=0, help="the year's; 0: the kit as it stands")
     args = parser.parse_args(argv)
     out = Path(user_path(args.out))
-    listing = out.with_suffix(".manifest")
     refuse_foreign(out, TOP, "--out")
-    refuse_foreign(listing, "  Makefile\n", "--out")
     try:
         files = collect(ROOT, args.variant)
         write_zip(out, {f"{TOP}/{name}": entry for name, entry in files.items()})
-        write_text(listing, manifest(files))
     except Leak as leak:
         raise Leak(f"no hand-out was written: {leak}") from None
     except subprocess.CalledProcessError:
         raise UserError("no hand-out was written: it has what git tracks, and git lists nothing") from None
     except OSError as error:
         raise UserError(f"no hand-out was written: {error.filename}: {error.strerror}") from None
-    size = f"{len(files)} files, {out.stat().st_size / 1e6:.1f} MB"
-    print(f"{out}: variant {args.variant}, {size}; list in {listing.name}")
+    print(f"{out}: variant {args.variant}, {len(files)} files, {out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -5,28 +5,25 @@
 
 A question is a comment on a line of its own that begins with its number, `Q7. Why is ...`, and goes on in the comments
 right below it. The numbers go from 1 up without a gap; if they do not, the exit status is 2. Only the kit's own files
-are searched; a line says which of them cannot be read, and what is nearly a question. Standard library only.
+are searched. Standard library only.
 """
 
 import argparse
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import read_text, user_path, write_text
+from kit.base.files import read_text, user_path, write_text, writing
 
 SCRIPTS = "train evaluate play prompt_engineering data sentiment reward_utils"
 FOLDERS = ("kit", "baselines", "configs")
-# A comment that begins with Q and a number, and the comments right below it with the same indentation
-COMMENT = re.compile(r"^([ \t]*)#+ *(Q ?\d+\b.*(?:\n\1#+[ \t]*(?!Q ?\d+\b)[^\s#].*)*)", re.M)
-START = re.compile(r"Q(\d+)\. +(?=\S)")
+# Indentation, number, and text, which goes on in the comments right below with the same indentation
+QUESTION = re.compile(r"^([ \t]*)#+ *Q(\d+)\. +(\S.*(?:\n\1#+[ \t]*(?!Q ?\d+\b)[^\s#].*)*)", re.M)
 
 
-@dataclass
-class Question:
+class Question(NamedTuple):
     number: int
     text: str
     file: str  # relative to the kit
@@ -40,33 +37,21 @@ def sources(root: Path) -> list[Path]:
     return sorted([*scripts, *(path for path in inside if path.suffix in (".py", ".yaml"))])
 
 
-def questions_in(root: Path) -> tuple[list[Question], list[str]]:
-    """(every question of the kit, in the order of their numbers; what was left out, with the reason)."""
-    questions: list[Question] = []
-    left_out: list[str] = []
+def questions_in(root: Path) -> list[Question]:
+    """Every question of the kit, in the order of their numbers. Raises UserError for a file that cannot be read."""
+    questions = []
     for path in sources(root):
-        file = path.relative_to(root).as_posix()
-        try:
-            source = read_text(path, "the file")
-        except UserError:
-            left_out.append(f"{file} (cannot be read)")
-            continue
-        asked: list[Question] = []
-        for comment in COMMENT.finditer(source):
-            line = source.count("\n", 0, comment.start()) + 1
-            start = START.match(comment[2])
-            if start and int(start[1]) not in [question.number for question in asked]:
-                words = re.sub(r"\n\s*#+", " ", comment[2][start.end() :]).split()
-                asked.append(Question(int(start[1]), " ".join(words), file, line))
-            else:
-                left_out.append(f"{file}, line {line} (not `# Q7. Why ...`, or a number for the second time)")
-        questions += asked
-    return sorted(questions, key=lambda question: (question.number, question.file)), left_out
+        source, file = read_text(path, "the file"), path.relative_to(root).as_posix()
+        for found in QUESTION.finditer(source):
+            text = " ".join(re.sub(r"\n\s*#+", " ", found[3]).split())
+            line = source.count("\n", 0, found.start()) + 1
+            questions.append(Question(int(found[2]), text, file, line))
+    return sorted(questions, key=lambda question: (question.number, question.file))
 
 
 def faults(questions: list[Question]) -> list[str]:
     """A sentence for each number that is missing, or that two questions have."""
-    said = []
+    said = [] if questions else ["There is no question in the code."]
     for number in range(1, max((question.number for question in questions), default=0) + 1):
         places = [f"in {q.file}, line {q.line}" for q in questions if q.number == number]
         if len(places) != 1:
@@ -84,23 +69,18 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = argparse.ArgumentParser(prog="python -m grading.questions", description=__doc__.split("\n")[0])
     parser.add_argument("--sheet", metavar="FILE", help="write a Markdown sheet to fill in")
     out = parser.parse_args(argv).sheet
-    questions, left_out = questions_in(root)
-    if left_out:
-        print(f"left out: {'; '.join(left_out)}", file=sys.stderr)
-    wrong = faults(questions) if questions else ["There is no question in the code."]
+    questions = questions_in(root)
     if out is None:
         for question in questions:
             print(f"Q{question.number:<3} {question.file}:{question.line}\n     {question.text}")
-    if wrong:
+    if wrong := faults(questions):
         raise UserError(" ".join(wrong))
     if out is not None:
         path = Path(user_path(out))
         if path.exists():
             raise UserError(f"--sheet {out}: is there already, perhaps with answers; give another name")
-        try:
+        with writing(f"--sheet {out}"):
             write_text(path, sheet(questions))
-        except OSError as error:
-            raise UserError(f"--sheet {out}: cannot be written ({error.strerror})") from None
         print(f"{out}: {len(questions)} questions")
 
 
