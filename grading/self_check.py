@@ -66,8 +66,6 @@ def in_time(work: Callable[[], dict], path: str) -> dict:
     thread.start()
     thread.join(SECONDS)
     while being_debugged(thread):
-        while being_debugged(thread):
-            thread.join(0.1)
         thread.join(SECONDS)
     if replies:
         return replies[0]
@@ -155,10 +153,7 @@ def check_function(student: Student, function: str) -> bool:
     if not mistakes:
         state = "right"
     elif isinstance(mistakes[0], Unfilled):
-        state, mistakes = str(mistakes[0]), []
-        if function == PREFERENCE:
-            print(f"exercise {EXERCISES[function]:<3} {function:<20} | optional, {state}")
-            return True
+        state, mistakes = "optional, " * (function == PREFERENCE) + str(mistakes[0]), []
     elif all(isinstance(mistake, StillPays) for mistake in mistakes):
         state = f"{passed}: it has a loophole"
     else:
@@ -169,7 +164,7 @@ def check_function(student: Student, function: str) -> bool:
     if function == SHAPED:
         with suppress(Mistake):  # said above
             print(textwrap.indent("\n".join(table(earnings(student, random.Random(SEED)))), "      "))
-    return state == "right"
+    return state == "right" or state.startswith("optional")
 
 
 def exploits_of(path: str) -> list[Exploit]:

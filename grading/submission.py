@@ -6,7 +6,6 @@ a reply; `Student`, on the other side, reads replies. Standard library only, and
 """
 
 import copy
-import difflib
 import linecache
 import math
 import numbers
@@ -79,10 +78,10 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
     args = copy.deepcopy(args)
     try:
         function = getattr(module, name, None)
-        if function is None and name == PREFERENCE and not misspelt(module, name):
+        if function is None and name == PREFERENCE:
             return {"unfilled": "not implemented yet"}
         if function is None:
-            return {"error": f"there is no function named {name} in the file{misspelt(module, name)}"}
+            return {"error": f"there is no function named {name} in the file"}
         returned = function(*args, **kwargs)
         kind = type(returned).__name__
         if kind == "ndarray" and returned.ndim == 1:
@@ -91,16 +90,9 @@ def call(module: types.ModuleType, name: str, args: list, kwargs: dict) -> dict:
             return {"kind": kind}
         return {"kind": kind, "values": [_number(value) for value in returned], "arguments": args}
     except NotImplementedError:
-        return {"unfilled": f"not implemented yet{misspelt(module, name)}"}
+        return {"unfilled": "not implemented yet"}
     except (Exception, SystemExit) as error:  # KeyboardInterrupt is the user's Ctrl-C in a training
         return {"error": explain(error, getattr(module, "__file__", ""))}
-
-
-def misspelt(module: types.ModuleType, name: str) -> str:
-    """A question about the file's function that was probably meant to be called `name`; empty if there is none."""
-    others = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n not in FUNCTIONS]
-    found = difflib.get_close_matches(name, others, n=1, cutoff=0.85)
-    return f"; did you mean {found[0]} to be it?" if found else ""
 
 
 def _number(value: object) -> int | float | str:

@@ -164,16 +164,6 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(which, (limit, limit))
 
 
-def running_as(uid: int) -> int:
-    """Threads this user runs already: without a user id or namespace of our own they count towards RLIMIT_NPROC."""
-    count = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if folder.stat().st_uid == uid:
-                count += len(list((folder / "task").iterdir()))
-    return count
-
-
 def confine(namespaces: str | None, settings: dict) -> list[str]:
     """Use every layer that the kernel grants; returns what is left open, in words."""
     readable, uid = settings["readable"], settings["uid"]
@@ -182,8 +172,7 @@ def confine(namespaces: str | None, settings: dict) -> list[str]:
         with suppress(OSError):
             enter_view(Path.cwd(), readable, settings["disk"])
             viewed = True
-    crowd = running_as(os.geteuid()) if namespaces is None and uid is None else 0
-    set_limits({**settings["limits"], "NPROC": settings["limits"]["NPROC"] + crowd})
+    set_limits(settings["limits"])
     with suppress(OSError):  # if memory runs out, it is this process that goes
         Path("/proc/self/oom_score_adj").write_text("1000")
     become(uid)

@@ -82,9 +82,6 @@ def test_without_the_optional_function_all_is_right(tmp_path, capsys):
     path.write_text(SOLUTION.partition("def preference_loss")[0], encoding="utf-8")
     assert self_check.self_check(str(path)) == 0
     assert "| optional, not implemented yet" in capsys.readouterr().out
-    path.write_text(SOLUTION.replace("def preference_loss", "def preference_los"), encoding="utf-8")
-    assert self_check.self_check(str(path)) == 1
-    assert "did you mean preference_los to be it?" in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_function(tmp_path):
@@ -195,19 +192,9 @@ def test_the_distance_of_the_models_is_not_blamed_for_a_typing_error(said):
     assert "800 nats apart on a token" in lines and "OverflowError" in lines
 
 
-def test_a_misspelt_name(said, tmp_path):
-    text = "def kl_penality_forward(p, r, kl_coef=0.1):\n    return [0.0 for _ in p]\n\n"
-    (line,) = said(
-        text + "def kl_penalty_forward(p, r, kl_coef=0.1):\n    raise NotImplementedError\n", FORWARD
-    )
-    assert line.endswith("| not implemented yet; did you mean kl_penality_forward to be it?")
-    lines = " ".join(" ".join(said(text + "del kl_penalty_forward\n", FORWARD)).split())
-    assert (
-        "no function named kl_penalty_forward in the file; did you mean kl_penality_forward to be it?"
-        in lines
-    )
+def test_a_missing_function(said):
     lines = " ".join(" ".join(said("del kl_penalty_forward\n", FORWARD)).split())
-    assert "no function named kl_penalty_forward in the file" in lines and "did you mean" not in lines
+    assert "there is no function named kl_penalty_forward in the file" in lines
 
 
 def test_a_loophole_is_shown_in_a_table(said):

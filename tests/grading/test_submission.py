@@ -85,17 +85,6 @@ def test_tensors_and_bools_of_libraries_are_no_numbers():
         replied(torch.tensor([0.5, 1.0]))
 
 
-def test_a_name_that_is_nearly_right():
-    """Other functions of the exercise are no misspellings of this one."""
-    module = types.ModuleType("rewards")
-    module.kl_penalty_backward = module.kl_penalty = lambda p, r, kl_coef=0.1: []
-    assert submission.misspelt(module, FORWARD) == ""
-    for name in ("kl_penality_forward", "kl_penalty_foward", "klpenalty_forward", "Kl_penalty_forward"):
-        setattr(module, name, lambda p, r, kl_coef=0.1: [])
-        assert submission.misspelt(module, FORWARD) == f"; did you mean {name} to be it?"
-        delattr(module, name)
-
-
 def test_the_import_hook_knows_the_standard_library_and_numpy():
     for name in ("math", "os.path", "xml.etree.ElementTree", "numpy", "numpy.linalg", "rewards"):
         assert submission.PlainImports.find_spec(name) is None
