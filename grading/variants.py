@@ -1,8 +1,8 @@
 """What changes from one year's hand-out to the next: `make handout VARIANT=3`.
 
-A variant is a number. It decides the examples to check by hand, the default `kl_coef`, the word list of the hackable
-counter, the target words of the composite reward, the held-out prompts, the bugs to be spotted, and the instances of
-the self-check. Variant 0 is the kit as it stands. Other exercises, answers and the grader are the same in all.
+A variant is a number. It decides question 1 of exercise 1b and its example, the word list of the hackable counter, the
+target words of the composite reward, the held-out prompts, the bugs to be spotted, and the instances of the self-check.
+Variant 0 is the kit as it stands. Other exercises, answers and the grader are the same in all.
 It is text substitution: a place that is not found as often as expected is an error.
 """
 
@@ -26,7 +26,7 @@ def apply_variant(files: Files, number: int) -> Files:
         return files
     rng = random.Random(f"variant {number}")
     files = dict(files)
-    for change in (examples, kl_coef, word_list, target_words, prompts_split, bugs):
+    for change in (example, word_list, target_words, prompts_split, bugs):
         change(files, rng)
     # Other instances, and so other numbers in what the self-check says.
     literally(files, "grading/self_check.py", 'SEED = "self-check"', f'SEED = "self-check {number}"')
@@ -55,57 +55,26 @@ def literally(files: Files, where: str, old: str, new: str) -> None:
 
 # ---- the places --------------------------------------------------------------------------------------------
 
-# Exercise 1a: pi and pi_ref of one token. 1b: pi and pi_ref of the first of two tokens, which pi uses too often.
-ONE_A = ("1/2 1/8", "3/4 1/4", "1/2 1/5", "4/5 1/5", "3/5 1/5", "2/5 1/10")
+# Exercise 1b: pi and pi_ref of the first of two tokens, which pi uses too often.
 ONE_B = ("1/2 1/5", "2/3 1/3", "3/4 1/2", "3/5 2/5", "4/5 3/5", "2/5 1/5")
 
 
-def log(probability: Fraction) -> str:
-    return f"{math.log(probability):.4f}"
-
-
-def examples(files: Files, rng: random.Random) -> None:
-    """The three examples of rewards.py, worked out here from the definitions, and question 1 of exercise 1b."""
-    p, r = map(Fraction, rng.choice(ONE_A).split())
-    same, coef = Fraction(rng.randint(1, 3), 4), rng.choice((0.5, 3.0, 4.0, 5.0))
-    value = coef * math.log(p / r)
-    first, second, ref_first = (f"{float(x):g}" for x in (p, same, r))
+def example(files: Files, rng: random.Random) -> None:
+    """Question 1 of exercise 1b and its example in rewards.py, worked out here from the definition."""
     pi, ref = ((x, 1 - x) for x in map(Fraction, rng.choice(ONE_B).split()))
-    over, under = (round(float(1 - b / a), 4) for a, b in zip(pi, ref, strict=True))
-    by_hand = ", ".join(map(str, pi)), ", ".join(map(str, ref))
-    slope, shift = rng.choice(((2, 0.5), (3, 1), (3, 2), (4, 1), (4, 3), (5, 2)))
-    scores = rng.sample((0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9), 2)
-    rewards = ", ".join(f"{slope * score - shift:.1f}" for score in scores)
-    texts = '["A delight.", "It is a film."])  ->  '
-    changes = {
-        "By hand: pi gives two tokens the probabilities 0.5 and 0.5, pi_ref gave them 0.25 and 0.5, kl_coef = 2:": (
-            f"By hand: pi gives two tokens the probabilities {first} and {second}, pi_ref gave them {ref_first} and "
-            f"{second}, kl_coef = {coef:g}:"
-        ),
-        "kl_penalty_forward([[-0.6931, -0.6931]], [[-1.3863, -0.6931]], 2.0)  ->  [1.3863]": (
-            f"kl_penalty_forward([[{log(p)}, {log(same)}]], [[{log(r)}, {log(same)}]], {coef})  ->  [{value:.4f}]"
-        ),
-        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)": f"pi = ({by_hand[0]}), pi_ref = ({by_hand[1]})",
-        "kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]": (
-            f"kl_penalty_backward([[{log(pi[0])}], [{log(pi[1])}]], [[{log(ref[0])}], [{log(ref[1])}]], 1.0)  ->  "
-            f"[{over}, {under}]"
-        ),
-        "reward 2 * score - 1:": f"reward {slope} * score - {shift}:",
-        f"shaped_reward([0.9, 0.5], {texts}[0.8, 0.0]": f"shaped_reward({scores}, {texts}[{rewards}]",
-    }
-    for old, new in changes.items():
-        literally(files, "rewards.py", old, new)
-
-
-def kl_coef(files: Files, rng: random.Random) -> None:
-    """The default of the exercise's flag and functions; 0.1 in the kit. The strengths of the exercises stay."""
-    default = rng.choice((0.08, 0.09, 0.11, 0.12))
-    in_code = r"(kl_coef: float = (?:\w+\(\s*)?(?:default=)?)0\.1\b"
-    for name, times in (("rewards.py", 2), ("reward_utils.py", 1), ("train.py", 1)):
-        substitute(files, name, in_code, rf"\g<1>{default}", times)
-    substitute(files, "*.md", r"(\| `--kl_coef` \| )0\.1( \|)", rf"\g<1>{default}\g<2>", times=None)
-    half = r"[Hh]alf (?:of )?the default strength(?:, 0\.05 per nat)?"
-    substitute(files, "configs/*.yaml *.md", half, f"0.05 per nat (the default is {default})", times=None)
+    literally(
+        files,
+        "rewards.py",
+        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)",
+        f"pi = ({pi[0]}, {pi[1]}), pi_ref = ({ref[0]}, {ref[1]})",
+    )
+    logs = ", ".join(f"[[{math.log(first):.4f}], [{math.log(second):.4f}]]" for first, second in (pi, ref))
+    literally(
+        files,
+        "rewards.py",
+        "([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]",
+        f"({logs}, 1.0)  ->  {[round(float(1 - b / a), 4) for a, b in zip(pi, ref, strict=True)]}",
+    )
 
 
 # Words that a base model writes in any case, so that there is something to count from the start.

@@ -89,10 +89,10 @@ def test_every_bug_is_somebodys(variant):
 
 def test_other_numbers_give_other_ones(variant):
     variants = [variant(number) for number in (0, *NUMBERS)]
-    for name in ("rewards.py", "sentiment.py", "mini/held_out_prompts.txt", "grading/self_check.py"):
+    for name in ("sentiment.py", "mini/held_out_prompts.txt", "grading/self_check.py"):
         assert len({files[name] for files in variants}) == len(variants), name
-    for name in ("configs/reward.yaml", "train.py", "reward_utils.py", "configs/forward.yaml"):
-        assert len({files[name] for files in variants}) > 3, name
+    assert len({files["rewards.py"] for files in variants}) > 3
+    assert len({files["configs/reward.yaml"] for files in variants}) > 3
 
 
 @pytest.mark.parametrize("number", (0, *NUMBERS))
@@ -174,27 +174,15 @@ def test_the_word_list_has_its_length_and_what_every_base_model_writes(kit, vari
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_one_default_strength_everywhere(variant, number):
-    files = variant(number)
-    found = {}
-    for name in ("rewards.py", "reward_utils.py", "train.py"):
-        found[name] = re.findall(r"kl_coef: float = (?:\w+\(\s*)?(?:default=)?([\d.]+)", text_of(files, name))
-    defaults = {float(value) for values in found.values() for value in values}
-    assert len(found["rewards.py"]) == 2 and len(defaults) == 1
-    assert 0.08 <= defaults.pop() <= 0.12
-    low, high = yaml.safe_load(text_of(files, "configs/reward.yaml"))["target_words"]
+def test_the_target_words_are_a_range(variant, number):
+    low, high = yaml.safe_load(text_of(variant(number), "configs/reward.yaml"))["target_words"]
     assert 15 < low < 30 < 45 < high < 70
-    for name, (contents, _) in files.items():
-        if name.endswith((".md", ".yaml")):
-            assert not re.search(r"half (of )?the default strength", contents.decode(), re.I), name
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("rewards.py", "->  [1.3863]", "->  [1.39]"),
-        ("rewards.py", "kl_coef: float = 0.1", "kl_coef: float = 0.2"),
-        ("train.py", "kl_coef: float", "strength: float"),
+        ("rewards.py", "->  [0.5, -0.5]", "->  [0.5, -0.50]"),
         ("sentiment.py", "POSITIVE_WORDS = frozenset(", "POSITIVE_WORDS = set("),
         ("configs/reward.yaml", "[24, 60]", "[24, 59]"),
         ("grading/self_check.py", 'SEED = "self-check"', "SEED = 0"),
