@@ -25,7 +25,6 @@ from grading.exploits import (
 from grading.folder import write_csv
 from grading.sandbox import Refused, Sandbox, cut, no_formula, read_submission
 from grading.submission import Mistake, Student
-from kit.base.screen import table
 
 FIELDS = ("exploit", "text", "score", "judge", "found by", "rewards that fall", "which")
 
@@ -83,14 +82,11 @@ def collect(submissions: dict[str, Path], out: Path, jobs: int, timeout: float) 
     which = {text: [name for name, fell in falls.items() if text in fell] for text in finders}
     order = sorted(which, key=lambda text: -len(which[text]))
     rows: list[Sequence[object]] = [FIELDS]
-    shown = []
     for number, text in enumerate(order, 1):
         by, those = (no_formula(", ".join(names)) for names in (finders[text], which[text]))
         numbers = [f"{text.score:.3f}", f"{text.judge:.3f}"]
         rows.append([number, no_formula(text.text), *numbers, by, len(which[text]), those])
-        shown.append([str(number), f"{len(which[text])} of {len(falls)}", *numbers, text.text])
     write_csv(out, rows)
-    print(table(["exploit", "rewards fall", "score", "judge", "text"], shown))
     for name, fell in falls.items():
         numbers = [str(number) for number, text in enumerate(order, 1) if text in fell]
         print(f"{name} falls to {len(numbers)} of {len(order)}{': ' * bool(numbers)}{', '.join(numbers)}")

@@ -14,8 +14,6 @@ from kit.base.screen import Progress, quiet, table
 
 quiet(__name__)
 
-import csv
-import io
 import json
 import math
 import re
@@ -29,11 +27,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS, load_prompts
-from grading.folder import NOT_A_STUDENT
+from grading.folder import NOT_A_STUDENT, write_csv
 from grading.sandbox import Refused, no_formula, read_plain
 from kit.base.cli import BASE, Parser, at_least_0, at_least_1
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, user_path, write_text
+from kit.base.files import refuse_foreign, user_path
 from kit.base.metrics import Estimate
 from kit.lm.models import MINI, lora_config, resolve_models
 from kit.measure.comparison import Model, base_slope, captured_by, compared, load_bench, measure
@@ -151,13 +149,10 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def write(rows: list[dict[str, Any]], out: Path) -> None:
-    lines = io.StringIO()
-    file = csv.DictWriter(lines, FIELDS)
-    file.writeheader()
-    for row in rows:
-        cells = {key: f"{x:.4f}" if isinstance(x, float) else no_formula(str(x)) for key, x in row.items()}
-        file.writerow(cells)
-    write_text(out, lines.getvalue())
+    def cell(value: object) -> str:
+        return f"{value:.4f}" if isinstance(value, float) else no_formula(str(value))
+
+    write_csv(out, [FIELDS, *([cell(row.get(field, "")) for field in FIELDS] for row in rows)])
 
 
 # ---- the command line --------------------------------------------------------------------------------------

@@ -290,10 +290,8 @@ def preference_value(student: Student, rng: random.Random) -> None:
     """-log of the probability e^c / (e^c + e^r) that Bradley and Terry give to the choice; a float for each pair."""
     chosen, rejected = ([rng.uniform(-3, 3) for _ in range(7)] for _ in range(2))
     values = plain_list(student, PREFERENCE, chosen, rejected)
-    right = [
-        -math.log(math.exp(c) / (math.exp(c) + math.exp(r))) for c, r in zip(chosen, rejected, strict=True)
-    ]
-    for c, r, value, wanted in zip(chosen, rejected, values, right, strict=True):
+    for c, r, value in zip(chosen, rejected, values, strict=True):
+        wanted = -math.log(math.exp(c) / (math.exp(c) + math.exp(r)))
         if not close(value, wanted):
             what = f"chosen {c:.2f} and rejected {r:.2f} the loss is {wanted:.4f}, but yours is {value:.4f}"
             raise Mistake(f"For the scores {what}.")

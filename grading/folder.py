@@ -109,7 +109,8 @@ class Table:
 
     def seal(self, row: list[str]) -> str:
         """A checksum of our cells that changes with an edit, but not when a spreadsheet saves them."""
-        cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "exploits", "message"))
+        cells = " | ".join(self.cell(row, field) for field in ("score", *FUNCTIONS, "message"))
+        cells += self.cell(row, "exploits")
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
@@ -128,11 +129,6 @@ class Table:
 
     def write(self) -> None:
         write_csv(self.path, [self.header, *self.rows], self.delimiter, self.encoding)
-
-    def scores(self, names: dict[str, Path]) -> list[float]:
-        """The scores of the rows with one of these names, where the cell holds a number."""
-        cells = (self.cell(row, "score") for row in self.rows if self.cell(row, "submission") in names)
-        return [float(cell.replace(",", ".")) for cell in cells if re.fullmatch(r"-?\d+([.,]\d*)?", cell)]
 
 
 def write_csv(
@@ -197,9 +193,7 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
             graded = f"{kept + done} of {len(files)} are graded"
             said = f"Stopped: {graded}, and {path} keeps them; the same command goes on."
             raise Stopped(stop.signum, said) from None
-    scores = table.scores(files)
-    mean = f", mean {sum(scores) / len(scores):.1f} of 100" if scores else ""
-    print(f"{kept + done} graded ({kept} kept from before), {failed} not graded{mean}: {path}")
+    print(f"{kept + done} graded ({kept} kept from before), {failed} not graded: {path}")
     return failed
 
 
