@@ -40,7 +40,6 @@ class RewardModelArguments(RunArguments):
     """The flags of this script."""
 
     pairs: str | None = setting(None, "a folder of baselines.preferences, or a .jsonl file of choices")
-    encoder: str = setting("judge", "what the number is put on: judge (bundled), an id, or a path")
     use_solution: bool = setting(False, "rewards_solution.py instead of rewards.py")
     unchecked: bool = setting(False, "train with your loss even if the self-check says it is wrong")
     epochs: int = setting(3, "passes over the pairs")
@@ -54,7 +53,6 @@ class RewardModelArguments(RunArguments):
         super().__post_init__()
         if self.pairs is None:
             raise UserError("--pairs FOLDER is needed: make it with python -m baselines.preferences")
-        self.encoder = user_path(self.encoder)
         at_least(1, self, "epochs", "batch_size", "save_steps", "save_total_limit")
         above_0(self, "learning_rate")
         refuse_launcher()
@@ -73,15 +71,14 @@ from trl import RewardConfig, RewardTrainer
 
 from data import load_pairs
 from kit.base.metrics import mean_estimate
-from kit.base.runs import Run
 from kit.base.student import checked, load_student
-from kit.lm.models import MINI, display_name
+from kit.lm.models import MINI
 from kit.train.hooks import StepCallback, run_trainer
 from kit.train.processes import refuse_idle_gpus
 from kit.train.session import RunSession, fingerprint, source_digest
-from kit.train.tracking import Tracker
 from sentiment import Classifier, RewardModel, load_classifier
 
+JUDGE = MINI / "judge"
 Pairs = list[dict[str, str]]
 Loss = Callable[[list[float], list[float]], list[float]]
 
@@ -117,26 +114,16 @@ def texts_of(pairs: Pairs) -> list[str]:
 # ---- the model and its loss --------------------------------------------------------------------------------
 
 
-def load_encoder(spec: str) -> Classifier:
-    """The encoder with a new last layer of one number. Raises `UserError` if it has none that can be rescaled."""
-    path = str(MINI / "judge") if spec == "judge" else spec
-    advice = "give judge, a Hugging Face id, or a folder with an encoder"
-    loaded = load_classifier(path, "encoder", advice, num_labels=1, ignore_mismatched_sizes=True)
-    if last_layer(loaded.model) is None:
-        raise UserError(f"--encoder {spec}: its last layer has no bias; {advice}")
-    return loaded
-
-
-def last_layer(model: torch.nn.Module) -> torch.nn.Linear | None:
-    found = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
-    return found[-1] if found and found[-1].bias is not None else None
+def load_encoder() -> Classifier:
+    """The bundled judge with a new last layer of one number."""
+    advice = "copy mini/judge of the kit anew"
+    return load_classifier(str(JUDGE), "judge", advice, num_labels=1, ignore_mismatched_sizes=True)
 
 
 @torch.no_grad()
 def standardise(proxy: RewardModel, texts: Sequence[str]) -> None:
     """Rescale the last layer: s has mean 0 and standard deviation 1 on `texts`. No order of two texts changes."""
-    scores, layer = np.array(proxy(texts)), last_layer(proxy.model)
-    assert layer is not None
+    scores, layer = np.array(proxy(texts)), proxy.model.classifier.out_proj
     std = max(float(scores.std()), 1e-6)
     layer.weight.div_(std)
     layer.bias.sub_(float(scores.mean())).div_(std)
@@ -174,9 +161,8 @@ class PreferenceTrainer(RewardTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        _, outputs = super().compute_loss(
-            model, inputs, True, num_items_in_batch
-        )  # and logs accuracy, margin
+        # TRL's own also logs accuracy and margin
+        _, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss = with_gradient(self.loss, *outputs.logits.squeeze(-1).chunk(2))
         return (loss, outputs) if return_outputs else loss
 
@@ -188,8 +174,7 @@ class PreferenceTrainer(RewardTrainer):
 class HeldOut:
     """The share of held-out pairs in which the chosen text has the higher score, with a 95 % interval."""
 
-    folder: Run
-    tracker: Tracker
+    session: RunSession
     proxy: RewardModel
     sets: dict[str, Pairs]
 
@@ -203,8 +188,8 @@ class HeldOut:
             metrics |= {f"val/{name}": share.value, f"val/{name}_ci_low": low, f"val/{name}_ci_high": high}
             turned = " with the bias turned round" if name == "accuracy_turned" else ""
             said.append(f"accuracy{turned} {share.value:.3f} [{low:.2f}, {high:.2f}]")
-        self.folder.log(step, metrics)
-        self.tracker.log(step, metrics)
+        self.session.run.log(step, metrics)
+        self.session.tracker.log(step, metrics)
         print(f"val  {step:>4} | {' | '.join(said)}", flush=True)
 
 
@@ -228,7 +213,7 @@ def main() -> None:
     if session.checkpoint and session.first_step >= steps and session.run.final.is_dir():
         raise UserError(f"--resume {session.run.path}: it is finished; to learn more, start a new run")
 
-    encoder = load_encoder(args.encoder)
+    encoder = load_encoder()
     model, tokenizer = encoder.model.to(session.device), encoder.tokenizer
     model.config.annotator = annotator
     proxy = RewardModel(model, tokenizer)
@@ -245,18 +230,13 @@ def main() -> None:
     parts = [f"rm-{(where.name if where.is_dir() else where.stem).removeprefix('pairs-')}"]
     parts += [f"seed-{args.seed}"] if args.seed else []
     run = session.open_run(args.run_name or "-".join(parts))
-    session.digests |= {
-        "pairs": digest([pairs, sets]),
-        "encoder": fingerprint(encoder.tokenizer.name_or_path),
-    }
+    session.digests |= {"pairs": digest([pairs, sets]), "encoder": fingerprint(str(JUDGE))}
     session.digests |= dict([source_digest(student.preference_loss)])
     session.config["num_pairs"] = len(pairs)
     session.record()
-    session.validation = HeldOut(run, session.tracker, proxy, sets)
+    session.validation = HeldOut(session, proxy, sets)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(
-        f"reward model on {display_name(encoder.tokenizer.name_or_path)} ({size:.1f} M), on {session.device}"
-    )
+    print(f"reward model on mini/judge ({size:.1f} M), on {session.device}")
     plan = f"{steps} steps of {args.batch_size} of {len(pairs)} pairs, learning rate {args.learning_rate:g}"
     print(f"run {run.path}, {plan}\n", flush=True)
 

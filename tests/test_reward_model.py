@@ -55,7 +55,7 @@ def test_another_loss_is_the_one_that_is_trained():
 
 
 def test_the_scale_is_free_and_set_at_the_end():
-    loaded = load_encoder("judge")
+    loaded = load_encoder()
     proxy = RewardModel(loaded.model, loaded.tokenizer)
     assert loaded.model.config.num_labels == 1
     before = proxy(TEXTS)
@@ -70,7 +70,7 @@ def test_the_scale_is_free_and_set_at_the_end():
 
 
 def test_gold_is_on_the_scale_of_the_annotators_held_out_texts():
-    loaded = load_encoder("judge")
+    loaded = load_encoder()
     loaded.model.config.annotator = {"kind": "sentiment", "sentiment_model": "m", "mean": 1.0, "std": 2.0}
     proxy = RewardModel(loaded.model, loaded.tokenizer)
     assert proxy.gold([0.5, 0.75], ["a", "b"]) == pytest.approx([-0.5, (math.log(3) - 1) / 2])
