@@ -8,7 +8,7 @@ results/baselines). It can be stopped and started again at any time. docs/baseli
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.base.screen import clock, quiet
+from kit.base.screen import quiet
 
 quiet(__name__)
 
@@ -27,41 +27,36 @@ from kit.base.cli import Parser, at_least_1
 from kit.base.errors import UserError, run_main
 from kit.base.files import output_folder, user_path, write_text
 from kit.base.runs import read_metrics
-from kit.lm.models import resolve_models
 from kit.measure import plots
 from kit.measure.measuring import METRICS
 from kit.train.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
 
+MODELS = ["--model", "mini", "--sentiment_model", "mini"]
 COMPLETIONS_PER_STEP = 64
 ROUNDS = {"distil": (1, 8), "sft": (4, 8)}  # (rounds, n of best of n)
 DIGITS = dict.fromkeys(("sentiment", "captured", "judge", "kl_policy_ref", "distinct_2"), 2)
 DIGITS |= {"ref_perplexity": 1, "length": 1}
 # Beside the files of evaluate.py, each with a text at its beginning: an older one may be overwritten
-WRITTEN = {"table.md": "Tokens sampled"}
-WRITTEN |= {
-    f"{name}.{kind}": "atplotlib" for name in ("methods", "frontier_methods") for kind in ("png", "svg")
-}
+FIGURES = [f"{name}.{kind}" for name in ("methods", "frontier_methods") for kind in ("png", "svg")]
+WRITTEN = {"table.md": "Tokens sampled", **dict.fromkeys(FIGURES, "atplotlib")}
 
 
-def commands(steps: int, mini: bool = True) -> dict[str, list[str]]:
-    """{method: its command} for `steps` of 64 completions. `mini`: with settings that suit the bundled policy."""
+def commands(steps: int) -> dict[str, list[str]]:
+    """{method: its command} for `steps` of 64 completions."""
     methods = {}
     for name, (rounds, n) in ROUNDS.items():
         prompts = steps * COMPLETIONS_PER_STEP // (rounds * n)
         flags = f"--rounds {rounds} --prompts_per_round {prompts} --num_generations {n}"
         methods[name] = f"-m baselines.sft --reward_shaping linear {flags}"
+    # Rates and PPO's settings were chosen on the tuning prompts with an earlier bundled policy; train.py's default
+    # rate, 3e-4, is chosen to show the hack
     methods["ppo"] = f"-m baselines.ppo --max_steps {steps} --reward_shaping linear --kl_coef 0.1"
+    methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
     # fp32 as the baselines: train.py would take bfloat16 on a GPU
     grpo = "train.py --bf16 false"
     methods["grpo"] = f"{grpo} --max_steps {steps} --kl_type forward --kl_coef 0.1 --use_solution"
+    methods["grpo"] += " --learning_rate 1e-4"
     methods["token"] = f"{grpo} --config configs/best.yaml --max_steps {steps}"
-    if mini:
-        # Rates and PPO's settings were chosen on the tuning prompts with an earlier bundled policy; train.py's default
-        # rate, 3e-4, is chosen to show the hack
-        methods["grpo"] += " --learning_rate 1e-4"
-        methods["ppo"] += " --gamma 1 --use_peft --lora_r 8 --learning_rate 3e-4"
-    else:
-        methods["token"] += " --learning_rate 1e-4"  # train.py's default for LoRA, not that of the YAML file
     return {name: command.split() for name, command in methods.items()}
 
 
@@ -75,12 +70,6 @@ def generated_tokens(rows: Sequence[dict[str, Any]]) -> float:
     return counts[-1] if counts else sum(lengths) * COMPLETIONS_PER_STEP
 
 
-def seconds(folder: Path) -> float | None:
-    """Wall-clock of a run; None if it was not trained from here."""
-    file = folder / "seconds.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-
-
 def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
     """Markdown: method by metric, the mean over seeds with the lowest and the highest of them."""
     models = {model["name"]: model for model in comparison["models"]}
@@ -88,14 +77,11 @@ def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
     for method, runs in {"base": [], **folders}.items():
         found = [models[name] for name in ([run.name for run in runs] or ["base"])]
         line = [method, *cells([{k: v["value"] for k, v in m["metrics"].items()} for m in found], DIGITS)]
-        spent = [s for s in map(seconds, runs) if s]
         line.append(counted(model["verdict"] for model in found) if runs else "")
         line.append(f"{fmean(generated_tokens(read_metrics(run)) for run in runs):,.0f}" if runs else "")
-        lines.append([*line, clock(fmean(spent)) if spent else ""])
+        lines.append(line)
     labels = [METRICS[key].label for key in DIGITS]
-    end = None if any(line[-1] for line in lines) else -1  # runs that were trained elsewhere have no times
-    header = ["", *labels, "Verdicts", "Tokens sampled", "Wall-clock"]
-    return markdown(header[:end], [line[:end] for line in lines])
+    return markdown(["", *labels, "Verdicts", "Tokens sampled"], lines)
 
 
 def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
@@ -118,26 +104,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
     add("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
     add("--write", action="store_true", help="the table and the figures into docs/, too")
-    add("--model", default="mini", help="the policy, for all (default: mini)")
-    add("--sentiment_model", default="mini", help="the classifier, for all (default: mini)")
     args = parser.parse_args(argv)
-    mini, methods = resolve_models(args.model, args.sentiment_model).mini, args.methods.split(",")
+    methods = args.methods.split(",")
     for method in methods:
         if method not in METHODS:
             raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(METHODS)}")
-    models = ["--model", args.model, "--sentiment_model", args.sentiment_model]
     out, runs = output_folder(args.out, WRITTEN).resolve(), Path(user_path(args.runs)).resolve()
     folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in methods}
-    available = commands(args.steps, mini)
+    available = commands(args.steps)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
-        Training([*available[method], *models], folders[method][seed], seed)
+        Training([*available[method], *MODELS], folders[method][seed], seed)
         for seed in range(args.seeds)
         for method in methods
     ]
     finish_runs(wanted, args.jobs, runs / "log.txt")
 
     named = [f"{run.name}={run}" for found in folders.values() for run in found]
-    evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *models]
+    evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *MODELS]
     if subprocess.run(evaluate, cwd=ROOT).returncode:
         raise UserError("evaluate.py failed; its message is above")
     comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 python -m pytest tests/test_compare.py
 """
 
-import json
 import subprocess
 
 import pytest
@@ -12,7 +11,7 @@ from baselines import compare
 from baselines.ppo import PARSER as PPO_PARSER
 from baselines.sft import PARSER as SFT_PARSER
 from kit.base.errors import UserError
-from kit.lm.models import MINI, ROOT
+from kit.lm.models import ROOT
 from kit.measure.measuring import METRICS
 from train import PARSER as GRPO_PARSER
 
@@ -58,22 +57,17 @@ def test_all_train_in_one_precision():
         assert ("--bf16" in command) == (command[0] == "train.py")  # whose default follows the GPU
 
 
-def test_grpo_has_a_rate_of_its_own_for_the_bundled_policy_alone():
+def test_grpo_has_a_rate_of_its_own():
     assert GRPO_PARSER.parse(compare.commands(40)["grpo"][1:]).learning_rate == 1e-4
-    assert (
-        GRPO_PARSER.parse(compare.commands(40, mini=False)["grpo"][1:]).learning_rate is None
-    )  # the model's own
-    assert GRPO_PARSER.parse(compare.commands(40, mini=False)["token"][1:]).learning_rate == 1e-4
 
 
-@pytest.mark.parametrize("model", ["mini", str(MINI / "policy")])
-def test_the_bundled_policy_is_known_by_name_and_by_path(model, monkeypatch, tmp_path):
+def test_the_bundled_models_are_trained(monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(compare, "finish_runs", lambda wanted, *_: trained.extend(wanted))
     monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(UserError, match=r"evaluate\.py failed"):
-        compare.main(["--seeds", "1", "--methods", "grpo", "--model", model, "--runs", str(tmp_path)])
-    assert "1e-4" in trained[0].command
+        compare.main(["--seeds", "1", "--methods", "grpo", "--runs", str(tmp_path)])
+    assert trained[0].command[-4:] == ["--model", "mini", "--sentiment_model", "mini"]
 
 
 def test_tokens_are_read_from_the_counter_or_from_the_lengths():
@@ -94,21 +88,19 @@ def test_histories_are_averaged_where_all_seeds_have_a_value():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "mean", "end"),
+    ("seeds", "mean", "end"),
     [
-        ([60.0, 120.0], "0.88 [0.75, 1.00]", "| 1 drifting, 1 healthy | 1,000 | 1:30 |"),
-        ([None], "0.75", "| 1 healthy | 1,000 |"),  # trained by other means
+        (2, "0.88 [0.75, 1.00]", "| 1 drifting, 1 healthy | 1,000 |"),
+        (1, "0.75", "| 1 healthy | 1,000 |"),
     ],
 )
-def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seconds, mean, end, tmp_path):
+def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seeds, mean, end, tmp_path):
     def model(name, value, verdict=None):
         return {"name": name, "metrics": {key: {"value": value} for key in METRICS}, "verdict": verdict}
 
-    folders = [tmp_path / f"ppo-{seed}" for seed in range(len(seconds))]
-    for folder, spent in zip(folders, seconds, strict=True):
+    folders = [tmp_path / f"ppo-{seed}" for seed in range(seeds)]
+    for folder in folders:
         folder.mkdir()
-        if spent:
-            (folder / "seconds.json").write_text(json.dumps(spent))
         (folder / "metrics.jsonl").write_text('{"step": 1, "train/generated_tokens": 1000}\n')
     models = [model("base", 0.5), model("ppo-0", 0.75, "healthy"), model("ppo-1", 1.0, "drifting")]
     del models[0]["metrics"]["captured"]  # the base's is 0 by definition

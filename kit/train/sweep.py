@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -87,7 +86,7 @@ def finish_runs(wanted: Sequence[Training], jobs: int, log_file: Path) -> None:
 
 
 def finish_run(training: Training, log: TextIO, started: list[subprocess.Popen]) -> None:
-    """Run one training to its end, from its last checkpoint if there is one; keep its seconds."""
+    """Run one training to its end, from its last checkpoint if there is one."""
     folder = training.folder
     flags = ["--output_dir", str(folder.parent), "--run_name", folder.name, "--seed", str(training.seed)]
     if folder.exists():
@@ -100,7 +99,6 @@ def finish_run(training: Training, log: TextIO, started: list[subprocess.Popen])
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_text(training.record, json.dumps(spelled_out(training.command)))
     print(f"\n=== {folder.name}: python {' '.join([*training.command, *flags])}", file=log, flush=True)
-    start = time.monotonic()
     with subprocess.Popen(
         [sys.executable, *training.command, *flags],
         cwd=ROOT,
@@ -111,10 +109,6 @@ def finish_run(training: Training, log: TextIO, started: list[subprocess.Popen])
     ) as process:
         started.append(process)
         status = process.wait()
-    if folder.exists():
-        spent = folder / "seconds.json"
-        before = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
-        spent.write_text(json.dumps(before + time.monotonic() - start), encoding="utf-8")
     if status:
         raise UserError(f"{folder.name} ended with status {status}, see {log.name}; start it again to go on")
 
