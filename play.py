@@ -145,24 +145,9 @@ class Play:
         except UserError as error:
             return note(error)
         if not samples:
-            return note("this prompt is not in the run's validations; ask its checkpoints")
+            return note("this prompt is not in the run's validations")
         more = {"judge": None, "log_ratios": None, "truncated": False}
         return side_by_side(prompt, {f"step {s['step']}": [{**s, **more}] for s in samples}, 1)
-
-    def checkpoints(self, run: str, prompt: str, temperature: float, length: int, seed: int) -> Iterator[str]:
-        """A prompt's completion by each checkpoint of a run, with the same random numbers; base is step 0."""
-        try:
-            bench = self.asked(prompt, temperature, length, seed)
-            folders = self.runs[run].checkpoints()
-            if not folders:
-                raise UserError(f"{run} has kept no checkpoint: see --save_steps and --save_total_limit")
-            rows: dict[str, Sequence[Row]] = {}
-            for step, folder in [(0, None), *folders]:
-                policy = load_measured(bench, str(folder)) if folder else self.policies[BASE]
-                for rows[f"step {step}"] in streamed(bench, policy, 1):
-                    yield side_by_side(bench.prompts[0], rows, 1)
-        except UserError as error:
-            yield note(error)
 
     def fool(self, text: str) -> str:
         """The scores of a text by reward model, judge and word counter."""
@@ -215,17 +200,9 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
                 names = list(play.runs)
                 with gr.Row():
                     run = gr.Dropdown(names, value=names[0], label="Run")
-                    same = gr.Dropdown(prompts, value=prompts[0], label="Prompt", allow_custom_value=True)
-                gr.HTML("<h2>Its validations, as they were written in training</h2>")
+                    same = gr.Dropdown(prompts, value=prompts[0], label="Prompt")
                 recorded = gr.HTML(play.recorded(names[0], prompts[0]), elem_id="recorded")
-                gr.HTML("<h2>Its checkpoints, now</h2>")
-                every = gr.Button("Ask its checkpoints", elem_id="every")
-                over = gr.HTML(elem_id="over")
                 gr.on([run.change, same.change], play.recorded, [run, same], recorded)
-                step_by_step = [run, same, temperature, length, seed]
-                asked = every.click(play.checkpoints, step_by_step, over, show_progress="hidden")
-                # The answers shown are of another run or prompt
-                gr.on([run.change, same.change], lambda: "", None, over, cancels=asked)
         with gr.Tab("Can you fool it?"):
             text = gr.Textbox(label="Any text", lines=4, elem_id="text", placeholder="any text")
             scores = gr.HTML(play.fool(""), elem_id="scores")
@@ -254,8 +231,8 @@ def start(argv: Sequence[str]) -> Any:
     for model in models:
         try:
             policies[model.name] = load_measured(bench, model.path)
-        except UserError as error:  # a run that is still training has checkpoints to show
-            if not (model.run and model.run.checkpoints()):
+        except UserError as error:  # a run that is still training has validations to show
+            if not model.run:
                 raise
             print(f"{one_sentence(error)}, or look at {model.name} over its steps", file=sys.stderr)
     about = (
