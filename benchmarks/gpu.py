@@ -15,9 +15,9 @@ quiet(__name__)
 import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +26,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import train
-from benchmarks.step_time import PAGE, VARIANTS, quartiles, time_variant
+from benchmarks.step_time import PAGE, VARIANTS, quartiles, time_variant, timed
 from data import HELD_OUT_PROMPTS
 from kit import ROOT
 from kit.base.cli import Parser
@@ -57,6 +57,15 @@ def random_pair(folder: Path, tiny: bool) -> ModelChoice:
     DistilBertForSequenceClassification(config).save_pretrained(folder / "sentiment")
     scorer.save_pretrained(folder / "sentiment")
     return ModelChoice(str(folder / "policy"), str(folder / "sentiment"), "random weights")
+
+
+def full_pair(folder: Path) -> ModelChoice:
+    """GPT-2 and DistilBERT, or random weights of their sizes."""
+    try:
+        return replace(resolve_models("gpt2"), reason="GPT-2 and DistilBERT")
+    except UserError as error:
+        print(f"{error}; random weights of the same sizes instead", file=sys.stderr)
+        return random_pair(folder, tiny=False)
 
 
 def in_a_process(function: Callable, *args: Any) -> Any:
@@ -90,13 +99,10 @@ def kl_before_the_first_update(choice: ModelChoice, bf16: bool, flags: Sequence[
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> list[float]:
     """The time of each call but the first, on the GPU too."""
-    times = []
+    times: list[float] = []
+    once = timed(work, times)
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        once()
     return times[1:]
 
 
@@ -165,19 +171,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.smoke or torch.cuda.is_available()):
         raise UserError("no GPU here; --smoke tries all of it on the CPU, in tiny sizes")
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            choice = None if args.smoke else resolve_models("gpt2")
-        except UserError as error:
-            print(f"{error}; random weights of the same sizes instead", file=sys.stderr)
-            choice = None
-        if choice:
-            choice = ModelChoice(choice.policy, choice.sentiment, "GPT-2 and DistilBERT")
-        else:
-            choice = random_pair(Path(folder), tiny=args.smoke)
         if args.smoke:
-            text = measured(choice, 1, lambda function, *given: function(*given), SMOKE)
+            pair = random_pair(Path(folder), tiny=True)
+            text = measured(pair, 1, lambda function, *given: function(*given), SMOKE)
         else:
-            text = measured(choice, 10, in_a_process)
+            text = measured(full_pair(Path(folder)), 10, in_a_process)
     print(f"\n{text}")
     if args.write:
         write_between(PAGE, "written by benchmarks.gpu", text)

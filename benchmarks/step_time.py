@@ -8,9 +8,7 @@ that costs nothing. Prompts, sizes and optimizer are the same. Every case runs i
 and then in the other; the figures are medians over both. With --write the tables go into docs/speed.md.
 
 --busy measures a step of `python train.py` without flags: with OMP_WAIT_POLICY=passive, which the kit sets, and without
-it; on a quiet machine, and beside one single-threaded process a core that never waits. The fair share is the time that
-a step takes if all threads get equal parts of the cores. With T threads in a step and S spinning processes on S cores
-there are (T + S) / S threads on each core, so it is (T + S) / S times the quiet step: twice for one thread a core.
+it; on a quiet machine, and beside one single-threaded process a core that never waits.
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -207,7 +205,7 @@ def busy(choice: ModelChoice, steps: int) -> str:
     unset, passive = (c["step"] for c in time_all([(NO_PENALTY, w) for w in WAITING], choice, steps))
     with spinning(cores):
         beside = time_all([(NO_PENALTY, "passive")], choice, (steps + 1) // 2)[0]["step"]
-    fair_share = median(passive) * (threads + cores) / cores
+    fair_share = median(passive) * (threads + cores) / cores  # all threads get equal parts of the cores
     cost = f"quiet: passive / unset = {median(passive) / median(unset):.2f} (at most 1.05 wanted)"
     share = f"busy: passive / fair share = {median(beside) / fair_share:.2f} (at most 2 wanted)"
     rows = [
