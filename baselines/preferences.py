@@ -38,9 +38,8 @@ from kit.lm.sampling import Completion, sample
 from sentiment import load_scorer
 
 HELD_OUT = 200
-WRITTEN = {f"{name}.jsonl": '{"prompt": ' for name in ("pairs", "held_out", "turned")} | {
-    "annotator.json": '"annotator"'
-}
+WRITTEN = dict.fromkeys(("pairs.jsonl", "held_out.jsonl", "turned.jsonl"), '{"prompt": ')
+WRITTEN |= {"annotator.json": '"annotator"'}
 Pair = tuple[Completion, Completion]
 
 
@@ -101,12 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--temperature", type=positive, default=1.0, metavar="T", help="of the sampler (default: 1.0)")
     add("--seed", type=at_least_0, default=0, help="of prompts, texts and answers (default: 0)")
     add("--model", type=user_path, default="auto", help="the base: auto, mini, an id, or a path")
-    add(
-        "--sentiment_model",
-        type=user_path,
-        default="auto",
-        help="behind the gold reward: auto, mini, id, path",
-    )
+    add("--sentiment_model", type=user_path, default="auto", help="of the gold reward: auto, mini, id, path")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"none|length|exclamation|word:[^\W_]+", args.bias):
         raise UserError(f"--bias {args.bias}: give none, length, exclamation, or word:WORD")
@@ -138,24 +132,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Written down
     new = slice(args.pairs, None)
-    written = {
-        "pairs": answers(pairs[: args.pairs], first[: args.pairs]),
-        "held_out": answers(pairs[new], first[new]),
-    }
+    write_text(out / "pairs.jsonl", answers(pairs[: args.pairs], first[: args.pairs]))
+    write_text(out / "held_out.jsonl", answers(pairs[new], first[new]))
     (out / "turned.jsonl").unlink(missing_ok=True)  # of an earlier annotator
     if args.bias != "none":
-        written["turned"] = answers(pairs[new], turned[new])
-    for name, text in written.items():
-        write_text(out / f"{name}.jsonl", text)
+        write_text(out / "turned.jsonl", answers(pairs[new], turned[new]))
     about = {"kind": args.gold, "sentiment_model": choice.sentiment_name}
     about |= {"mean": float(gold[new].mean()), "std": float(gold[new].std())}
-    record = {
-        "annotator": about,
-        "agrees_with_gold": agreed,
-        "pairs_with_bias": unequal,
-        "settings": vars(args),
-    }
-    write_text(out / "annotator.json", to_json(record | {"provenance": provenance()}, indent=1) + "\n")
+    record = {"annotator": about, "agrees_with_gold": agreed, "pairs_with_bias": unequal}
+    record |= {"settings": vars(args), "provenance": provenance()}
+    write_text(out / "annotator.json", to_json(record, indent=1) + "\n")
     biased = f", and the bias {args.bias} speaks in {unequal:.0%} of them" if args.bias != "none" else ""
     print(f"{args.pairs} pairs, and {HELD_OUT} held out, in {out}")
     print(f"  the annotator chose the text of higher gold reward in {agreed:.0%}{biased}")
