@@ -9,7 +9,6 @@ SST-2 with `split` (train, validation), `label` and `sentence`.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import re
@@ -104,12 +103,8 @@ def run_parser(
 def add_simple(p: argparse.ArgumentParser) -> None:
     """The flags of the classifiers that measure them on what the policy reads."""
     p.add_argument("--sst2", help="local sst2.parquet; default: stanfordnlp/sst2 from the Hub")
-    p.add_argument(
-        "--simple", help="file of corpus.py: its sentences that training never saw are measured too"
-    )
-    p.add_argument(
-        "--evaluate", type=Path, help="only measure the model here on --simple, and write its card"
-    )
+    p.add_argument("--simple", help="file of corpus.py: measure on those of its sentences that are unseen")
+    p.add_argument("--evaluate", type=Path, help="only measure this model on --simple, and write its card")
 
 
 def start_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -178,15 +173,14 @@ def fit(
     clip: float,
     cosine: bool = False,
     dynamic: bool = False,
-    watch: Callable[[], dict] | None = None,
     checkpoint: Path | None = None,
 ) -> int:
     """Train the model in place. Returns the number of losses (of texts or tokens) it was trained on.
 
     `draw(rng)` yields batches without end. `loss_of(model, *batch)` gives the sum of the losses, whose gradient is
-    clipped to a norm of `clip`, and their number. `dynamic`: batches differ in shape. `watch()` is printed every 400
-    steps. With `checkpoint` the run is saved there every 5 minutes, and `args.resume` goes on from it, with other
-    batches than an unbroken run would draw. TORCHDYNAMO_DISABLE=1 saves torch.compile's minute, for short runs.
+    clipped to a norm of `clip`, and their number. `dynamic`: batches differ in shape. With `checkpoint` the run is
+    saved there every 5 minutes, and `args.resume` goes on from it, with other batches than an unbroken run would draw.
+    TORCHDYNAMO_DISABLE=1 saves torch.compile's minute, for short runs.
     """
     device = model.device
     peak = [group["lr"] for opt in optimizers for group in opt.param_groups]
@@ -202,8 +196,7 @@ def fit(
     groups = [group for opt in optimizers for group in opt.param_groups]  # a resume replaces them
     compiled = torch.compile(loss_of, dynamic=dynamic)
     batches = draw(np.random.default_rng([args.seed, step]))
-    total, count, last = 0.0, 0, time.monotonic()
-    last_save = last
+    total, count, last_save = 0.0, 0, time.monotonic()
     model.train()
     while step < steps:
         factor = lr_factor(step, steps, warmup, cosine)
@@ -221,11 +214,8 @@ def fit(
         step, seen = step + 1, seen + n
         total, count, now = total + loss.item(), count + n, time.monotonic()
         if step % 50 == 0:
-            speed = f"{count / (now - last):,.0f}/s, {minutes(args)} min"
-            print(f"step {step}/{steps} | loss {total / count:.4f} | lr x {factor:.3f} | {speed}", flush=True)
-            total, count, last = 0.0, 0, now
-        if watch and step % 400 == 0:
-            print(f"step {step} | {watch()}", flush=True)
+            print(f"step {step}/{steps} | loss {total / count:.4f} | {minutes(args)} min", flush=True)
+            total, count = 0.0, 0
         if checkpoint and (step == steps or now - last_save > 300):
             state = {"model": model.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers]}
             state |= {"step": step, "seen": seen, "seconds": now - args.begin}
@@ -302,11 +292,8 @@ def polarity(rows: list[np.ndarray], label: np.ndarray, n: int) -> torch.Tensor:
 
     p is the feature's count in the positive texts, q that in the negative ones.
     """
-    p, q = (
-        np.bincount(np.concatenate([r for r, y in zip(rows, label, strict=True) if y == k]), minlength=n)
-        + 1.0
-        for k in (1, 0)
-    )
+    texts = ([row for row, y in zip(rows, label, strict=True) if y == k] for k in (1, 0))
+    p, q = (np.bincount(np.concatenate(some), minlength=n) + 1.0 for some in texts)
     return torch.from_numpy(np.log(p / p.sum()) - np.log(q / q.sum())).float()
 
 
@@ -334,7 +321,6 @@ def fit_classifier(
     steps: int,
     budget: int,
     smoothing: float = 0.05,
-    watch: Callable[[], dict] | None = None,
     loss_of: Callable[..., tuple[torch.Tensor, int]] = polarity_loss,
 ) -> int:
     """Train a classifier by `fit`, on batches of about `budget` tokens of texts of about one length (little padding).
@@ -359,20 +345,15 @@ def fit_classifier(
 
     optimizers = make_optimizers(model, args, betas=(0.9, 0.98), decay_rest=0.01)
     return fit(
-        model, draw, loss_of, optimizers, args, steps=steps, warmup=args.warmup, clip=320.0, dynamic=True, watch=watch
-    )  # fmt: skip
-
-
-def scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> SentimentScorer:
-    """Texts -> P(positive), by a copy of the model: the kit's scorer switches gradients off."""
-    return SentimentScorer(copy.deepcopy(model), tokenizer)
+        model, draw, loss_of, optimizers, args, steps=steps, warmup=args.warmup, clip=320.0, dynamic=True
+    )
 
 
 def accuracies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, frames: dict[str, pd.DataFrame]
 ) -> dict:
     """The accuracy on each frame and, as `NAME_n`, its number of texts."""
-    score = scorer(model, tokenizer)
+    score = SentimentScorer(model, tokenizer)
     out: dict = {}
     for name, frame in frames.items():
         right = (np.array(score(frame["text"].tolist())) > 0.5) == (frame["label"].to_numpy() == 1)

@@ -145,13 +145,10 @@ def main() -> None:
         rows += [(split, label, text) for text in texts(good, args.shortest)]
     frame = pd.DataFrame(rows, columns=["split", "label", "text"]).drop_duplicates("text")
     frame.to_parquet(args.out, index=False)
-    length = frame["text"].str.split().str.len()
+    words, held_out = frame["text"].str.split().str.len().sum(), (frame["split"] == "held_out").sum()
     print(
         f"{len(imdb):,} reviews, {sum(map(len, reviews)):,} sentences, {kept:,} of them simple\n"
-        f"{len(frame):,} texts, {length.sum() / 1e6:.2f} M words; 10, 50 and 90 % of the texts have up to "
-        f"{', '.join(f'{q:.0f}' for q in length.quantile([0.1, 0.5, 0.9]))} words, "
-        f"{(length > 34).mean():.0%} more than 34\n"
-        f"{(frame['split'] == 'held_out').sum():,} texts held out\n{args.out}"
+        f"{len(frame):,} texts, {words / 1e6:.2f} M words; {held_out:,} texts held out\n{args.out}"
     )
 
 

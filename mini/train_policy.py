@@ -1,16 +1,14 @@
 """Train the bundled language model: a small GPT-2 on film reviews, from nothing or from an earlier one.
 
-    python mini/train_policy.py                                        # Hub data; on two cores 70 minutes
-    python mini/train_policy.py --data path/to/imdb.parquet            # the same from a local file
-    python mini/train_policy.py --steps 7700 --batch 128               # a GPU, 4 epochs: better, in minutes
-    python mini/train_policy.py --init first --data simple.parquet --vocab 6144 --lr 2e-3 --steps 2000 --out second
-    python mini/train_policy.py --init second --data long.parquet --lr 8e-4 --steps 450 --sharpen 0.85
-    python mini/train_policy.py --evaluate mini/policy                 # only measure
+    python mini/train_policy.py                               # Hub data; on two cores 70 minutes
+    python mini/train_policy.py --data path/to/imdb.parquet   # the same from a local file
+    python mini/train_policy.py --steps 7700 --batch 128      # a GPU, 4 epochs: better, in minutes
+    python mini/train_policy.py --evaluate mini/policy        # only measure
 
 What it does, top to bottom: a byte-level BPE; all texts but the held-out ones as one stream with <|endoftext|> between
 them; windows of 128 tokens; Muon on the hidden matrices, AdamW on the rest, cosine schedule; in the end the second half
 of the position embeddings, alone. A second stage (`--init`) can go on with other text, such as that of
-`mini/corpus.py`, and with a vocabulary of that text (`--vocab`).
+`mini/corpus.py`, and with a vocabulary of that text (`--vocab`). DATA below has the three stages of the bundled one.
 """
 
 from __future__ import annotations
@@ -278,8 +276,6 @@ def main() -> None:
     model, tokenizer = first_model(args.init, (text[i] for i in order[:100_000]), args.vocab)
     train = encode(tokenizer, [text[i] for i in order])
     print(f"{len(order):,} texts, {len(train) / 1e6:.1f} M tokens; {len(held):,} held out", flush=True)
-    if args.init and not args.resume:
-        print(f"continuing from {quality(model, tokenizer, held_texts)}", flush=True)
 
     model = model.to(args.device)
     optimizers = common.make_optimizers(model, args, betas=(0.9, 0.95), decay_rest=0.0)

@@ -33,6 +33,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sentiment import SentimentScorer
+
 LAYERS, WIDTH, HEADS, FFN, POSITIONS, VOCAB, DROPOUT = 4, 256, 4, 1024, 256, 8192, 0.1
 BUDGET = 4096  # tokens a step
 
@@ -44,7 +46,7 @@ def over_and_over(phrase: str, rng: np.random.Generator) -> str:
 
 
 def first_stage(
-    train: pd.DataFrame, unlabelled: pd.DataFrame, dev: pd.DataFrame, phrases: pd.DataFrame, seed: int
+    train: pd.DataFrame, unlabelled: pd.DataFrame, phrases: pd.DataFrame, seed: int
 ) -> tuple[PreTrainedTokenizerFast, torch.Tensor, np.ndarray]:
     """Tokenizer, first embeddings, and the teacher's P(positive) of the unlabelled reviews. No test review is read."""
     texts = [*train.text, *unlabelled.text]
@@ -54,10 +56,6 @@ def first_stage(
     vectors = common.ppmi_vectors(rows, len(tokenizer), WIDTH)
     grams = [common.ngrams(row) for row in rows]
     teacher = common.train_teacher(grams[: len(train)], train.label.to_numpy(), seed)
-    judged = teacher([common.ngrams(row) for row in common.token_ids(tokenizer, dev.text.tolist())])
-    print(
-        f"teacher: {((judged > 0.5) == (dev.label == 1)).mean():.3f} on the development reviews", flush=True
-    )
     return tokenizer, vectors, teacher(grams[len(train) :])
 
 
@@ -135,9 +133,8 @@ def main() -> None:
     phrases = sst2[sst2.split == "train"]
     # a development slice of the training data, for the choice of settings
     dev, train = train[: len(train) // 25], train[len(train) // 25 :]
-    sentences = phrases[phrases.text.str.len() > 60].sample(
-        n=min(500, len(phrases) // 20), random_state=args.seed
-    )
+    sentences = phrases[phrases.text.str.len() > 60]
+    sentences = sentences.sample(n=min(500, len(phrases) // 20), random_state=args.seed)
     # SST-2's training rows are phrases cut from its sentences: those of the slice leave the training set with it
     joined = "\n".join(sentences.text)
     phrases = phrases[[text not in joined or len(text.split()) < 3 for text in phrases.text]]
@@ -147,7 +144,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.init)
     else:
         unlabelled = imdb[imdb.split == "unsupervised"]
-        tokenizer, vectors, guess = first_stage(train, unlabelled, dev, phrases, args.seed)
+        tokenizer, vectors, guess = first_stage(train, unlabelled, phrases, args.seed)
         reviews, target = [*reviews, *unlabelled.text], np.concatenate([target, guess])
     config = DistilBertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=POSITIONS, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS,
@@ -171,16 +168,14 @@ def main() -> None:
         steps=args.steps,
         budget=BUDGET,
         smoothing=args.smoothing,
-        watch=lambda: common.accuracies(model, tokenizer, {"SST-2": sentences, "IMDB": dev[:200]}),
     )
     metrics = {"texts": seen, "minutes": common.minutes(args), "second_stage": args.init is not None}
 
     model = common.shipped(model)
     measured = {"sst2_validation": sst2[sst2.split == "validation"], "imdb_test": imdb[imdb.split == "test"]}
-    measured |= {"development_sst2": sentences, "development_imdb": dev}
-    measured |= simple
+    measured |= {"development_sst2": sentences, "development_imdb": dev, **simple}
     metrics |= common.accuracies(model, tokenizer, measured)
-    scores = np.round(common.scorer(model, tokenizer)(PROBES), 3).tolist()
+    scores = np.round(SentimentScorer(model, tokenizer)(PROBES), 3).tolist()
     metrics |= {"probes": dict(zip(PROBES, scores, strict=True))}
     common.save_model(model, tokenizer, args, metrics, ABOUT, DATA)
 
