@@ -15,7 +15,6 @@ from kit.base.screen import Progress, clock, quiet, table
 
 quiet(__name__)
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +109,11 @@ def shown(estimate: Estimate, sign: str = "") -> str:
     return "{:{f}} [{:{f}}, {:{f}}]".format(estimate.value, *estimate.interval(), f=f"{sign}.3f")
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def with_interval(estimate: Estimate) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), (estimate.value, *estimate.interval()), strict=True))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("Can a prompt prefix do what RL did? Base and trained model, with and without prefixes.")
     add = parser.add_argument
     add("trained", type=user_path, metavar="PATH", help="run folder, checkpoint, adapter, or id")
@@ -119,11 +122,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--use_solution", action="store_true", help="take shaped_reward from rewards_solution.py")
     add("--out", default="results", metavar="FOLDER", help=f"where {FILE} goes (default: results)")
     parser.add_sampling_flags()
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     find_model(args.trained)
     out = output_folder(args.out, {FILE: '"settings"'}) / FILE
 
@@ -138,11 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
     for model, tokenizer in policies:
         for prefix in prefixes:
-            prompts, what = (
-                [prefix + p for p in bench.prompts],
-                f"{args.prompts} after the prefix {prefix[:40]!r}",
-            )
-            check_prompts(prompts, what, tokenizer, context(model) - bench.max_new_tokens)
+            what = f"{args.prompts} after the prefix {prefix[:40]!r}"
+            room = context(model) - bench.max_new_tokens
+            check_prompts([prefix + prompt for prompt in bench.prompts], what, tokenizer, room)
     print(
         f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"
@@ -163,15 +160,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = {
         "settings": vars(args) | {"model": choice.policy_name, "sentiment_model": choice.sentiment_name},
         "table": [
-            {"prefix": p, "model": name, "mean": e.value, "low": e.interval()[0], "high": e.interval()[1]}
+            {"prefix": p, "model": name, **with_interval(e)}
             for name, found in (("base", base), ("trained", trained))
             for p, e in found.items()
         ],
         "best_prefix": chosen,
-        "gain": {
-            name: {"value": e.value, "low": e.interval()[0], "high": e.interval()[1]}
-            for name, e in gain.items()
-        },
+        "gain": {name: with_interval(e) for name, e in gain.items()},
         "conclusion": verdict,
     }
     write_text(out, to_json(record, indent=1) + "\n")
