@@ -10,11 +10,9 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
-
-from tqdm import tqdm
 
 from grading.exploits import file_beside
 from grading.sandbox import Refused, cut, no_formula, read_submission
@@ -157,6 +155,8 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
     `grade.py`, with its time limit. Returns the number of submissions on which it failed.
     """
     table = Table(path)
+    from tqdm import tqdm  # not on Gradescope, which grades one file
+
     found, lines = submissions_in(folder)
     files: dict[str, Path] = {}
     for text, submission in found.items():
@@ -176,10 +176,11 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
     kept = len(files) - len(todo)
     failed = done = 0
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {name: pool.submit(grade, files[name]) for name in todo}
-        bar = tqdm(futures.items(), unit="file", disable=None)
+        futures = {pool.submit(grade, files[name]): name for name in todo}
+        bar = tqdm(as_completed(futures), total=len(todo), unit="file", disable=None)
         try:
-            for name, future in bar:
+            for future in bar:
+                name = futures[future]
                 if error := future.exception():
                     failed += 1
                     bar.write(f"{name}: not graded, {type(error).__name__}: {error}", file=sys.stderr)
@@ -188,6 +189,7 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
                 table.write()
                 done += 1
         except Stopped as stop:  # those under way come to their end, and clean up
+            table.write()  # the stop may have come between a row and its writing
             pool.shutdown(wait=False, cancel_futures=True)
             bar.close()
             graded = f"{kept + done} of {len(files)} are graded"

@@ -80,7 +80,7 @@ WRONG_PREFERENCE = {
         1.3133,
         0.1269,
     ): "This is -log(1 - p): it teaches that the *rejected* text is better. Are the arguments swapped?",
-    (-1.3133, -0.1269): "This is log(1 - p), with p that of the choice. Which probability should grow?",
+    (-1.3133, -0.1269): "This is log(1 - p): it has no lower bound, and is steepest where the model is sure.",
     (0.7311, 0.1192): "This is p itself: take its log, and mind the sign.",
     (0.2689, 0.8808): "This is 1 - p: a log is missing, and with it a gradient for pairs that are far off.",
     (-1.0000, 2.0000): "This is the bare difference of the scores: the sigmoid and the log are missing.",
@@ -170,14 +170,14 @@ def coefficient_hint(once: list[float], values: list[float], coef: float) -> str
 
 
 def batch_hint(together: list[float], alone: list[float]) -> str:
-    """Why completions cost `together` in one batch, but `alone` in batches of their own."""
+    """Why the entries (completions, or pairs) have these values `together` in one batch, but others `alone`."""
     n, total = len(alone), sum(alone)
     readings = {
-        "You average over the batch: return one penalty for each completion.": [total / n] * n,
-        "You add up the whole batch: return one penalty for each completion.": [total] * n,
+        "You average over the batch: return one number for each of its entries.": [total / n] * n,
+        "You add up the whole batch: return one number for each of its entries.": [total] * n,
         "You divide by the number of completions in the batch.": [v / n for v in alone],
         "You subtract the mean of the batch.": [v - total / n for v in alone],
-        "All completions of a batch get the same value: return one penalty for each.": together[:1] * n,
+        "All entries of a batch get the same value: return one number for each.": together[:1] * n,
     }
-    otherwise = "A completion's penalty changes with the others in its batch."
+    otherwise = "An entry's value changes with the others in its batch."
     return first_that_fits(together, readings) or otherwise

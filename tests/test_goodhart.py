@@ -113,7 +113,7 @@ def test_the_figure(tmp_path):
     plots.save(figure, tmp_path, "overoptimization")
     left, right = figure.axes
     labels = [label for label in left.get_legend_handles_labels()[1] if label.startswith("a: gold")]
-    assert labels == ["a: gold reward\nα 1.00 [1.00, 1.00], β 0.50 [0.50, 0.50]"]
+    assert labels == ["a: gold reward\nα 1.00 [1.00, 1.00], β 0.50 [0.50, 0.50], turns at δ 2.7"]
     marks = [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"]
     assert marks == [pytest.approx(math.e)]
     assert [line.get_xdata()[0] for line in right.lines if line.get_linestyle() == ":"] == [

@@ -439,6 +439,16 @@ def test_a_word_counter_is_judged_by_its_own_count():
     assert what_next(args, "", first, last).startswith("The score moved by +1.00 for 9.0 nats")
 
 
+def test_a_hacked_learned_reward_points_at_the_gold_reward():
+    args = script.PARSER.parse(["--reward_model", "outputs/rm-100"])
+    first = {f"val/{name}": value for name, value in BASE.items()} | {"val/proxy": 0.0}
+    last = first | {"val/proxy": 1.2, "val/kl_policy_ref": 90.0, "val/distinct_2": 0.1}
+    words = what_next(args, "", first, last)
+    assert words.startswith("Hacked, 90 nats away") and words.endswith(
+        "`gold` turn while `learned` still rises?"
+    )
+
+
 def test_help_fits_two_screens(run_script):
     done = run_script("train.py", "--help", real=True)
     lines = done.stdout.splitlines()

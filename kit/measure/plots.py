@@ -232,9 +232,10 @@ def overoptimization(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
                 if found:
                     (a, a0, a1), (b, b0, b1), (turn, *_) = found.as_dict().values()
                     fitted = f"α {a:.2f} [{a0:.2f}, {a1:.2f}], β {b:.2f} [{b0:.2f}, {b1:.2f}]"
-                    points.set_label(f"{points.get_label()}\n{fitted}")
                     if key == "gold" and turn < curve.delta.max():
+                        fitted += f", turns at δ {turn:.1f}"
                         ax.axvline(turn, color=look.color, lw=0.8, ls=":")
+                    points.set_label(f"{points.get_label()}\n{fitted}")
         ax.set_title(title, loc="left")
         ax.set_xlabel("δ = √KL(π‖π_ref), KL in nats per completion")
         if ax.get_legend_handles_labels()[0]:

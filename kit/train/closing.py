@@ -26,9 +26,11 @@ def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict
             "  Is the sign of the penalty right?  python rewards.py;  if so, a smaller --learning_rate"
         )
     if verdict(found) == HACKED and not penalty:
+        hacked = f"Hacked, {kl:.0f} nats away ({odd}): is that what you meant by positive?\n"
+        if args.reward_model:
+            return f"{hacked}  In the val lines, where does `gold` turn while `learned` still rises?"
         return (
-            f"Hacked, {kl:.0f} nats away ({odd}): is that what you meant by positive?\n"
-            "  You write the cure: fill rewards.py, check it with  python rewards.py\n"
+            f"{hacked}  You write the cure: fill rewards.py, check it with  python rewards.py\n"
             "  then train with             python train.py --kl_type forward"
         )
     if verdict(found) == HACKED:
