@@ -91,6 +91,7 @@ results: .venv/.installed
 	$(BIN)/python -m benchmarks.results $(ARGS)
 	$(BIN)/python -m benchmarks.verdict
 	$(BIN)/python -m benchmarks.overoptimization
+	$(BIN)/python -m benchmarks.smollm2
 
 handout: .venv/.installed
 	$(BIN)/python -m grading.handout $(if $(VARIANT),--variant $(VARIANT)) $(ARGS)

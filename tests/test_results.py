@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import measured, overoptimization, results, step_time, verdict
+from benchmarks import measured, overoptimization, results, smollm2, step_time, verdict
 from benchmarks.measured import keep, kept_lines, of_training
 from kit.base.errors import UserError
 from kit.lm.models import ModelChoice
@@ -262,3 +262,14 @@ def test_a_row_of_the_learned_rewards_by_hand(tmp_path):
     b = (3 / 4 - 1 / 6) / (math.log(3) - math.log(2))
     assert turn == pytest.approx(math.exp((3 / 4 + b * math.log(2)) / b - 1))
     assert {*found, "turn"} <= {*overoptimization.COLUMNS}
+
+
+def test_a_row_of_the_table_of_smollm2_has_the_flags_and_numbers_of_its_model():
+    number = {"value": 0.5, "low": 0.4, "high": 0.6}
+    base = {"name": "base", "verdict": None, "metrics": {"sentiment": number, "length": {"value": 20.4}}}
+    shaped = base | {"name": "shaped", "verdict": "drifting", "metrics": {"kl_policy_ref": {"value": 7.25}}}
+    rows = smollm2.table([base, shaped]).splitlines()[2:]
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
+        ["(base)", "0.50", "", "", "", "20", "", ""],
+        ["`--kl_type forward --kl_coef 0.05 --reward_shaping shaped`", "", "", "7.2", "", "", "", "drifting"],
+    ]
