@@ -98,7 +98,11 @@ class Table:
         """Fill in our cells of a submission's row, a new one at the end if need be, and seal them."""
         row = self.row(values["submission"])
         if row is None:
-            self.rows.append(row := [])
+            names = [
+                self.cell(row, "submission") for row in self.rows
+            ]  # in the order of names, whichever ends first
+            later = (place for place, name in enumerate(names) if name > values["submission"])
+            self.rows.insert(next(later, len(names)), row := [])
         row += [""] * (len(self.header) - len(row))
         for field, value in values.items():
             comma = self.decimal_comma and field in NUMBERS
@@ -186,8 +190,8 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
                     bar.write(f"{name}: not graded, {type(error).__name__}: {error}", file=sys.stderr)
                     continue
                 table.put({"submission": name, **cells(future.result()), "sha256": digests[name]})
-                table.write()
                 done += 1
+                table.write()
         except Stopped as stop:  # those under way come to their end, and clean up
             table.write()  # the stop may have come between a row and its writing
             pool.shutdown(wait=False, cancel_futures=True)
