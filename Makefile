@@ -82,7 +82,7 @@ canary:
 	$(PYTHON) -m venv --clear .venv-canary
 	$(CANARY) -m pip install -q --disable-pip-version-check $(NAMES)
 	@$(CANARY) -m pip list --disable-pip-version-check | grep -iwF $(NAMES:%=-e %)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(CANARY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	KIT_CANARY=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(CANARY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 baselines: .venv/.installed
 	$(BIN)/python -m baselines.compare $(ARGS)

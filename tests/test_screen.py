@@ -149,12 +149,20 @@ def test_packages_that_are_missing_or_of_another_version(installed, said, tmp_pa
         return installed[name]
 
     (tmp_path / "requirements.txt").write_text(PINS)
+    monkeypatch.delenv("KIT_CANARY", raising=False)
     monkeypatch.setattr(kit, "ROOT", tmp_path)
     monkeypatch.setattr(metadata, "version", version)
     assert kit.wrong_packages() == said
     (tmp_path / ".venv").mkdir()  # which is not the Python that runs this
     there = "the environment in .venv is not active: type .venv/bin/python for python"
     assert kit.wrong_packages() == said.replace(INSTALL, there)
+
+
+@pytest.mark.parametrize(("trl", "refused"), [("1.17.0", False), ("2.0", False), ("1.15.9", True)])
+def test_make_canary_takes_newer_packages_and_no_older(trl, refused, monkeypatch):
+    monkeypatch.setenv("KIT_CANARY", "1")
+    monkeypatch.setattr(metadata, "version", lambda name: trl if name == "trl" else "9999.0")
+    assert kit.wrong_packages().startswith(f"trl {trl} is installed") == refused
 
 
 def test_an_older_python_is_refused(monkeypatch):
