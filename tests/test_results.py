@@ -268,8 +268,10 @@ def test_a_row_of_the_table_of_smollm2_has_the_flags_and_numbers_of_its_model():
     number = {"value": 0.5, "low": 0.4, "high": 0.6}
     base = {"name": "base", "verdict": None, "metrics": {"sentiment": number, "length": {"value": 20.4}}}
     shaped = base | {"name": "shaped", "verdict": "drifting", "metrics": {"kl_policy_ref": {"value": 7.25}}}
-    rows = smollm2.table([base, shaped]).splitlines()[2:]
+    hacked = base | {"name": "no-penalty", "verdict": "hacked", "metrics": {}}
+    rows = smollm2.table([base, hacked, shaped]).splitlines()[2:]
     assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows] == [
         ["(base)", "0.50", "", "", "", "20", "", ""],
+        ["(no flag)", "", "", "", "", "", "", "hacked"],
         ["`--kl_type forward --kl_coef 0.05 --reward_shaping shaped`", "", "", "7.2", "", "", "", "drifting"],
     ]
