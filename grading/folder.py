@@ -95,12 +95,10 @@ class Table:
         return next((row for row in self.rows if self.cell(row, "submission") == name), None)
 
     def put(self, values: dict[str, str]) -> None:
-        """Fill in our cells of a submission's row, a new one at the end if need be, and seal them."""
+        """Fill in our cells of a submission's row, a new one in the order of names if need be, and seal them."""
         row = self.row(values["submission"])
         if row is None:
-            names = [
-                self.cell(row, "submission") for row in self.rows
-            ]  # in the order of names, whichever ends first
+            names = [self.cell(row, "submission") for row in self.rows]
             later = (place for place, name in enumerate(names) if name > values["submission"])
             self.rows.insert(next(later, len(names)), row := [])
         row += [""] * (len(self.header) - len(row))
@@ -158,9 +156,9 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
     A row stands if the file has not changed since (sha256) or is gone, or if it was edited by hand. `grade` is that of
     `grade.py`, with its time limit. Returns the number of submissions on which it failed.
     """
-    table = Table(path)
     from tqdm import tqdm  # not on Gradescope, which grades one file
 
+    table = Table(path)
     found, lines = submissions_in(folder)
     files: dict[str, Path] = {}
     for text, submission in found.items():
@@ -170,7 +168,7 @@ def grade_folder(folder: Path, path: Path, jobs: int, grade: Callable[[Path], di
         files[name] = submission
     digests = {name: digest(submission) for name, submission in files.items()}
     states = {name: table.state(name, digests[name]) for name in files}
-    todo = sorted(name for name, state in states.items() if state in ("new", "changed"))
+    todo = [name for name, state in states.items() if state in ("new", "changed")]
     edited = "has changed, but its row was edited by hand; delete the row to grade it again"
     lines += [f"{name}: {edited}" for name, state in states.items() if state == "edited"]
     print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
