@@ -12,9 +12,6 @@ from kit.base.screen import quiet
 
 quiet(__name__)
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +26,16 @@ from kit.base.files import output_folder, user_path, write_text
 from kit.base.runs import read_metrics
 from kit.measure import plots
 from kit.measure.measuring import METRICS
-from kit.train.sweep import Training, cells, counted, finish_runs, markdown, mean_history, write_between
+from kit.train.sweep import (
+    Training,
+    cells,
+    counted,
+    evaluated,
+    finish_runs,
+    markdown,
+    mean_history,
+    write_between,
+)
 
 MODELS = ["--model", "mini", "--sentiment_model", "mini"]
 COMPLETIONS_PER_STEP = 64
@@ -120,10 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finish_runs(wanted, args.jobs, runs / "log.txt")
 
     named = [f"{run.name}={run}" for found in folders.values() for run in found]
-    evaluate = [sys.executable, "evaluate.py", "base", *named, "--out", str(out), *MODELS]
-    if subprocess.run(evaluate, cwd=ROOT).returncode:
-        raise UserError("evaluate.py failed; its message is above")
-    comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    comparison = evaluated(["base", *named], out, *MODELS)
     text = table(comparison, folders)
     write_text(out / "table.md", text)
     histories = {name: mean_history([read_metrics(run) for run in found]) for name, found in folders.items()}

@@ -11,18 +11,15 @@ from kit.base.screen import quiet
 
 quiet(__name__)
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from kit import ROOT
 from kit.base.cli import BASE, Parser
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.lm.models import smollm2_file
 from kit.measure.measuring import METRICS
-from kit.train.sweep import Training, cells, finish_runs, markdown, write_between
+from kit.train.sweep import Training, cells, evaluated, finish_runs, markdown, write_between
 
 RUNS, PAGE = ROOT / "outputs" / "smollm2", ROOT / "docs" / "results.md"
 FORWARD = ["--kl_type=forward", "--kl_coef=0.05"]
@@ -56,11 +53,9 @@ def main() -> None:
     wanted = [Training([*TRAIN, *flags], folders[name], seed=0) for name, flags in SETTINGS.items()]
     finish_runs(wanted, 2, RUNS / "log.txt")
 
-    out, runs = RUNS / "comparison", [f"{name}={folder}" for name, folder in folders.items()]
-    measure = ["evaluate.py", BASE, *runs, "--num_samples=4", "--max_new_tokens=24", f"--out={out}"]
-    if subprocess.run([sys.executable, *measure], cwd=ROOT).returncode:
-        raise UserError("evaluate.py failed; its message is above")
-    text = table(json.loads((out / "comparison.json").read_text(encoding="utf-8"))["models"])
+    named = [f"{name}={folder}" for name, folder in folders.items()]
+    found = evaluated([BASE, *named], RUNS / "comparison", "--num_samples=4", "--max_new_tokens=24")
+    text = table(found["models"])
     write_between(PAGE, "written by benchmarks.smollm2", text)
     print(f"\n{text}\nin {PAGE}")
 

@@ -13,6 +13,7 @@ from baselines.sft import PARSER as SFT_PARSER
 from kit.base.errors import UserError
 from kit.lm.models import ROOT
 from kit.measure.measuring import METRICS
+from kit.train import sweep
 from train import PARSER as GRPO_PARSER
 
 
@@ -64,7 +65,7 @@ def test_grpo_has_a_rate_of_its_own():
 def test_the_bundled_models_are_trained(monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(compare, "finish_runs", lambda wanted, *_: trained.extend(wanted))
-    monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(UserError, match=r"evaluate\.py failed"):
         compare.main(["--seeds", "1", "--methods", "grpo", "--runs", str(tmp_path)])
     assert trained[0].command[-4:] == ["--model", "mini", "--sentiment_model", "mini"]

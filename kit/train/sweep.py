@@ -113,6 +113,14 @@ def finish_run(training: Training, log: TextIO, started: list[subprocess.Popen])
         raise UserError(f"{folder.name} ended with status {status}, see {log.name}; start it again to go on")
 
 
+def evaluated(models: Sequence[str], out: Path, *flags: str) -> dict[str, Any]:
+    """comparison.json, by evaluate.py, of `models` (`base`, or NAME=PATH). Raises `UserError` if there is none."""
+    command = [sys.executable, "evaluate.py", *models, *flags, "--out", str(out)]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise UserError("evaluate.py failed; its message is above")
+    return json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+
+
 def mean_history(histories: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The mean over seeds of every series, step by step, where all seeds have it."""
     rows = pd.concat([pd.DataFrame(seed, dtype=float).groupby("step").last() for seed in histories])
