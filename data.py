@@ -4,6 +4,7 @@ Provided, you need not change this. The policy continues an opener and only the 
 must not judge the film ("The best part was" would lift the base model's score).
 """
 
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from kit.base.errors import UserError
 from kit.base.files import lines, read_text, refuse_pointer, user_path
-from kit.base.runs import read_lines
 from kit.lm.hub import fetch_splits
 from kit.lm.loading import Tokenizer, told_as
 
@@ -154,8 +154,14 @@ def load_pairs(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         raise UserError(f"--pairs {file}: no such file; make one with python -m baselines.preferences")
     pairs = []
-    for number, row in enumerate(read_lines(file), start=1):
+    for number, line in enumerate(lines(read_text(file, "--pairs")), start=1):
+        if not line.strip():
+            continue
         where = f"--pairs {file}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise UserError(f"{where}: is no JSON object; correct the line") from None
         found = row if isinstance(row, dict) else {}
         for key in COLUMNS:
             if not isinstance(found.get(key), str):

@@ -87,8 +87,8 @@ def kl_penalty_backward(
 
         kl_penalty_backward([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]
 
-    Edge cases: those of exercise 1a. And exp() overflows above 709, so cap the weight, but not below 10, which
-    would change what is taught. The result must be finite when the models are 800 nats apart on a token, and when
+    Edge cases: those of exercise 1a. And exp() overflows above 709, so cap the weight, at 10 or more: a lower
+    cap changes what is taught. The result must be finite when the models are 800 nats apart on a token, and when
     pi_ref gives a token log-probability -inf.
 
     Check: `python rewards.py kl_penalty_backward`.
@@ -111,7 +111,7 @@ def shaped_reward(
     - a function of the score alone: what fools the classifier best still earns most.
 
     The check measures yours on fixed texts and shows what they earn. One word over and over, a phrase over and
-    over, and three words must earn clearly less than honest praise. Word salad is left to the KL penalty.
+    over, three words, and no word must earn clearly less than honest praise. Word salad is left to the KL penalty.
 
     Args:
         scores: N probabilities in [0, 1] that the completion is positive (higher is wanted).

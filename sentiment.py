@@ -63,6 +63,11 @@ def class_values(id2label: dict[int, str]) -> list[float]:
     raise UserError(f"the sentiment model's labels are {names}: set id2label in its config.json to {known}")
 
 
+def clean(text: str) -> str:
+    """The text as a tokenizer takes it: cut, with a question mark for a lone surrogate, which cannot be encoded."""
+    return text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+
+
 class Classifier:
     """The logits of texts, by a sequence-classification model. Longer texts are cut to the model's context."""
 
@@ -86,8 +91,7 @@ class Classifier:
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
         """(N, classes) of N texts, in one batch."""
         batch = self.tokenizer(
-            # "replace" makes a lone surrogate, which cannot be encoded, a question mark
-            [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for text in texts],
+            [clean(text) for text in texts],
             padding=True,
             truncation=True,
             max_length=self.max_length,
@@ -182,6 +186,10 @@ def load_reward_model(
     folder = path / "final" if (path / "final").is_dir() else path
     if not folder.is_dir():
         raise UserError(f"--reward_model {spec}: no such folder; {advice}")
+    if (folder / "metrics.jsonl").is_file() or folder.name.startswith("checkpoint-"):
+        raise UserError(
+            f"--reward_model {spec}: is not finished, and of no known scale yet; --resume its run first"
+        )
     loaded = load_classifier(str(folder), "reward model", advice)
     if (n := loaded.model.config.num_labels) != 1:
         raise UserError(f"--reward_model {spec}: has {n} classes, not one number; {advice}")

@@ -70,7 +70,7 @@ def draw_pairs(lm: Any, tokenizer: Any, prompts: Sequence[str], wanted: int, len
         seed = int(rng.integers(2**31))
         drawn = sample(lm, tokenizer, asked, 2, length, temperature, seed, on_batch=progress.advance)
         different = [(a, b) for a, b in zip(drawn[::2], drawn[1::2], strict=True) if a.text != b.text]
-        if not different:
+        if not different and not pairs:
             raise UserError("both completions of each prompt are the same text: raise --temperature")
         pairs += different
     return pairs
@@ -109,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.bias == "none" and args.strength != parser.get_default("strength"):
         raise UserError(f"--strength {args.strength:g} is that of a bias: it needs --bias")
     out = output_folder(args.out, WRITTEN)
+    if (out / "pairs.jsonl").exists() and not (out / "annotator.json").exists():
+        raise UserError(f"--out {args.out}: its pairs.jsonl is not of this command; choose another folder")
 
     # Texts
     choice = resolve_models(args.model, args.sentiment_model)

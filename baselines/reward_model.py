@@ -76,7 +76,7 @@ from kit.lm.models import MINI
 from kit.train.hooks import StepCallback, run_trainer
 from kit.train.processes import refuse_idle_gpus
 from kit.train.session import RunSession, fingerprint, source_digest
-from sentiment import Classifier, RewardModel, load_classifier
+from sentiment import Classifier, RewardModel, clean, load_classifier
 
 JUDGE = MINI / "judge"
 Pairs = list[dict[str, str]]
@@ -196,6 +196,8 @@ class HeldOut:
 class Steps(StepCallback):
     """What TRL logs, under its own names."""
 
+    every: ClassVar = 10  # hundreds of short steps
+
     names: ClassVar = {name: name for name in ("loss", "accuracy", "margin", "grad_norm", "learning_rate")}
     shown: ClassVar = {"loss": "loss {:.3f}", "accuracy": "accuracy {:.2f}", "margin": "margin {:.2f}"}
 
@@ -219,7 +221,7 @@ def main() -> None:
     proxy = RewardModel(model, tokenizer)
 
     def ids(text: str) -> list[int]:
-        return tokenizer(text, truncation=True, max_length=proxy.max_length)["input_ids"]
+        return tokenizer(clean(text), truncation=True, max_length=proxy.max_length)["input_ids"]
 
     # Passes over the pairs, each in another order, as one epoch: a resumed run finds its place again
     rng = random.Random(args.seed)
@@ -255,8 +257,7 @@ def main() -> None:
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=not torch.cuda.is_available(),
-            logging_steps=10,
-            logging_first_step=True,
+            logging_steps=1,
             logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=args.save_steps,

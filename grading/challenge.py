@@ -28,10 +28,10 @@ from transformers import PreTrainedModel
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS, load_prompts
 from grading.folder import NOT_A_STUDENT, write_csv
-from grading.sandbox import Refused, no_formula, read_plain
+from grading.sandbox import Refused, cut, no_formula, read_plain
 from kit.base.cli import BASE, Parser, at_least_0, at_least_1
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, user_path
+from kit.base.files import refuse_foreign, user_path, writing
 from kit.base.metrics import Estimate
 from kit.lm.models import MINI, lora_config, resolve_models
 from kit.measure.comparison import Model, base_slope, captured_by, compared, load_bench, measure
@@ -120,6 +120,11 @@ def stage_adapter(final: Path, place: Path, theirs: Shapes, ours: Shapes, refere
 # ---- the table ---------------------------------------------------------------------------------------------
 
 
+def plain(text: object) -> str:
+    """One line of printable text: names in a student's files may hold anything."""
+    return " ".join(cut(text).split())
+
+
 def tied(one: Estimate, other: Estimate) -> bool:
     """The 95 % interval of the paired difference holds 0."""
     low, high = (one - other).interval()
@@ -196,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not folders:
         raise UserError(f"{runs} is empty: unpack each student's zip into a folder of its own there")
     refuse_foreign(out, ",".join(FIELDS), "--csv")
+    with writing(f"--csv {out}"):
+        tempfile.TemporaryFile(dir=out.parent).close()  # before the hours of measuring
     check_prompts_are_new(args.prompts)
     choice = resolve_models("mini", "mini")
     bench = load_bench(args, choice, judge=str(MINI / "judge"))
@@ -210,22 +217,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure(base, bench, args.num_samples)
         slope, samples = base_slope(base), draw_samples(bench, args.frontier_samples)
         for folder in folders:
-            row: dict[str, Any] = {"run": folder.name, "reason": ""}
+            row: dict[str, Any] = {"run": plain(folder.name), "reason": ""}
             rows.append(row)
-            with tempfile.TemporaryDirectory() as place:
+            with tempfile.TemporaryDirectory() as clean:
+                place = Path(clean) / "final"  # `Model` also looks into the folder above
+                place.mkdir()
                 try:
-                    stage(folder, Path(place), bench.reference)
+                    stage(folder, place, bench.reference)
                 except (Refused, OSError) as error:
-                    row["reason"] = str(error)
+                    row["reason"] = plain(error)
                     bench.progress.advance(each * args.num_samples)
                     continue
-                model = Model(folder.name, place)
+                model = Model(f"run {folder.name}", str(place))  # whatever its name, it is not the base
                 measure(model, bench, args.num_samples)
             found = compared(model, base, slope, None, args.num_samples)
             share = captured_by(model, samples, args.num_samples) if model.rows else None
             if share is None or not all(map(math.isfinite, share.interval())):
                 why = model.error or "its numbers are not finite"
-                row["reason"] = f"not measured: {why.replace(place, 'final/').partition('; give')[0]}"
+                row["reason"] = (
+                    f"not measured: {plain(why).replace(str(place), 'final/').partition('; give')[0]}"
+                )
                 continue
             shares[folder.name] = share
             low, high = share.interval()
@@ -238,8 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{s['name']} {s['value']:.2f} {s['unit']}" for s in alarming
                 )
     rows = ranked(rows, shares)
-    write(rows, out)
     show(rows)
+    write(rows, out)
     print(f"{each} prompts x {args.num_samples} samples, seed {args.seed}: {out}")
 
 

@@ -185,9 +185,9 @@ A second sentiment classifier that no policy is trained against. Its architectur
 from the reward model's. A third of its training text was broken on purpose, with the target 0, so it estimates the
 probability that a text is honest *and* positive. A low score means "negative" or "broken text", not which.
 
-`imdb_train` and `sst2_validation` are accuracies on texts cut at {POSITIONS} tokens; it never trained on them. Those on
-`simple_sentences` are on single sentences such as the bundled policy reads: of IMDB with the label of the review, of
-which a sentence often says nothing, and of SST-2 with their own. The
+`imdb_train` and `sst2_validation` are accuracies on texts cut at {POSITIONS} tokens; it never trained on them.
+`simple_sentences` are single sentences, as the bundled policy reads them: an IMDB sentence has the label of its review,
+which it often does not show; an SST-2 sentence has its own. The
 `development` texts are kept out of training, for choosing settings. The scores are means of four texts each, written
 for this card (they are in `mini/train_judge.py`).
 

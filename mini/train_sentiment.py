@@ -101,9 +101,9 @@ ABOUT = f"""# mini sentiment
 P(positive) of an English text about a film: the default reward of the exercise where there is no GPU. A DistilBERT with
 a lower-cased WordPiece of {VOCAB:,}.
 
-`sst2_validation` and `imdb_test` are accuracies on texts cut at {POSITIONS} tokens. No step used text of these. Those
-on `simple_sentences` are on single sentences such as the bundled policy reads: of IMDB with the label of the review, of
-which a sentence often says nothing, and of SST-2 with their own. The
+`sst2_validation` and `imdb_test` are accuracies on texts cut at {POSITIONS} tokens. No step used text of these.
+`simple_sentences` are single sentences, as the bundled policy reads them: an IMDB sentence has the label of its review,
+which it often does not show; an SST-2 sentence has its own. The
 `development` texts are kept out of training, for choosing settings.
 
 It was trained on SST-2 phrases and windows of IMDB reviews, half and half: the training reviews, and the 50,000

@@ -113,6 +113,24 @@ def test_a_file_of_choices(tmp_path):
     assert load_pairs(file) == [GOOD]
 
 
+def test_a_file_of_choices_from_an_editor_on_windows(tmp_path):
+    """A byte order mark, CR LF, blank lines, and no end of the last line: none is an error, none shifts a number."""
+    file, good = tmp_path / "choices.jsonl", json.dumps(GOOD).encode()
+    file.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\r\n" + good)
+    assert load_pairs(file) == [GOOD, GOOD]
+    file.write_bytes(good + b"\n\n" + good[:-1])  # never left out in silence
+    with pytest.raises(UserError, match="line 3: is no JSON object"):
+        load_pairs(file)
+
+
+def test_a_persons_choices_are_not_written_over(tmp_path):
+    theirs = tmp_path / "pairs.jsonl"
+    theirs.write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(UserError, match="not of this command"):
+        preferences.main(["--pairs", "4", "--out", str(tmp_path)])
+    assert load_pairs(theirs) == [GOOD]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -20,6 +20,7 @@ from baselines.reward_model import load_encoder, load_sets, standardise, with_gr
 from kit.base.errors import UserError
 from kit.base.runs import read_config, read_metrics, read_samples
 from kit.lm.models import MINI
+from kit.measure import comparison
 from kit.train.session import Session
 from sentiment import RewardModel, load_reward_model, load_scorer
 
@@ -137,11 +138,31 @@ def test_flags_that_do_not_go_together(flags, says):
         train.PARSER.parse(flags.split())
 
 
+def test_a_home_folder_in_a_config_file():
+    assert train.PARSER.parse(["--reward_model=~/rm"]).reward_model == str(Path.home() / "rm")
+
+
+def test_half_an_emoji_in_a_choice(tmp_path, monkeypatch):
+    """What a program that cuts texts by UTF-16 units leaves: a question mark, not a traceback."""
+    file, half = tmp_path / "choices.jsonl", "\ud83d"
+    rows = [{"prompt": "p", "chosen": f"good {half}{i}", "rejected": "bad"} for i in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = f"--pairs {file} --use_solution --epochs 1 --eval_every 0 --output_dir {tmp_path} --run_name rm"
+    monkeypatch.setattr(sys, "argv", ["reward_model", *flags.split()])
+    reward_model.main()
+    assert (tmp_path / "rm" / "final").is_dir()
+
+
 def test_what_is_no_reward_model(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         load_reward_model(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="has 2 classes, not one number"):
         load_reward_model(str(MINI / "judge"))
+    for unfinished in ("rm", "rm/checkpoint-2"):  # its scale is set at the end
+        (tmp_path / unfinished).mkdir()
+        (tmp_path / "rm" / "metrics.jsonl").touch()
+        with pytest.raises(UserError, match="is not finished"):
+            load_reward_model(str(tmp_path / unfinished))
 
 
 # ------------------------------------------------------------------------------------------- the whole chain
@@ -232,6 +253,10 @@ def test_a_resumed_reward_model_has_the_same_bytes(chain, tmp_path, monkeypatch)
         (chain / name / "final" / "model.safetensors").read_bytes() for name in ("rm", "killed")
     )
     assert whole == resumed
+    lines = ([(row["step"], row["train/loss"]) for row in read_metrics(chain / name) if "train/loss" in row]
+             for name in ("rm", "killed"))  # fmt: skip
+    whole, resumed = lines
+    assert whole == resumed and [step for step, _ in whole] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(UserError, match="it is finished"):
         learn(monkeypatch, chain, "ignored", f"--resume {chain / 'killed'}")
 
@@ -272,3 +297,12 @@ def test_evaluate_has_both_rewards_and_the_figure(chain, tmp_path):
     assert (tmp_path / "out" / "overoptimization.png").is_file()
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Gao et al. 2022" in page
+
+
+def test_a_run_without_samples_is_a_note_and_the_others_have_their_curves(tmp_path):
+    """A zip of `make handin` has none."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").touch()
+    model = comparison.Model("handed in", str(tmp_path))
+    assert comparison.find_overoptimization([model], None) == []
+    assert "samples.jsonl: cannot be read" in model.notes[-1]

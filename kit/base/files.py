@@ -139,11 +139,13 @@ def output_folder(folder: str, written: Mapping[str, str]) -> Path:
     Raises `UserError` if it belongs to a run or a model, holds such a file of somebody else's, or cannot be written.
     """
     path = Path(user_path(folder))
-    if (path / "config.json").exists() or (path / "adapter_config.json").exists():
-        raise UserError(f"--out {folder}: that is the folder of a run or a model; choose another for results")
-    for name, why_ours in written.items():
-        refuse_foreign(path / name, why_ours, "--out")
     try:
+        if (path / "config.json").exists() or (path / "adapter_config.json").exists():
+            raise UserError(
+                f"--out {folder}: that is the folder of a run or a model; choose another for results"
+            )
+        for name, why_ours in written.items():
+            refuse_foreign(path / name, why_ours, "--out")
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:

@@ -96,6 +96,7 @@ class Arguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.model, self.sentiment_model = user_path(self.model), user_path(self.sentiment_model)
+        self.reward_model = self.reward_model and user_path(self.reward_model)
         at_least(1, self, "lora_r", "max_completion_length")
         above_0(self, "temperature")
         if self.merge_lora and not self.use_peft:

@@ -351,5 +351,10 @@ def find_overoptimization(
 
     `learned` are both rewards of the base's samples.
     """
-    runs = [goodhart.of_run(m.name, read_samples(m.run.path)) for m in models if m.run]
+    runs = []
+    for m in models:
+        try:
+            runs += [goodhart.of_run(m.name, read_samples(m.run.path))] if m.run else []
+        except UserError as error:  # the weights may be fine
+            m.notes.append(str(error))
     return [curve for curve in runs if curve] + ([goodhart.of_best_of_n(*learned)] if learned else [])

@@ -90,6 +90,7 @@ class StepCallback(TrainerCallback):
 
     names: ClassVar = METRIC_NAMES
     shown: ClassVar = SHOWN
+    every: ClassVar = 1  # steps from one line on screen to the next
 
     def __init__(self, session: RunSession, policy: torch.nn.Module, keep: int) -> None:
         self.session, self.policy, self.keep = session, policy, keep
@@ -115,7 +116,9 @@ class StepCallback(TrainerCallback):
         # A step that uses a batch again (num_iterations) has no rewards, and most runs have no penalty
         shown = [name for name in self.shown if name in m and (m[name] or name != "kl_penalty")]
         parts = [self.shown[name].format(m[name]) for name in shown]
-        self.session.show(state.global_step, state.max_steps, *parts)
+        if state.global_step % self.every == 0 or state.global_step == 1:
+            self.session.show(state.global_step, state.max_steps, *parts)
+        self.session.last_step = state.global_step
         self._validate_if_due(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:

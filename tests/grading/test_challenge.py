@@ -208,29 +208,31 @@ def test_a_class(tmp_path, run_script):
     over is hacked; the rest has a reason."""
     policy, runs = ROOT / "mini" / "policy", tmp_path / "runs"
     tensors = load_file(policy / "model.safetensors")
-    for name in ("anna/handin/run", "berta", "carl", "dora", "emil"):
+    for name in ("anna/handin/run", "base", "carl", "dora", "emil", "fritz"):
         (runs / name / "final").mkdir(parents=True)
     shutil.copy(policy / "model.safetensors", runs / "anna/handin/run/final")
     inputs, outputs = tensors[f"{MATRIX}.weight"].shape
     save_file(
         {f"{LORA}A.weight": torch.randn(4, inputs), f"{LORA}B.weight": torch.zeros(outputs, 4)},
-        runs / "berta/final/adapter_model.safetensors",
+        runs / "base/final/adapter_model.safetensors",
     )
-    (runs / "berta/final/adapter_config.json").write_text(json.dumps(SAID))
+    (runs / "base/final/adapter_config.json").write_text(json.dumps(SAID))
     wte = tensors["transformer.wte.weight"].float()
     one_token = {**tensors, "transformer.ln_f.bias": 100 * wte[1000] / wte[1000].norm()}
     save_file(one_token, runs / "carl/final/model.safetensors", {"format": "pt"})
     nan = {**tensors, "transformer.ln_f.bias": torch.full_like(tensors["transformer.ln_f.bias"], math.nan)}
     save_file(nan, runs / "dora/final/model.safetensors", {"format": "pt"})
+    forged = {**tensors, "0\x1b[2J\n1 0.99 fritz": torch.zeros(1)}  # a name that would rewrite the screen
+    save_file(forged, runs / "fritz/final/model.safetensors")
     (tmp_path / "new.txt").write_text("\n".join(NEW))
     out = tmp_path / "board.csv"
     command = f"--prompts {tmp_path}/new.txt --csv {out} --num_samples 1 --frontier_samples 4"
     done = run_script("-m", "grading.challenge", str(runs), *command.split())
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(out.open()))
-    assert [row["run"] for row in rows] == ["anna", "berta", "carl", "dora", "emil"]
-    anna, berta, carl, dora, emil = rows
-    for row, other in ((anna, "berta"), (berta, "anna")):
+    assert [row["run"] for row in rows] == ["anna", "base", "carl", "dora", "emil", "fritz"]
+    anna, berta, carl, dora, emil, fritz = rows  # a student may be called base
+    for row, other in ((anna, "base"), (berta, "anna")):
         assert abs(float(row["kl"])) < 1e-3 and row["verdict"] == "healthy" and row["tied_with"] == other
         assert float(row["low"]) <= float(row["captured"]) <= float(row["high"])
     assert float(anna["captured"]) == pytest.approx(float(berta["captured"]), abs=1e-2)
@@ -238,3 +240,13 @@ def test_a_class(tmp_path, run_script):
     assert float(carl["kl"]) > 25
     assert dora["captured"] == "" and dora["reason"].startswith("not measured: ")
     assert emil["reason"].startswith("There is no file model.safetensors")
+    assert fritz["reason"] == "foreign: not the tensors of mini/policy, 0?[2J 1 0.99 fritz for one"
+    assert "\x1b" not in done.stdout
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_the_measuring(tmp_path):
+    (tmp_path / "runs" / "anna").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"--csv .*board\.csv: cannot be written"):
+        challenge.main(
+            [str(tmp_path / "runs"), "--prompts", "new.txt", "--csv", str(tmp_path / "no/board.csv")]
+        )

@@ -72,9 +72,11 @@ def test_what_cannot_be_handed_in(tmp_path, zipped):
         zipped()
 
 
-def test_a_zip_that_is_too_large_does_not_stay(tmp_path, zipped, monkeypatch):
+def test_a_zip_that_is_too_large_does_not_stay_and_an_earlier_one_does(tmp_path, zipped, monkeypatch):
+    zipped()
+    before = (tmp_path / "out.zip").read_bytes()
     monkeypatch.setattr(handin, "MAX_MB", 0.0005)  # 500 bytes
     (tmp_path / "report.pdf").write_bytes(bytes(range(256)) * 4)
     with pytest.raises(UserError, match=r"handin/report\.pdf alone has 0\.0 MB"):
         zipped(tmp_path / "report.pdf")
-    assert not (tmp_path / "out.zip").exists()
+    assert (tmp_path / "out.zip").read_bytes() == before and len([*tmp_path.glob("*.zip*")]) == 1
