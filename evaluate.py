@@ -27,7 +27,7 @@ comparison.json, schema 1 (a key may be added within a schema, none is renamed o
                       high]}}}]: kit/measure/goodhart.py
 
 `low`, `high` are 95 % intervals over prompts; `delta` is the paired difference from base. `source` of a frontier
-point is `samples` (drawn here) or `validation` (read from the run's metrics.jsonl, for a run without checkpoints).
+point is `samples` (drawn here) or `validation` (read from the run's metrics.jsonl).
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Load
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
     for model in models:
-        find_model(model.path)  # now, not after minutes of sampling
+        model.path = find_model(model.path)  # now, not after minutes of sampling
     out = output_folder(args.out, WRITTEN)
     learned = chosen_reward_model(args.reward_model, models)
     bench = load_bench(args, choice, judge, args.fluency, learned)
@@ -185,8 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples = None if args.frontier_samples else kept_samples(choice, bench)
     drawn = 0 if samples else DRAWN if args.frontier_samples is None else args.frontier_samples
     wanted = args.frontier_samples != 0
-    checkpoints = {m.name: m.earlier_checkpoints() if wanted else [] for m in models}
-    total = len(models) * args.num_samples + sum(map(len, checkpoints.values())) + drawn
+    total = len(models) * args.num_samples + drawn
     print(
         f"reference {choice.policy_name}, reward model {choice.sentiment_name}, "
         f"judge {display_name(judge) if judge else 'none'} ({choice.reason})\n"
@@ -203,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if wanted and samples:
             of_base = learned_of(bench, samples) if learned else None
             proxy = of_base[0] if of_base else None
-            frontier = find_frontier(bench, choice, models, checkpoints, samples, proxy)
+            frontier = find_frontier(bench, choice, models, samples, proxy)
         overoptimization = find_overoptimization(models, of_base) if learned else []
 
     # Compare

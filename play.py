@@ -37,6 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add = parser.add_argument
     add("models", nargs="*", metavar="NAME=PATH", help="run folder, checkpoint, LoRA adapter, id; or: base")
     parser.add_sampling_flags()
+    parser.set_defaults(num_samples=1)  # an answer should come at once
     add("--judge", type=user_path, default="auto", help="the judge: auto (bundled), none, id, or path")
     add("--port", type=at_least_1, metavar="N", help="of 127.0.0.1 (default: the first free one from 7860)")
     add("--no_browser", action="store_true", help="print the address, and open no browser")
@@ -184,7 +185,9 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
                 length = gr.Slider(
                     1, longest, min(args.max_new_tokens, longest), step=1, label="Longest completion, tokens"
                 )
-                samples = gr.Slider(1, max(8, args.num_samples), 1, step=1, label="Samples of each model")
+                samples = gr.Slider(
+                    1, max(8, args.num_samples), args.num_samples, step=1, label="Samples of each model"
+                )
                 n = gr.Slider(1, 64, 8, step=1, label="Best of n of base (1: none)")
                 seed = gr.Number(args.seed, precision=0, minimum=0, label="Seed")
             gr.Examples(prompts, prompt, label="Held-out prompts", examples_per_page=8, cache_examples=False)
@@ -225,7 +228,7 @@ def start(argv: Sequence[str]) -> Any:
     models = [Model(name, path) for name, path in paths.items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
     for model in models:
-        find_model(model.path)
+        model.path = find_model(model.path)
     bench = load_bench(args, choice, judge)
     policies: dict[str, Policy] = {BASE: (bench.reference, bench.tokenizer)}
     for model in models:

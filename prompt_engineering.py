@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--out", default="results", metavar="FOLDER", help=f"where {FILE} goes (default: results)")
     parser.add_sampling_flags()
     args = parser.parse_args(argv)
-    find_model(args.trained)
+    args.trained = find_model(args.trained)
     out = output_folder(args.out, {FILE: '"settings"'}) / FILE
 
     choice = chosen_pair(args, [Model("trained", args.trained)])

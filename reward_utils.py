@@ -119,7 +119,6 @@ class RewardFunction:
         completion_ids: list[list[int]],
         policy_log_probs: LogProbs | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        log_extra: Callable[[str, list], None] | None = None,
         **_: object,
     ) -> list[float]:
         """N rewards for N sampled completions. Each part is its own series through TRL's `log_metric`.
@@ -145,9 +144,6 @@ class RewardFunction:
         if log_metric is not None:
             for name, values in series.items():
                 log_metric(name, sum(values) / n)
-        if log_extra is not None:
-            for name, values in series.items():
-                log_extra(name, values)
         return rewards
 
 

@@ -117,7 +117,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from kit.base.runs import read_metrics
 from kit.base.student import load_student
-from kit.lm.models import add_plain_head, follow_mask_positions, load_policy, load_reference, lora_config
+from kit.lm.models import (
+    add_plain_head,
+    follow_mask_positions,
+    fuse_gelu,
+    load_policy,
+    load_reference,
+    lora_config,
+)
 from kit.train.closing import what_next
 from kit.train.credit import CreditTrainer
 from kit.train.hooks import Rollouts, StepCallback, run_trainer
@@ -219,6 +226,7 @@ def main() -> None:
             trainer.ref_model.load_state_dict(policy.state_dict())
         reference = reward.reference = trainer.ref_model
         follow_mask_positions(trainer.ref_model)
+        fuse_gelu(trainer.ref_model)  # as the policy: under bf16 the two forms differ
     reward.policy = policy = whole  # TRL has wrapped the model in LoRA, if asked to
 
     plan = f"{config.max_steps} steps of {args.prompts_per_step} prompts x {args.num_generations} completions"

@@ -56,6 +56,7 @@ from kit.lm.models import (
     MINI,
     ModelChoice,
     add_plain_head,
+    find_model,
     load_policy,
     load_reference,
     load_tokenizer,
@@ -394,6 +395,14 @@ def test_the_plain_head_is_trls_in_values_and_gradients(tiny_gpt2, temperature):
         assert torch.allclose(gradient, expected, atol=1e-4, rtol=1e-4)
     # without the flag the model answers as before
     assert model(input_ids=ids, attention_mask=mask).logits.shape == (2, 6, 11)
+
+
+def test_a_name_that_every_flag_for_a_model_takes(monkeypatch):
+    assert find_model("mini") == str(MINI / "policy") and find_model("mini", "judge") == str(MINI / "judge")
+    assert find_model(str(MINI / "policy")) == str(MINI / "policy")
+    asked = []
+    monkeypatch.setattr("kit.lm.models.find_on_hub", asked.append)
+    assert find_model("gpt2") == "openai-community/gpt2" and asked == ["openai-community/gpt2"]
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,15 @@ def test_stopped_before_final_it_only_finishes(copy, whole, monkeypatch):
     assert {p.name for p in (copy / "final").iterdir()} == {p.name for p in (whole / "final").iterdir()}
 
 
+def test_a_run_that_was_stopped_and_is_ended_there_is_measured_before_it_is_saved(copy, monkeypatch):
+    shutil.rmtree(copy / "final")
+    shutil.rmtree(copy / "checkpoint-2")
+    grpo(monkeypatch, "--resume", str(copy), "--max_steps", "1")
+    rows = read_metrics(copy)
+    assert [row["step"] for row in rows] == [0, 1, 1] and "val/sentiment_mean" in rows[-1]
+    assert (copy / "final/model.safetensors").is_file()
+
+
 def test_a_damaged_checkpoint_costs_only_its_steps(copy, whole, monkeypatch, capsys):
     (copy / "checkpoint-2/scheduler.pt").unlink()
     grpo(monkeypatch, "--resume", str(copy))

@@ -7,6 +7,7 @@ import itertools
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -207,13 +208,12 @@ def test_score_then_negate_then_shape_then_minus_penalty(tiny_gpt2):
         student=Student,
     )
     reward.policy = tiny_gpt2()
-    logged, extra = {}, {}
+    logged = {}
     values = reward(
         ["the film", "I saw"],
         ["good", "bad bad bad"],
         [[2], [3, 4, 5]],
         log_metric=logged.__setitem__,
-        log_extra=extra.__setitem__,
         trainer_state=None,
     )
     # (1 - 0.9) - 0.1 * 1 - 0.5 * 1 = -0.5 ;  (1 - 0.2) - 0.1 * 3 - 0.5 * 3 = -1.0
@@ -222,12 +222,11 @@ def test_score_then_negate_then_shape_then_minus_penalty(tiny_gpt2):
     assert logged["score"] == pytest.approx(0.55)  # P(positive) itself, not the negated one
     assert logged["shaped"] == pytest.approx((0.0 + 0.5) / 2)
     assert logged["kl_penalty"] == pytest.approx(1.0)
-    assert extra["kl_penalty"] == [0.5, 1.5]
     # measured on the untouched rows, though the student cleared its own
     policy = token_log_probs(tiny_gpt2(), [[4, 5], [2, 4]], [[2], [3, 4, 5]])
     ref = token_log_probs(tiny_gpt2(seed=1), [[4, 5], [2, 4]], [[2], [3, 4, 5]])
-    assert extra["kl_policy_ref"] == pytest.approx(kl_policy_ref(policy, ref))
-    assert extra["kl_ref_policy"] == pytest.approx(kl_ref_policy(policy, ref))
+    assert logged["kl_policy_ref"] == pytest.approx(np.mean(kl_policy_ref(policy, ref)))
+    assert logged["kl_ref_policy"] == pytest.approx(np.mean(kl_ref_policy(policy, ref)))
 
 
 def test_the_score_sees_the_completion_alone():

@@ -220,10 +220,13 @@ def test_a_full_disk_is_said_and_the_last_whole_checkpoint_stays(small_disk, run
 
 
 def test_what_means_no_memory():
-    assert "not enough memory; lower --per_device" in no_room(
+    assert "not enough memory; start anew with a lower --per_device" in no_room(
         RuntimeError("DefaultCPUAllocator: can't allocate memory")
     )
     assert "not enough memory" in no_room(MemoryError())
+    # a card that another process has filled
+    for said in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"):
+        assert "not enough memory" in no_room(RuntimeError(said))
     assert no_room(RuntimeError("index out of range")) == ""
 
 
@@ -258,7 +261,9 @@ def test_too_little_memory_is_said_in_one_line(run_script, tmp_path):
     assert (
         done.stderr.strip()
         .splitlines()[-1]
-        .startswith("error: there is not enough memory; lower --per_device_train_batch_size")
+        .startswith(
+            "error: there is not enough memory; start anew with a lower --per_device_train_batch_size"
+        )
     )
     assert not list(tmp_path.rglob("final"))
 

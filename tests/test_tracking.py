@@ -50,13 +50,16 @@ def test_an_address_that_nothing_answers_at_is_out_of_reach(monkeypatch):
 def test_wandb_without_a_login_asks_nobody_and_is_kept_offline(terminal, capsys, tmp_path, monkeypatch):
     started = {}
     wandb = types.SimpleNamespace(
-        Settings=lambda: types.SimpleNamespace(base_url="https://api.wandb.ai"),
+        setup=lambda: types.SimpleNamespace(settings=types.SimpleNamespace(base_url="https://wandb.lab")),
         init=lambda **settings: (
             started.update(settings) or types.SimpleNamespace(define_metric=lambda *_, **__: None)
         ),
         errors=types.SimpleNamespace(Error=RuntimeError),
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    hosts = []
+    auth = types.SimpleNamespace(read_netrc_auth=lambda host: hosts.append(host))
+    monkeypatch.setitem(sys.modules, "wandb.sdk.lib.wbauth", auth)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal, raising=False)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -64,6 +67,7 @@ def test_wandb_without_a_login_asks_nobody_and_is_kept_offline(terminal, capsys,
     monkeypatch.setattr(tracking, "in_reach", lambda url: True)
     tracking.open_wandb("p", tmp_path, {"method": "grpo", "kl_type": "forward"})
     assert (started["tags"], started["job_type"]) == (["grpo", "forward"], "grpo")
+    assert hosts == ["https://wandb.lab"]  # a server of the user's own, not the built-in address
     assert started["mode"] == "offline" and "W&B: no login" in capsys.readouterr().out
 
 
@@ -71,6 +75,13 @@ def test_one_that_cannot_be_opened_is_said_and_the_run_goes_on_without(capsys, t
     monkeypatch.setitem(__import__("sys").modules, "trackio", None)
     assert tracking.open_tracker("trackio", "p", tmp_path, {}, 0) == tracking.Tracker()
     assert "--report_to trackio: " in capsys.readouterr().err
+
+
+def test_wandbs_mode_is_read_whichever_flag_asks_for_it(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    for asked in ({"wandb": True}, {"report_to": "wandb"}):
+        with pytest.raises(UserError, match="WANDB_MODE=nonsense"):
+            Arguments(**asked)
 
 
 def test_one_that_is_not_installed_is_refused(monkeypatch):

@@ -166,7 +166,7 @@ class Parser(argparse.ArgumentParser):
         """What is sampled, from which reference, and who scores it."""
         add = self.add_argument
         n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
-        add("--num_samples", default=4, help="completions per prompt (default: 4)", **n)
+        add("--num_samples", default=4, help="completions per prompt (default: %(default)s)", **n)
         add("--prompts", default="held_out",
             help="held_out (default), builtin (training's; fit, tuning: its parts), imdb, a file")  # fmt: skip
         add("--num_prompts", help="only the first N prompts", **n)

@@ -69,8 +69,10 @@ def no_room(error: BaseException, folder: Path | None = None) -> str:
     the error, in case the full disk was not its cause.
     """
     text = f"{type(error).__name__}: {error}"
-    if any(sign in text for sign in ("MemoryError", "not enough memory", "allocate memory")):
-        return "there is not enough memory; lower --per_device_train_batch_size (baselines: --batch_size)"
+    signs = ("MemoryError", "not enough memory", "allocate memory", "out of memory", "ALLOC_FAILED")
+    if any(sign in text for sign in signs):
+        flag = "--per_device_train_batch_size (other scripts: --batch_size)"
+        return f"there is not enough memory; start anew with a lower {flag}"
     full = any(sign in text for sign in ("No space left", "File too large", "quota exceeded"))
     if folder and folder.is_dir() and isinstance(error, Exception) and not isinstance(error, UserError):
         full |= shutil.disk_usage(folder).free < 2**20

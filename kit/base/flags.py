@@ -69,7 +69,7 @@ class RunArguments:
         if self.report_to in ("trackio", "tensorboard") and find_spec(self.report_to) is None:
             raise UserError(f"--report_to {self.report_to}: run pip install -r requirements-play.txt first")
         mode = os.environ.get("WANDB_MODE", "online")
-        if self.wandb and mode not in WANDB_MODES:
+        if (self.wandb or self.report_to == "wandb") and mode not in WANDB_MODES:
             raise UserError(f"WANDB_MODE={mode}: unset it, or choose one of {', '.join(WANDB_MODES)}")
 
 

@@ -88,8 +88,12 @@ def resolve_models(model: str = "auto", sentiment_model: str = "auto") -> ModelC
         full, why = False, "as asked for"
     else:
         full, why = _full_models_available()
-    policy = _resolve(model, FULL_POLICY if full else "mini", "policy")
-    sentiment = _resolve(sentiment_model, FULL_SENTIMENT if full else "mini", "sentiment")
+    wanted = (
+        (model, FULL_POLICY if full else "mini", "policy"),
+        (sentiment_model, FULL_SENTIMENT if full else "mini", "sentiment"),
+    )
+    found = [find_model(usual if asked == "auto" else asked, kind) for asked, usual, kind in wanted]
+    policy, sentiment = (str(Path(spec).resolve()) if Path(spec).is_dir() else spec for spec in found)
     hint = f"; --model {'mini' if full else 'gpt2'} chooses the other" if model == "auto" else ""
     return ModelChoice(policy, sentiment, f"{why}{hint}")
 
@@ -118,29 +122,27 @@ def _full_models_available() -> tuple[bool, str]:
     return True, "a GPU, and GPT-2 is in the cache or can be fetched"
 
 
-def _resolve(spec: str, auto: str, kind: str) -> str:
-    spec = user_path(auto if spec == "auto" else spec)
+def find_model(spec: str, kind: str = "policy") -> str:
+    """What to load for `spec`: `mini`, `smollm2`, a Hugging Face id or a path.
+
+    `kind` is that of the bundled model: policy, sentiment or judge. Raises `UserError` if there is no such folder here,
+    and no model of that name in the cache or on the Hub.
+    """
+    spec = user_path(spec)
     if spec == "mini":
         return str(MINI / kind)
     if spec == SMOLLM2 and kind == "policy":
         return str(smollm2_file())
-    if not Path(spec).exists():
-        spec = FULL_NAMES.get(spec, spec)
-    find_model(spec)
-    return str(Path(spec).resolve()) if Path(spec).is_dir() else spec
-
-
-def find_model(spec: str) -> None:
-    """Raises `UserError` if there is no folder `spec` here, and no model of that name in the cache or on the Hub."""
-    spec = user_path(spec)
     path = Path(spec)
     if path.is_dir():
-        return
+        return spec
     # outputs/typo looks like a Hub id
     local = path.exists() or (path.parent != Path() and path.parent.is_dir())
     if local or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
-        raise UserError(f"{spec}: no such model folder; give auto, mini, a Hugging Face id, or a folder")
+        raise UserError(f"{spec}: no such model folder; give mini, a Hugging Face id, or a folder")
+    spec = FULL_NAMES.get(spec, spec)
     find_on_hub(spec)
+    return spec
 
 
 def smollm2_file() -> Path:

@@ -17,11 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data import HELD_OUT_PROMPTS, check_prompts, load_prompts, validation_prompts
 from kit import ROOT
 from kit.base.cli import BASE
-from kit.base.errors import UserError
+from kit.base.errors import UserError, no_room
 from kit.base.metrics import Estimate
 from kit.base.runs import Run, read_config, read_metrics, read_samples
 from kit.lm.models import (
-    MINI,
     ModelChoice,
     context,
     default_device,
@@ -86,10 +85,6 @@ class Model:
         """The last step its run has logged."""
         return max((r["step"] for r in self.history), default=None)
 
-    def earlier_checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, folder) of its run's checkpoints, without the one that is the final model."""
-        return [(s, p) for s, p in self.run.checkpoints() if s != self.last_step] if self.run else []
-
 
 def one_sentence(error: Exception) -> str:
     """The error as a note beside the model."""
@@ -116,9 +111,7 @@ def chosen_judge(asked: str) -> str | None:
     """The id or path of the judge; None for `none`. Raises `UserError` if there is no such model."""
     if asked == "none":
         return None
-    judge = str(MINI / "judge") if asked == "auto" else asked
-    find_model(judge)
-    return judge
+    return find_model("mini" if asked == "auto" else asked, "judge")
 
 
 def chosen_reward_model(asked: str, models: Sequence[Model]) -> str | None:
@@ -188,7 +181,8 @@ def measure(model: Model, bench: Bench, num_samples: int) -> None:
         # Any error: a foreign model may run out of memory, have NaN weights, or a vocabulary larger than its head
         model.rows, model.error = [], one_sentence(error)
         if base:
-            raise UserError(f"the reference model cannot be measured: {model.error}") from None
+            why = no_room(error) or model.error
+            raise UserError(f"the reference model cannot be measured: {why}") from None
     if model.rows and "kl_policy_ref" not in model.estimates:
         model.notes.append("no KL and no reference NLL: its tokenizer is not the reference model's")
 
@@ -302,11 +296,10 @@ def find_frontier(
     bench: Bench,
     choice: ModelChoice,
     models: Sequence[Model],
-    runs: dict[str, list[tuple[int, Path]]],
     samples: ReferenceSamples,
     learned: np.ndarray | None = None,
 ) -> dict[str, list[Row]]:
-    """One point per model, one per earlier checkpoint or validation of a run, and the curves of the base.
+    """One point per model, one per earlier validation of a run, and the curves of the base.
 
     `learned` is the learned reward of the base's samples, (prompts, N).
     """
@@ -314,14 +307,7 @@ def find_frontier(
     for model in models:
         if not model.rows or model.rows[0]["kl_policy_ref"] is None:
             continue
-        for step, path in runs[model.name]:
-            try:
-                rows = bench.rows(*load_measured(bench, str(path)))
-                points.append(sample_point(model.name, step, rows))
-            except Exception as error:  # as in `measure`: only this point is missing
-                model.notes.append(f"{path.name}: {one_sentence(error)}")
-        if not runs[model.name]:
-            points += validation_points(model, bench, choice)
+        points += validation_points(model, bench, choice)
         points.append(sample_point(model.name, model.last_step, model.rows))
     judged = None
     if bench.judge:

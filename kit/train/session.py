@@ -42,7 +42,7 @@ from kit.base.errors import Diverged, Stopped, UserError, no_room, on_stop_signa
 from kit.base.files import digest, read_text, remove, rename, sha256
 from kit.base.flags import Arguments, RunArguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
-from kit.base.runs import MANIFEST, STATE, Run, read_config, refuse_change, write_manifest
+from kit.base.runs import MANIFEST, STATE, Run, read_config, read_metrics, refuse_change, write_manifest
 from kit.base.screen import clock
 from kit.lm.loading import Tokenizer
 from kit.lm.log_probs import LanguageModel
@@ -226,8 +226,12 @@ class RunSession:
                 if step > self.first_step:  # not whole
                     self.run.set_aside(folder)
             self.run.set_aside(self.run.final)  # the run was shorter
-            self.validated = self.first_step  # before the checkpoint was saved
-        self.validate(policy, self.first_step)
+            measured = (
+                row["step"] for row in read_metrics(self.run.path) if any(k.startswith("val/") for k in row)
+            )
+            self.validated = max(measured, default=0)
+        if not self.checkpoint:
+            self.validate(policy, 0)
 
     @contextmanager
     def training(
@@ -246,6 +250,9 @@ class RunSession:
                 with self._signals_noted():
                     yield
                     self.stop_if_asked()
+                self.validate(
+                    policy, self.last_step
+                )  # of a run that was stopped, and then ended where it was
                 if self.is_main:
                     self._save_final(policy, tokenizer)
             except BaseException as error:

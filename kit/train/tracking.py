@@ -59,11 +59,14 @@ class Tracker:
 def open_wandb(project: str, folder: Path, config: dict[str, Any]) -> Tracker:
     """A W&B run, on one step axis; offline without a login or network. Raises `UserError` if W&B refuses."""
     import wandb
-    from requests.utils import get_netrc_auth  # W&B reads its key there too
+    from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    mode, base_url = os.environ.get("WANDB_MODE"), wandb.Settings().base_url
+    mode, base_url = os.environ.get("WANDB_MODE"), wandb.setup().settings.base_url
     key = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    logged_in = key or get_netrc_auth(base_url)
+    try:
+        logged_in = key or read_netrc_auth(host=base_url)
+    except wandb.errors.Error:  # a key of an odd form: W&B says so below
+        logged_in = True
     if mode is None and not (logged_in and in_reach(base_url)):
         mode, why = "offline", f"{base_url} is out of reach" if logged_in else "no login"
         print(f"W&B: {why}, so the run is kept offline; later: wandb sync {folder}/wandb/*run-*")
