@@ -213,7 +213,8 @@ class Sandbox(contextlib.AbstractContextManager):
         for pipe in self.pipes:
             pipe.close()
         self.process = None
-        # With a process namespace all are dead by now. Without, some may have left the group: they carry our mark.
+        # With a process namespace all are dead by now. Without, some may have left the group: started as root they have
+        # a user of their own, else our mark, unless they have dropped it.
         for _ in range(100):
             victims = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and self.owns(p)]
             for pid in victims:

@@ -8,9 +8,10 @@ Started by `sandbox.py` as `python -I worker.py SETTINGS` from a scratch folder 
     -> {"name": str, "args": [...], "kwargs": {}}    <- a reply of submission.call
 
 There is nothing to steal in this process. The one that `sandbox.py` starts only forks and waits: a submission that
-kills its parent kills that one. Resource limits always hold. The other layers are used if the kernel grants them, and
-are else reported as `missing`: namespaces (no other process, no network, an almost empty file system), a user id of
-its own when started as root, Landlock (files, where namespaces are refused). Standard library and Linux only.
+kills its parent kills that one. With a process namespace its first process waits too, out of the submission's reach:
+when it ends, the kernel ends all in there. Resource limits always hold. The other layers are used if the kernel grants
+them, and are else reported as `missing`: namespaces (no other process, no network, an almost empty file system), a user
+id of its own when started as root, Landlock (files, where namespaces are refused). Standard library and Linux only.
 """
 
 import ctypes
@@ -187,10 +188,14 @@ def confine(namespaces: str | None, settings: dict) -> list[str]:
         raise PermissionError("nothing would stand between the submission, run as root, and this machine")
     if not (viewed or abi):
         missing.append("files: it could read what its user may read")
+    if not viewed:
+        missing.append("disk: only the size of each file was limited")
     if not namespaces:
         missing.append("network: only TCP was closed" if abi >= 4 else "network: it was open")
         if uid is None and abi < 6:
             missing.append("processes: it could signal other processes of its user")
+        if uid is None:
+            missing.append("processes: one that hides from the grader could outlive it")
         if uid is None and os.geteuid() == 0:
             missing.append("user: it ran as root, whom the limit on processes does not bind")
     return missing
@@ -218,6 +223,17 @@ def serve(requests: int, replies: int, missing: list[str]) -> None:
             answer(submission.call(module, request["name"], request["args"], request["kwargs"]))
 
 
+def wait_for_child(*fds: int) -> bool:
+    """Fork: the child returns False at once; the parent closes `fds` and returns True once the child has ended."""
+    child = os.fork()
+    if child:
+        for fd in fds:
+            os.close(fd)
+        while os.wait()[0] != child:  # in a namespace of processes the first one inherits the orphans
+            pass
+    return bool(child)
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     requests, replies = os.dup(0), os.dup(1)
@@ -230,11 +246,7 @@ def main() -> None:
         if os.getppid() != settings["parent"]:
             return  # the grader was gone before that call
         dies_with_parent, parent_end = os.pipe()
-        child = os.fork()  # with a process namespace this is its process 1: when it ends, all in there end
-        if child:
-            os.close(requests)
-            os.close(replies)
-            os.waitpid(child, 0)
+        if wait_for_child(requests, replies):
             return
         os.close(parent_end)
         missing = confine(namespaces, settings)
@@ -242,6 +254,10 @@ def main() -> None:
         if select.select([dies_with_parent], [], [], 0)[0]:
             os._exit(1)  # the parent was gone before confine() asked for a signal
         os.close(dies_with_parent)
+        if namespaces:
+            libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody in there may trace the first process
+            if wait_for_child(requests, replies):
+                os._exit(0)
     except Exception as error:  # not the submission's fault, which has not been read yet
         os.write(replies, json.dumps({"broken": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         os._exit(1)

@@ -87,7 +87,7 @@ def test_hostile_submissions_do_no_harm(hostile_run):
     assert [path.name for path in canary.iterdir()] == ["secret.txt"]
     assert hostile_run["visitor"] is None
     assert hostile_run["victim_alive"]
-    assert marked_processes() == []
+    assert marked_processes() == [] and not outliving()
     assert not list(Path("/var/tmp").glob("hostile*")) and not list(Path("/etc").glob("hostile*"))
 
 
@@ -182,7 +182,7 @@ def test_a_python_that_the_worker_cannot_read_is_no_fault_of_the_student(tmp_pat
 
 HARMLESS_IF_LOOSE = [
     "exit_at_import", "loop_at_import", "daemon", "fork_bomb", "memory_bomb", "forged_replies", "steals_the_solution",
-    "writes_outside", "reads_secrets", "network",
+    "writes_outside", "reads_secrets", "network", "outlives_the_grader",
 ]  # fmt: skip
 
 
@@ -216,6 +216,19 @@ def open_folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def outliving() -> list[str]:
+    """Processes of outlives_the_grader.py, which carry no mark."""
+    lines = (path for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return [path.parent.name for path in lines if b"# it outlives the grader" in read_bytes(path)]
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 LAYERS = {
     "all": ("namespaces", "landlock"),
     "no namespaces": ("landlock",),
@@ -228,12 +241,16 @@ def test_as_an_unprivileged_user(open_folder, layers):
     """Full marks for the solution, nothing for hostile files, and the report says what was not enforced."""
     jobs = {"solution": (ROOT / "rewards_solution.py").read_text()}
     for name in HARMLESS_IF_LOOSE:
-        if "landlock" in layers or name not in (
-            "steals_the_solution",
-            "reads_secrets",
-            "network",
-            "writes_outside",
-        ):
+        if (
+            "landlock" in layers
+            or name
+            not in (
+                "steals_the_solution",
+                "reads_secrets",
+                "network",
+                "writes_outside",
+            )
+        ) and ("namespaces" in layers or name != "outlives_the_grader"):
             source = (SUBMISSIONS / "hostile" / f"{name}.py").read_text()
             jobs[name] = source.replace("@CANARY@", str(open_folder / "canary")).replace("@PORT@", "9")
     (open_folder / "canary").mkdir()
@@ -258,10 +275,16 @@ def test_as_an_unprivileged_user(open_folder, layers):
     }
     assert "SECRET-IN" not in done.stdout
     assert [path.name for path in (open_folder / "canary").iterdir()] == ["secret.txt"]
-    assert marked_processes() == []
+    assert marked_processes() == [] and not outliving()
     open_doors = outcomes["solution"]["extra_data"]["not_enforced"]
     if not layers:
-        assert [text.split(":")[0] for text in open_doors] == ["files", "network", "processes"]
+        assert [text.split(":")[0] for text in open_doors] == [
+            "files",
+            "disk",
+            "network",
+            "processes",
+            "processes",
+        ]
 
 
 FOLDERS = """
