@@ -136,8 +136,8 @@ class Play:
                 # The KL of best-of-n, not of this text: at most log n - (n-1)/n
                 rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl}]
                 yield side_by_side(bench.prompts[0], rows, num_samples)
-        except UserError as error:
-            yield note(error)
+        except Exception as error:  # of any model: too small a context, weights that are NaN
+            yield note(one_sentence(error))
 
     def recorded(self, name: str, prompt: str) -> str:
         """A run's validation samples for one prompt, step by step."""
@@ -193,11 +193,12 @@ def page(play: Play, args: argparse.Namespace, about: str) -> Any:
             gr.Examples(prompts, prompt, label="Held-out prompts", examples_per_page=8, cache_examples=False)
             gr.HTML(f"<p>{LEGEND}</p>")
             answers = gr.HTML(elem_id="answers")
+            one_at_a_time: Any = {"show_progress": "hidden", "concurrency_id": "answer"}
             question = [prompt, temperature, length, samples, n, seed]
-            gr.on([ask.click, prompt.submit], play.answer, question, answers, show_progress="hidden")
+            gr.on([ask.click, prompt.submit], play.answer, question, answers, **one_at_a_time)
             next_seed = again.click(lambda seed: int(seed or 0) + 1, seed, seed, show_progress="hidden")
-            next_seed.then(play.answer, question, answers, show_progress="hidden")
-            blocks.load(play.answer, question, answers, show_progress="hidden")  # the first prompt, by itself
+            next_seed.then(play.answer, question, answers, **one_at_a_time)
+            blocks.load(play.answer, question, answers, **one_at_a_time)  # the first prompt, by itself
         if play.runs:
             with gr.Tab("Over the steps"):
                 names = list(play.runs)

@@ -48,13 +48,17 @@ Scores = Mapping[str, np.ndarray]  # prefix -> scores (num_prompts, num) of one 
 Policy = tuple[Any, Any]  # model, tokenizer
 
 
-def scorer_for(kind: str, bench: Bench, use_solution: bool) -> Score:
-    """`sentiment`: P(positive). `shaped`: the student's `shaped_reward`, which does not see the prefix."""
+def scorer_for(kind: str, bench: Bench, use_solution: bool, negate: bool = False) -> Score:
+    """`sentiment`: P(positive), or 1 minus it. `shaped`: the student's `shaped_reward`, without the prefix."""
+
+    def sentiment(completions: Sequence[str]) -> list[float]:
+        return [1.0 - s if negate else s for s in bench.scorer(completions)]
+
     if kind == "sentiment":
-        return lambda completions, prompts: bench.scorer(completions)
+        return lambda completions, prompts: sentiment(completions)
     student = load_student(use_solution, reward_shaping="shaped")
     return lambda completions, prompts: checked(
-        student.shaped_reward, bench.scorer(completions), list(completions), list(prompts)
+        student.shaped_reward, sentiment(completions), list(completions), list(prompts)
     )
 
 
@@ -126,22 +130,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.trained = find_model(args.trained)
     out = output_folder(args.out, {FILE: '"settings"'}) / FILE
 
-    choice = chosen_pair(args, [Model("trained", args.trained)])
+    if args.use_solution and args.score != "shaped":
+        raise UserError("--use_solution takes a shaped_reward: it needs --score shaped")
+    model = Model("trained", args.trained)
+    choice, negated = chosen_pair(args, [model]), bool(model.settings.get("negate_reward"))
     bench = load_bench(args, choice)
     if len(bench.prompts) < 4:
         raise UserError(f"{len(bench.prompts)} prompts are too few: half choose the prefix, half measure it")
     prefixes = list(dict.fromkeys([NO_PREFIX, *PREFIXES, *args.prefix]))
     if len(prefixes) < 2:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
-    score = scorer_for(args.score, bench, args.use_solution)
+    score = scorer_for(args.score, bench, args.use_solution, negated)
     policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
-    for model, tokenizer in policies:
+    for lm, tokenizer in policies:
         for prefix in prefixes:
             what = f"{args.prompts} after the prefix {prefix[:40]!r}"
-            room = context(model) - bench.max_new_tokens
+            room = context(lm) - bench.max_new_tokens
             check_prompts([prefix + prompt for prompt in bench.prompts], what, tokenizer, room)
+    what = f"score {args.score}{' of 1 - P(positive)' * negated} of the completion alone"
     print(
-        f"base {choice.policy_name}, trained {display_name(args.trained)}, score {args.score} of the completion alone "
+        f"base {choice.policy_name}, trained {display_name(args.trained)}, {what} "
         f"({choice.sentiment_name}): {len(bench.prompts)} prompts x {args.num_samples} samples, seed {args.seed}"
     )
     total = len(policies) * len(prefixes) * len(bench.prompts) * args.num_samples

@@ -119,7 +119,7 @@ def shaped_reward(
         prompts: N texts the completions continue, or None.
 
     Returns:
-        N finite floats, higher is better. The same text always earns the same reward, whatever its place in the batch.
+        N finite floats, higher is better. Within a batch the same text earns the same reward, whatever its place.
 
     By hand, for the (affine, so wrong!) reward 2 * score - 1:
 

@@ -83,7 +83,7 @@ def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
     for method, runs in {"base": [], **folders}.items():
         found = [models[name] for name in ([run.name for run in runs] or ["base"])]
         line = [method, *cells([{k: v["value"] for k, v in m["metrics"].items()} for m in found], DIGITS)]
-        line.append(counted(model["verdict"] for model in found) if runs else "")
+        line.append(counted(model["verdict"] or "failed" for model in found) if runs else "")
         line.append(f"{fmean(generated_tokens(read_metrics(run)) for run in runs):,.0f}" if runs else "")
         lines.append(line)
     labels = [METRICS[key].label for key in DIGITS]

@@ -56,8 +56,9 @@ class SFTArguments(BaselineArguments):
         at_least(2, self, "num_generations")
         at_least(0, self, "max_length")
         above_0(self, "learning_rate")
-        of_reviews = ("num_reviews", "max_length")
-        of_samples = ("prompts_per_round", "num_generations", "epochs")
+        of_reviews = ["num_reviews", "max_length"]
+        of_samples = ["prompts_per_round", "num_generations", "epochs"]
+        of_samples += ["reward_shaping", "hackable_reward", "reward_model"]
         for name in of_reviews if self.data == "best_of_n" else of_samples:
             if (value := getattr(self, name)) != getattr(type(self), name):
                 raise UserError(f"--{name} {value} does nothing with --data {self.data}: leave it out")

@@ -22,8 +22,8 @@ from grading.exploits import (
     scored,
     texts_in,
 )
-from grading.folder import write_csv
-from grading.sandbox import Refused, Sandbox, cut, no_formula, read_submission
+from grading.folder import write_new_csv
+from grading.sandbox import Refused, Sandbox, cut, no_formula, plain, read_submission
 from grading.submission import Mistake, Student
 
 FIELDS = ("exploit", "text", "score", "judge", "found by", "rewards that fall", "which")
@@ -83,11 +83,13 @@ def collect(submissions: dict[str, Path], out: Path, jobs: int, timeout: float) 
     order = sorted(which, key=lambda text: -len(which[text]))
     rows: list[Sequence[object]] = [FIELDS]
     for number, text in enumerate(order, 1):
-        by, those = (no_formula(", ".join(names)) for names in (finders[text], which[text]))
+        by, those = (no_formula(plain(", ".join(names))) for names in (finders[text], which[text]))
         numbers = [f"{text.score:.3f}", f"{text.judge:.3f}"]
         rows.append([number, no_formula(text.text), *numbers, by, len(which[text]), those])
-    write_csv(out, rows)
+    out = write_new_csv(out, rows)
     for name, fell in falls.items():
         numbers = [str(number) for number, text in enumerate(order, 1) if text in fell]
-        print(f"{name} falls to {len(numbers)} of {len(order)}{': ' * bool(numbers)}{', '.join(numbers)}")
+        print(
+            f"{plain(name)} falls to {len(numbers)} of {len(order)}{': ' * bool(numbers)}{', '.join(numbers)}"
+        )
     print(f"{len(order)} exploits: {out}")

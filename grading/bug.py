@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("number", type=int, choices=numbers, help="which bug")
     parser.add_argument("--out", default=str(ROOT / "outputs" / "bugs"), help="copies go to OUT/NUMBER")
     args = parser.parse_args(argv)
-    copy = Path(user_path(args.out)) / str(args.number)
+    copy = Path(user_path(args.out)).resolve() / str(args.number)
+    if copy.parent.is_relative_to(ROOT) and copy.relative_to(ROOT).parts[0] not in NOT_COPIED:
+        raise UserError(
+            f"--out {args.out}: lies in the kit and would be copied too; give a folder in outputs/"
+        )
     if copy.exists():
         raise UserError(f"{copy} is there already; remove it for a fresh copy")
     try:

@@ -27,11 +27,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from data import HELD_OUT_PROMPTS, TRAIN_PROMPTS, load_prompts
-from grading.folder import NOT_A_STUDENT, write_csv
-from grading.sandbox import Refused, cut, no_formula, read_plain
+from grading.folder import NOT_A_STUDENT, write_new_csv
+from grading.sandbox import Refused, no_formula, plain, read_plain
 from kit.base.cli import BASE, Parser, at_least_0, at_least_1
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, user_path, writing
+from kit.base.files import user_path, writing
 from kit.base.metrics import Estimate
 from kit.lm.models import MINI, lora_config, resolve_models
 from kit.measure.comparison import Model, base_slope, captured_by, compared, load_bench, measure
@@ -120,11 +120,6 @@ def stage_adapter(final: Path, place: Path, theirs: Shapes, ours: Shapes, refere
 # ---- the table ---------------------------------------------------------------------------------------------
 
 
-def plain(text: object) -> str:
-    """One line of printable text: names in a student's files may hold anything."""
-    return " ".join(cut(text).split())
-
-
 def tied(one: Estimate, other: Estimate) -> bool:
     """The 95 % interval of the paired difference holds 0."""
     low, high = (one - other).interval()
@@ -153,11 +148,11 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"{row['run']}: {row['reason']}")
 
 
-def write(rows: list[dict[str, Any]], out: Path) -> None:
+def write(rows: list[dict[str, Any]], out: Path) -> Path:
     def cell(value: object) -> str:
         return f"{value:.4f}" if isinstance(value, float) else no_formula(str(value))
 
-    write_csv(out, [FIELDS, *([cell(row.get(field, "")) for field in FIELDS] for row in rows)])
+    return write_new_csv(out, [FIELDS, *([cell(row.get(field, "")) for field in FIELDS] for row in rows)])
 
 
 # ---- the command line --------------------------------------------------------------------------------------
@@ -200,7 +195,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     folders = [entry for entry in sorted(runs.iterdir()) if not NOT_A_STUDENT.fullmatch(entry.name)]
     if not folders:
         raise UserError(f"{runs} is empty: unpack each student's zip into a folder of its own there")
-    refuse_foreign(out, ",".join(FIELDS), "--csv")
     with writing(f"--csv {out}"):
         tempfile.TemporaryFile(dir=out.parent).close()  # before the hours of measuring
     check_prompts_are_new(args.prompts)
@@ -217,7 +211,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure(base, bench, args.num_samples)
         slope, samples = base_slope(base), draw_samples(bench, args.frontier_samples)
         for folder in folders:
-            row: dict[str, Any] = {"run": plain(folder.name), "reason": ""}
+            name = plain(folder.name)
+            while any(row["run"] == name for row in rows):  # two that differ in what is shown as ?
+                name += "?"
+            row: dict[str, Any] = {"run": name, "reason": ""}
             rows.append(row)
             with tempfile.TemporaryDirectory() as clean:
                 place = Path(clean) / "final"  # `Model` also looks into the folder above
@@ -238,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"not measured: {plain(why).replace(str(place), 'final/').partition('; give')[0]}"
                 )
                 continue
-            shares[folder.name] = share
+            shares[name] = share
             low, high = share.interval()
             row |= {"captured": share.value, "low": low, "high": high, "verdict": found["verdict"]}
             row |= {"kl": found["metrics"]["kl_policy_ref"]["value"]}
@@ -250,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
     rows = ranked(rows, shares)
     show(rows)
-    write(rows, out)
+    out = write(rows, out)
     print(f"{each} prompts x {args.num_samples} samples, seed {args.seed}: {out}")
 
 

@@ -163,7 +163,7 @@ def rows_alone(name: str, student: Student, rng: random.Random) -> None:
 
 
 def edges(name: str, student: Student, rng: random.Random) -> None:
-    """Empty batch, empty rows, ragged rows, integers, no mutation, a plain list."""
+    """Empty batch, empty rows, ragged rows, thousands of tokens, integers, no mutation, a plain list."""
     policy = [[], [math.log(0.5)], [math.log(0.5), math.log(0.25), math.log(0.75), math.log(0.5)], []]
     ref = [[], [math.log(0.25)], [math.log(0.25), math.log(0.5), math.log(0.25), math.log(0.5)], []]
     values = varied(plain_list(student, name, policy, ref, kl_coef=1.0))
@@ -172,6 +172,7 @@ def edges(name: str, student: Student, rng: random.Random) -> None:
     if abs(values[1]) < TOLERANCE:
         raise Mistake("A completion of one token costs nothing: is the first (or last) token dropped?")
     student.values(name, [], [], kl_coef=1.0)
+    student.values(name, [[-0.7] * 3000], [[-0.8] * 3000], kl_coef=1.0)
     if any(abs(v) > TOLERANCE for v in student.values(name, [[]], [[]], kl_coef=1.0)):
         raise Mistake("A batch of one completion without tokens must return [0.0].")
 

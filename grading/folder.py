@@ -7,6 +7,7 @@ import codecs
 import csv
 import hashlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from grading.exploits import file_beside
-from grading.sandbox import Refused, cut, no_formula, read_submission
+from grading.sandbox import Refused, cut, no_formula, plain, read_submission
 from grading.submission import FUNCTIONS
 from kit.base.errors import Stopped, UserError
 from kit.base.files import write_text, writing
@@ -39,10 +40,10 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             here, rest = listed(nearest, entry), listed([p for p in named if p not in nearest], entry)
             if len(nearest) == 1:
                 found[str(nearest[0].relative_to(folder))] = nearest[0]
-                lines += [f"{entry.name}: {here} is graded, not {rest}"] if rest else []
+                lines += [f"{plain(entry.name)}: {here} is graded, not {rest}"] if rest else []
             else:
                 several = f"it has {here}; leave one of them" if nearest else "it has no rewards.py"
-                lines.append(f"{entry.name}: not graded, {several}")
+                lines.append(f"{plain(entry.name)}: not graded, {several}")
         elif entry.suffix.lower() == ".py" and not NOT_A_STUDENT.fullmatch(entry.name):
             found[entry.name] = entry
         else:
@@ -53,7 +54,7 @@ def submissions_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def listed(paths: list[Path], folder: Path) -> str:
-    names = [str(path.relative_to(folder)) for path in paths]
+    names = [plain(path.relative_to(folder)) for path in paths]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -88,8 +89,8 @@ class Table:
         return row[place].strip() if place < len(row) else ""
 
     def name(self, text: str) -> str:
-        """A submission's name as its cell: no formula, and `?` for what the table's encoding does not have."""
-        return no_formula(text).encode(self.encoding, "replace").decode(self.encoding)
+        """A submission's name as its cell: one line, no formula, and `?` for what the encoding does not have."""
+        return no_formula(plain(text)).encode(self.encoding, "replace").decode(self.encoding)
 
     def row(self, name: str) -> list[str] | None:
         return next((row for row in self.rows if self.cell(row, "submission") == name), None)
@@ -135,10 +136,31 @@ def write_csv(
     path: Path, rows: Iterable[Sequence[object]], delimiter: str = ",", encoding: str = "utf-8"
 ) -> None:
     """Replace the table of `--csv` in one step. Raises UserError."""
+    with writing(f"--csv {path}"):
+        write_text(path, csv_text(rows, delimiter), encoding)
+
+
+def csv_text(rows: Iterable[Sequence[object]], delimiter: str = ",") -> str:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows(rows)
+    return text.getvalue()
+
+
+def write_new_csv(path: Path, rows: Iterable[Sequence[object]]) -> Path:
+    """Write a table to `path`, or to `NAME-2.csv` and so on: what stands there may have been edited, and stays.
+
+    Returns where it is: a table of the same rows is not written twice. Raises UserError.
+    """
+    text = csv_text(rows)
+    numbered = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(2))
     with writing(f"--csv {path}"):
-        write_text(path, text.getvalue(), encoding)
+        for place in itertools.chain([path], numbered):
+            if not place.exists():
+                write_text(place, text)
+                return place
+            if place.is_file() and place.read_bytes() == text.encode("utf-8", "replace"):
+                return place
+    raise AssertionError("there is always a next number")
 
 
 def encoding_of(data: bytes) -> str:

@@ -261,6 +261,11 @@ def cut(text: object, length: int = 400) -> str:
     return text if len(text) <= length else text[:length] + "..."
 
 
+def plain(text: object) -> str:
+    """One printable line: a name in a student's files may hold anything."""
+    return " ".join(cut(text).split())
+
+
 def no_formula(text: str) -> str:
     """A text as a cell that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(tuple("=+-@'")) else text

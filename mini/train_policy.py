@@ -272,6 +272,9 @@ def main() -> None:
         metrics, shown = measure_samples(model, tokenizer, text, reviews)
         print(metrics, *shown, sep="\n  ")
         return
+    checkpoint = args.out.with_name(f"{args.out.name}.checkpoint")
+    if args.resume and not checkpoint.is_file():
+        p.error(f"--resume: there is no {checkpoint} yet")
     order = np.random.default_rng(args.seed).permutation(np.setdiff1d(np.arange(len(text)), held))
     model, tokenizer = first_model(args.init, (text[i] for i in order[:100_000]), args.vocab)
     train = encode(tokenizer, [text[i] for i in order])
@@ -282,7 +285,7 @@ def main() -> None:
     tokens = common.fit(
         model, lambda rng: windows(train, args.batch, 128, rng), next_token_loss, optimizers, args, steps=args.steps,
         warmup=args.warmup, clip=args.batch * 128.0, cosine=True,
-        checkpoint=args.out.with_name(f"{args.out.name}.checkpoint"),
+        checkpoint=checkpoint,
     )  # fmt: skip
     extend_positions(model, train, args)
     minutes = common.minutes(args)

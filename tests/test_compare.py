@@ -109,6 +109,8 @@ def test_the_table_has_the_mean_and_the_extremes_of_the_seeds(seeds, mean, end, 
     assert lines[2].split(" | ")[:3] == ["| base", "0.50", ""]
     assert lines[3].split(" | ")[:3] == ["| ppo", mean, mean]
     assert lines[3].endswith(end)
+    models[1]["verdict"] = None  # could not be measured
+    assert "1 failed" in compare.table({"models": models}, {"ppo": folders}).splitlines()[3]
 
 
 @pytest.mark.parametrize("name", ["table.md", "methods.png"])

@@ -66,6 +66,11 @@ def test_validations_are_points_of_the_frontier(tmp_path):
         ({"model": "gpt2"}, "--model gpt2, and measured with mini/policy, as all here"),
         ({"sentiment_model": "x/y"}, "--sentiment_model x/y, and measured with mini/sentiment, as all here"),
         ({"prompts": "fit"}, ""),  # validated on the tuning prompts
+        (  # a baseline's flags stand there too
+            {"prompts": "fit", "sentiment_model": "mini/sentiment"}
+            | {"training": {"model": "mini", "sentiment_model": "auto"}},
+            "",
+        ),
     ],
 )
 def test_validations_of_other_conditions_are_not_put_beside_this_bench(config, note, tmp_path):

@@ -112,6 +112,8 @@ def test_the_figure(tmp_path):
     figure = plots.overoptimization(curves, ["base", "a", "b"])
     plots.save(figure, tmp_path, "overoptimization")
     left, right = figure.axes
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["Training: R = δ (α - β log δ)", "Best of n: R = δ (α - β δ)"]
     labels = [label for label in left.get_legend_handles_labels()[1] if label.startswith("a: gold")]
     assert labels == ["a: gold reward\nα 1.00 [1.00, 1.00], β 0.50 [0.50, 0.50], turns at δ 2.7"]
     marks = [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"]

@@ -117,6 +117,7 @@ def test_shaped_reward_is_the_students(tmp_path, monkeypatch, capsys):
         (["--num_prompts", "2"], "2 prompts are too few"),
         (["--num_prompts", "4", "--prefix", "long " * 300], r"after the prefix .*leave room"),
         (["--score", "stars"], "invalid choice"),
+        (["--use_solution"], "needs --score shaped"),
     ],
 )
 def test_bad_input_is_one_sentence(args, sentence, tmp_path):
@@ -129,5 +130,8 @@ def test_the_solution_shapes_with_whatever_weights_the_file_has(monkeypatch):
     """0.5 - 0.7 for a text of one word, which is too short."""
     weights = RewardWeights(sentiment=1.0, repetition=-0.5, length=0.7, target_words=(2, 4))
     monkeypatch.setattr("kit.base.metrics.load_reward_weights", lambda: weights)
+    bench = SimpleNamespace(scorer=lambda texts: [0.25] * len(texts))
+    # a run that was trained with --negate_reward
+    assert prompt_engineering.scorer_for("sentiment", bench, False, True)(["fine"], [""]) == [0.75]
     bench = SimpleNamespace(scorer=lambda texts: [0.5] * len(texts))
     assert prompt_engineering.scorer_for("shaped", bench, True)(["fine"], [""]) == pytest.approx([-0.2])

@@ -264,6 +264,7 @@ def test_reviews_from_a_file_end_to_end_with_lora(tmp_path, sorted_imdb, run_sft
         ("--num_generations 1", "--num_generations 1"),
         ("--round 3", "did you mean --rounds?"),
         ("--resume nowhere", "nowhere"),
+        ("--data imdb --hackable_reward", "--hackable_reward True does nothing with --data imdb"),
     ],
 )
 def test_a_users_error_is_one_sentence(flags, says, tmp_path, monkeypatch):

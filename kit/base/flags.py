@@ -138,7 +138,7 @@ class BaselineArguments(Arguments):
     reward_shaping: Literal["linear", "shaped", "sparse"] = setting(
         "shaped", "the score, the R of configs/reward.yaml, or 1 from a threshold on"
     )
-    bf16: bool = setting(False, "bfloat16 autocast (weights, heads and log-probs stay fp32)")
+    bf16: bool = setting(False, "bfloat16 autocast (weights stay fp32)")
 
     def __post_init__(self) -> None:
         super().__post_init__()

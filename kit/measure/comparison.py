@@ -78,7 +78,10 @@ class Model:
     def settings(self) -> dict[str, Any]:
         """The flags of its run; {} without a run."""
         config = self.config or {}
-        return {**config, **(config.get("training") or {})}
+        names = {
+            key: config[key] for key in ("model", "sentiment_model") if key in config
+        }  # `mini` is resolved
+        return {**config, **(config.get("training") or {}), **names}
 
     @property
     def last_step(self) -> int | None:

@@ -227,8 +227,8 @@ def overoptimization(curves: Sequence[Curve], names: Sequence[str]) -> Figure:
     ):
         for curve in (c for c in curves if c.kind == kind):
             look = style(names.index(curve.name) if curve.name in names else -1)
-            for key, title in REWARDS.items():
-                points, found = points_and_fit(ax, curve, key, look, f"{curve.name}: {title} reward")
+            for key, word in REWARDS.items():
+                points, found = points_and_fit(ax, curve, key, look, f"{curve.name}: {word} reward")
                 if found:
                     (a, a0, a1), (b, b0, b1), (turn, *_) = found.as_dict().values()
                     fitted = f"α {a:.2f} [{a0:.2f}, {a1:.2f}], β {b:.2f} [{b0:.2f}, {b1:.2f}]"

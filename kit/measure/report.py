@@ -77,6 +77,7 @@ def change(entry: Mapping[str, float | None]) -> str:
 def run_command(config: Mapping[str, Any]) -> str:
     """The command that made a run."""
     script = {"grpo": ["train.py"], "sft": ["-m", "baselines.sft"], "ppo": ["-m", "baselines.ppo"]}
+    script["reward_model"] = ["-m", "baselines.reward_model"]
     method = str(config.get("method"))
     return shlex.join(["python", *script.get(method, [method]), *map(str, config.get("argv") or [])])
 

@@ -76,6 +76,12 @@ def test_an_environment_is_not_copied_whatever_its_name(tmp_path, monkeypatch):
     assert (tmp_path / "1" / "a.py").read_text() == "two\n"
 
 
+def test_a_copy_inside_the_kit_would_be_copied_into_the_next_one():
+    with pytest.raises(UserError, match="lies in the kit"):
+        bug.main(["1", "--out", str(bug.ROOT / "bugs")])
+    assert not (bug.ROOT / "bugs").exists()
+
+
 def test_a_copy_is_never_written_over(tmp_path):
     (tmp_path / "1").mkdir()
     with pytest.raises(UserError, match="is there already"):

@@ -208,9 +208,9 @@ def test_a_class(tmp_path, run_script):
     over is hacked; the rest has a reason."""
     policy, runs = ROOT / "mini" / "policy", tmp_path / "runs"
     tensors = load_file(policy / "model.safetensors")
-    for name in ("anna/handin/run", "base", "carl", "dora", "emil", "fritz"):
+    for name in ("anna  b/handin/run", "base", "carl", "dora", "emil", "fritz"):
         (runs / name / "final").mkdir(parents=True)
-    shutil.copy(policy / "model.safetensors", runs / "anna/handin/run/final")
+    shutil.copy(policy / "model.safetensors", runs / "anna  b/handin/run/final")
     inputs, outputs = tensors[f"{MATRIX}.weight"].shape
     save_file(
         {f"{LORA}A.weight": torch.randn(4, inputs), f"{LORA}B.weight": torch.zeros(outputs, 4)},
@@ -230,9 +230,9 @@ def test_a_class(tmp_path, run_script):
     done = run_script("-m", "grading.challenge", str(runs), *command.split())
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(out.open()))
-    assert [row["run"] for row in rows] == ["anna", "base", "carl", "dora", "emil", "fritz"]
+    assert [row["run"] for row in rows] == ["anna b", "base", "carl", "dora", "emil", "fritz"]
     anna, berta, carl, dora, emil, fritz = rows  # a student may be called base
-    for row, other in ((anna, "base"), (berta, "anna")):
+    for row, other in ((anna, "base"), (berta, "anna b")):
         assert abs(float(row["kl"])) < 1e-3 and row["verdict"] == "healthy" and row["tied_with"] == other
         assert float(row["low"]) <= float(row["captured"]) <= float(row["high"])
     assert float(anna["captured"]) == pytest.approx(float(berta["captured"]), abs=1e-2)

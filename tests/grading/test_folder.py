@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grading import grade as grader
-from grading.folder import FIELDS, Table, grade_folder, submissions_in
+from grading.folder import FIELDS, Table, grade_folder, submissions_in, write_new_csv
 from grading.submission import FUNCTIONS
 from kit.base.errors import UserError
 from tests.conftest import ROOT
@@ -172,10 +172,10 @@ def test_what_is_no_table_of_grades_is_refused(tmp_path, graded, text):
 
 
 def test_names_that_spreadsheets_or_encodings_do_not_take(tmp_path, graded):
-    odd = [b"=cmd.py", b"+1.py", b"-1.py", b"@a.py", b"b\xe4.py", b"b\xf6.py"]
+    odd = [b"=cmd.py", b"+1.py", b"-1.py", b"@a.py", b"b\xe4.py", b"b\xf6.py", b" c \x1b[2J\n200 graded.py"]
     for name in odd:
         (tmp_path / "all" / os.fsdecode(name)).write_text("x = 1\n")
-    assert len(graded()) == 9 and graded() == []
+    assert len(graded()) == 10 and graded() == []
     names = [row["submission"] for row in csv.DictReader((tmp_path / "grades.csv").open(encoding="utf-8"))]
     assert names == [
         "'+1.py",
@@ -186,8 +186,17 @@ def test_names_that_spreadsheets_or_encodings_do_not_take(tmp_path, graded):
         "b?.py",
         "b?.py?",
         "berta.py",
+        "c ?[2J 200 graded.py",
         "carl.py",
     ]
+
+
+def test_a_new_table_stands_beside_one_that_may_have_been_edited(tmp_path):
+    out, rows = tmp_path / "board.csv", [["run", "captured"], ["anna", "0.7"]]
+    assert write_new_csv(out, rows) == write_new_csv(out, rows) == out
+    out.write_text(edited := "run;captured;note\nanna;0,7;late\n")
+    assert write_new_csv(out, rows) == write_new_csv(out, rows) == tmp_path / "board-2.csv"
+    assert out.read_text() == edited and len([*tmp_path.iterdir()]) == 2
 
 
 def test_the_seal_sees_edits_and_not_spreadsheets(tmp_path):

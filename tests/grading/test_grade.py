@@ -170,7 +170,8 @@ def test_bad_command_lines(tmp_path):
     assert mine.read_text() == "x = 1\n" and not (tmp_path / "grades.csv").exists()
     done = run_cli("--all", tmp_path / "nowhere")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    for arguments in ((), (mine, "--timeout", "-1")):
+    more = ((mine, "--timeout", "nan"), (mine, "--timeout", "inf"), ("--all", empty, "--out", mine))
+    for arguments in ((), (mine, "--timeout", "-1"), *more):
         with pytest.raises(SystemExit) as stopped:
             grader.main(list(map(str, arguments)))
         assert stopped.value.code == 2

@@ -222,6 +222,13 @@ def test_an_endless_loop_is_named_and_the_rest_is_checked(said, monkeypatch):
     assert "exercise 1b kl_penalty_backward | right" in told
 
 
+def test_many_slow_calls_would_not_end_in_the_grader(said, monkeypatch):
+    monkeypatch.setattr(self_check, "IN_ALL", 0.2)
+    slow = "def shaped_reward(s, c, p=None):\n    sum(range(2_000_000))\n    return [len(t) for t in c]\n"
+    told = " ".join(" ".join(said(slow, SHAPED)).split())
+    assert "all checks together take more than 0.2 seconds, and would not end in the grader" in told
+
+
 def test_an_endless_loop_that_ends_is_left_no_thread(said, monkeypatch):
     """A function that was stopped does not take time from those that follow."""
     import threading

@@ -5,7 +5,8 @@ from math import exp
 
 
 def _total(row):
-    return row[0] + _total(row[1:]) if row else 0.0
+    half = len(row) // 2
+    return _total(row[:half]) + _total(row[half:]) if half else sum(row)
 
 
 def kl_penalty_forward(log_probs_policy, log_probs_ref, kl_coef=0.1):
