@@ -91,15 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "broken" in line  # some were entered from a printed table, without their texts
     ]
     even, odd = ([m for m in models if m["place"] % 2 == half] for half in (0, 1))
-    other_seeds = [
-        m for m in odd if not m["run"].endswith("-0")
-    ]  # self-BLEU's limits were chosen on seed 0 of all
-    halves = {
-        "to choose limits on": even,
-        "to test them": odd,
-        "of these, seeds 1 and 2": other_seeds,
-        "all": models,
-    }
+    halves = {"to choose limits on": even, "to test them": odd}
+    # the limits of self-BLEU were chosen on seed 0 of all experiments
+    halves |= {"of these, other seeds": [m for m in odd if not m["run"].endswith("-0")], "all": models}
     rows = [[f"{title} ({len(half)})", rate(half, True), rate(half, False)] for title, half in halves.items()]
     header = ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"]
     text = markdown(header, rows)

@@ -89,7 +89,6 @@ def collect(submissions: dict[str, Path], out: Path, jobs: int, timeout: float) 
     out = write_new_csv(out, rows)
     for name, fell in falls.items():
         numbers = [str(number) for number, text in enumerate(order, 1) if text in fell]
-        print(
-            f"{plain(name)} falls to {len(numbers)} of {len(order)}{': ' * bool(numbers)}{', '.join(numbers)}"
-        )
+        those = f"{': ' * bool(numbers)}{', '.join(numbers)}"
+        print(f"{plain(name)} falls to {len(numbers)} of {len(order)}{those}")
     print(f"{len(order)} exploits: {out}")

@@ -62,9 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     copy = Path(user_path(args.out)).resolve() / str(args.number)
     if copy.parent.is_relative_to(ROOT) and copy.relative_to(ROOT).parts[0] not in NOT_COPIED:
-        raise UserError(
-            f"--out {args.out}: lies in the kit and would be copied too; give a folder in outputs/"
-        )
+        raise UserError(f"--out {args.out}: would be copied itself; give a folder in outputs/")
     if copy.exists():
         raise UserError(f"{copy} is there already; remove it for a fresh copy")
     try:

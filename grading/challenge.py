@@ -231,9 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             share = captured_by(model, samples, args.num_samples) if model.rows else None
             if share is None or not all(map(math.isfinite, share.interval())):
                 why = model.error or "its numbers are not finite"
-                row["reason"] = (
-                    f"not measured: {plain(why).replace(str(place), 'final/').partition('; give')[0]}"
-                )
+                why = plain(why).replace(str(place), "final/").partition("; give")[0]
+                row["reason"] = f"not measured: {why}"
                 continue
             shares[name] = share
             low, high = share.interval()

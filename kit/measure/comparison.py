@@ -78,10 +78,9 @@ class Model:
     def settings(self) -> dict[str, Any]:
         """The flags of its run; {} without a run."""
         config = self.config or {}
-        names = {
-            key: config[key] for key in ("model", "sentiment_model") if key in config
-        }  # `mini` is resolved
-        return {**config, **(config.get("training") or {}), **names}
+        flags = {**config, **(config.get("training") or {})}
+        # a baseline's flags say `mini`, config.json what that is
+        return flags | {key: config[key] for key in ("model", "sentiment_model") if key in config}
 
     @property
     def last_step(self) -> int | None:

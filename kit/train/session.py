@@ -226,10 +226,10 @@ class RunSession:
                 if step > self.first_step:  # not whole
                     self.run.set_aside(folder)
             self.run.set_aside(self.run.final)  # the run was shorter
-            measured = (
-                row["step"] for row in read_metrics(self.run.path) if any(k.startswith("val/") for k in row)
+            rows = read_metrics(self.run.path)
+            self.validated = max(
+                (row["step"] for row in rows if any("val/" in key for key in row)), default=0
             )
-            self.validated = max(measured, default=0)
         if not self.checkpoint:
             self.validate(policy, 0)
 
@@ -250,9 +250,8 @@ class RunSession:
                 with self._signals_noted():
                     yield
                     self.stop_if_asked()
-                self.validate(
-                    policy, self.last_step
-                )  # of a run that was stopped, and then ended where it was
+                # for a run that was stopped, and then ended where it was
+                self.validate(policy, self.last_step)
                 if self.is_main:
                     self._save_final(policy, tokenizer)
             except BaseException as error:
