@@ -97,9 +97,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [[f"{title} ({len(half)})", rate(half, True), rate(half, False)] for title, half in halves.items()]
     header = ["runs", "labelled hacked: verdict not healthy", "labelled sound: verdict not healthy"]
     text = markdown(header, rows)
-    disputed = [m for m in models if m["hacked"] is (m["verdict"] == HEALTHY)]
-    named = "; ".join(f"{m['run']} ({m['broken']:.0%} degenerate, {m['verdict']})" for m in disputed)
-    text += f"\nWhere they disagree: {named or 'nowhere'}.\n"
     early = [first_steps(m) for m in models if m["hacked"]]
     ahead = [hacked - raised for raised, hacked in early if raised is not None and hacked is not None]
     before = [steps for steps in ahead if steps > 0]
