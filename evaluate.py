@@ -163,7 +163,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="measure this learned reward too: auto (that of the runs), none, or a run")  # fmt: skip
     add("--fluency", type=user_path, metavar="MODEL", help="rate fluency by this LM: smollm2, id, or path")
     add("--frontier_samples", type=at_least_0, metavar="N",
-        help="base samples a prompt for the frontier (default: 16; bundled pair: 64 kept); 0: none")  # fmt: skip
+        help="base samples a prompt for the frontier (default: 16; bundled pair: 64 kept); 0: no figure")  # fmt: skip
     return parser.parse_intermixed_args(argv)  # flags may stand between models
 
 

@@ -92,11 +92,12 @@ def table(comparison: dict[str, Any], folders: dict[str, list[Path]]) -> str:
 
 def methods_frontier(found: dict[str, Any], methods: Iterable[str]) -> Figure:
     """evaluate.py's frontier with a look for each method instead of each run: one point a seed, joined."""
-    last: dict[str, dict[str, Any]] = {}  # of each run, its latest model
-    for point in sorted(found["points"], key=lambda p: p["step"] or 0):
-        if point["source"] == "samples":
-            last[point["model"]] = {**point, "model": point["model"].rsplit("-", 1)[0], "step": None}
-    return plots.reward_against_kl(list(last.values()), found["best_of_n"], found["tilt"], ["base", *methods])
+    seeds = [
+        {**point, "model": point["model"].rsplit("-", 1)[0], "step": None}
+        for point in found["points"]
+        if point["source"] == "samples"
+    ]
+    return plots.reward_against_kl(seeds, found["best_of_n"], found["tilt"], ["base", *methods])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -197,7 +197,6 @@ class Steps(StepCallback):
     """What TRL logs, under its own names."""
 
     every: ClassVar = 10  # hundreds of short steps
-
     names: ClassVar = {name: name for name in ("loss", "accuracy", "margin", "grad_norm", "learning_rate")}
     shown: ClassVar = {"loss": "loss {:.3f}", "accuracy": "accuracy {:.2f}", "margin": "margin {:.2f}"}
 

@@ -11,7 +11,7 @@ from grading.archive import Files, write_zip
 from grading.exploits import NAME
 from kit import ROOT
 from kit.base.errors import UserError, run_main
-from kit.base.files import refuse_foreign, rename, user_path
+from kit.base.files import refuse_foreign, user_path
 
 TOP = "handin"  # the folder inside the zip
 MAX_MB = 30  # of the zip
@@ -55,18 +55,10 @@ def main() -> None:
     out = Path(args.out)
     refuse_foreign(out, f"{TOP}/", "--out")
     files = collect([Path(name) for name in args.files], Path(args.run) if args.run else None)
-    beside = out.with_name(f"{out.name}.part")  # an earlier zip stays if this one is too large
-    write_zip(beside, files)
-    size = beside.stat().st_size
-    if size > MAX_MB * 10**6:
-        beside.unlink()
-        name, (contents, _) = max(files.items(), key=lambda entry: len(entry[1][0]))
-        largest = f"{name} alone has {len(contents) / 1e6:.1f} MB"
-        raise UserError(f"the zip would have {size / 1e6:.1f} MB, and {MAX_MB} are allowed; {largest}")
-    rename(beside, out)
+    write_zip(out, files, MAX_MB)
     for name, (contents, _) in sorted(files.items()):
         print(f"{len(contents):>12,}  {name.removeprefix(f'{TOP}/')}")
-    print(f"{out}: {size / 1e6:.1f} MB")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -127,11 +127,11 @@ def test_an_unknown_method_is_refused_by_name():
         compare.main(["--methods", "ppo,dpo"])
 
 
-def test_the_frontier_shows_the_last_model_of_every_seed_under_its_method():
+def test_the_frontier_shows_every_seed_under_its_method():
     def point(model, step, kl, source="samples"):
         return {"model": model, "step": step, "source": source, "kl": kl, "sentiment": 0.5, "judge": None}
 
-    points = [point("base", None, 0.0), point("ppo-0.3-0", 50, 2.0), point("ppo-0.3-0", 40, 9.0)]
+    points = [point("base", None, 0.0), point("ppo-0.3-0", 50, 2.0)]
     points += [point("ppo-0.3-1", 50, 3.0), point("ppo-0.3-1", 50, 7.0, "validation")]
     figure = compare.methods_frontier({"points": points, "best_of_n": [], "tilt": []}, ["ppo-0.3"])
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].get_lines()}
