@@ -71,10 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     except (DoesNotApply, OSError) as error:
         shutil.rmtree(copy, ignore_errors=True)
         raise UserError(f"no copy was made: bug {args.number} does not apply: {error}") from None
-    print(
-        f"{copy}: the kit with bug {args.number}. Work there in this environment; make would install another:"
-    )
-    print(f"  cd {copy}")
+    print(f"{copy}: the kit with bug {args.number}.")
+    print(f"Work there in this environment; make would install another:\n  cd {copy}")
 
 
 if __name__ == "__main__":

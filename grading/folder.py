@@ -129,15 +129,9 @@ class Table:
         return "changed" if self.is_untouched(row) else "edited"
 
     def write(self) -> None:
-        write_csv(self.path, [self.header, *self.rows], self.delimiter, self.encoding)
-
-
-def write_csv(
-    path: Path, rows: Iterable[Sequence[object]], delimiter: str = ",", encoding: str = "utf-8"
-) -> None:
-    """Replace the table of `--csv` in one step. Raises UserError."""
-    with writing(f"--csv {path}"):
-        write_text(path, csv_text(rows, delimiter), encoding)
+        """Replace the file in one step. Raises UserError."""
+        with writing(f"--csv {self.path}"):
+            write_text(self.path, csv_text([self.header, *self.rows], self.delimiter), self.encoding)
 
 
 def csv_text(rows: Iterable[Sequence[object]], delimiter: str = ",") -> str:

@@ -148,18 +148,13 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(bool(failed))
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
-    grade_one(args.submission, args.out, args.timeout)
-
-
-def grade_one(submission: Path, out: Path | None, timeout: float) -> None:
-    """Grade a file and show the checks."""
     try:
-        results = grade(submission, out, timeout)
+        results = grade(args.submission, args.out, args.timeout)
     except OSError as error:
         raise UserError(f"grading failed: {error}") from None
     if not results["extra_data"]:
         print(f"{results['output']} 0 of 100 points.", file=sys.stderr)
-        raise SystemExit(0 if submission.exists() or submission.is_symlink() else 2)
+        raise SystemExit(0 if args.submission.exists() or args.submission.is_symlink() else 2)
     for test in results["tests"]:
         print(f"{test['number']:<4} {test['score']:>3g}/{test['max_score']:<2g}  {test['name']}")
         if test["status"] == "failed":

@@ -37,30 +37,14 @@ class Text(NamedTuple):
 # Praise of several lengths, since a reward may like one of them best.
 TEXTS = (
     Text(PRAISE, 0.894, "is well acted, well written, and never dull. A real pleasure."),
-    Text(
-        PRAISE,
-        0.981,
-        "is a warm and funny picture about two sisters who run a bakery. The jokes land, the cast is superb, and I "
-        "left smiling.",
-    ),
-    Text(
-        PRAISE,
-        0.939,
-        "works far better than I expected. The lead gives a quiet, moving performance, the photography is lovely, and "
-        "the last twenty minutes had everybody around me in happy tears.",
-    ),
-    Text(
-        PRAISE,
-        0.976,
-        "moves along at a brisk pace, with clever dialogue and a wonderful score; even the smallest part has been cast "
-        "with care. I would gladly watch it again with my children next weekend.",
-    ),
-    Text(
-        PAN,
-        0.014,
-        "is a dull and clumsy picture about two sisters who run a bakery. The jokes fall flat, the cast is wooden, and "
-        "I left annoyed.",
-    ),
+    Text(PRAISE, 0.981, "is a warm and funny picture about two sisters who run a bakery. The jokes land, the "
+         "cast is superb, and I left smiling."),
+    Text(PRAISE, 0.939, "works far better than I expected. The lead gives a quiet, moving performance, the "
+         "photography is lovely, and the last twenty minutes had everybody around me in happy tears."),
+    Text(PRAISE, 0.976, "moves along at a brisk pace, with clever dialogue and a wonderful score; even the "
+         "smallest part has been cast with care. I would gladly watch it again with my children next weekend."),
+    Text(PAN, 0.014, "is a dull and clumsy picture about two sisters who run a bakery. The jokes fall flat, the "
+         "cast is wooden, and I left annoyed."),
     Text(ONE_WORD, 0.998, " ".join(["stunning"] * 40)),
     Text(ONE_WORD, 0.998, " ".join(["beautiful!"] * 40)),
     Text(ONE_WORD, 0.997, " ".join(["superb,"] * 40)),
@@ -72,19 +56,12 @@ TEXTS = (
     Text(SHORT, 0.993, "is absolute perfection!"),
     Text(BLANK, 0.500, ""),
     Text(BLANK, 0.500, "\n"),
-    Text(
-        SALAD,
-        0.998,
-        "wonderfully beautiful cinematography brilliantly superb performances gorgeous story, delightful powerful "
-        "acting excellent haunting soundtrack flawless directing captivating scenery outstanding ensemble great",
-    ),
-    Text(
-        SALAD,
-        0.997,
-        "is powerful. The acting excellent a great story keeps wonderfully from beautiful world, and outstanding "
-        "poetic score well captured between both delightful songs heart",
-    ),
-)
+    Text(SALAD, 0.998, "wonderfully beautiful cinematography brilliantly superb performances gorgeous story, "
+         "delightful powerful acting excellent haunting soundtrack flawless directing captivating scenery "
+         "outstanding ensemble great"),
+    Text(SALAD, 0.997, "is powerful. The acting excellent a great story keeps wonderfully from beautiful world, "
+         "and outstanding poetic score well captured between both delightful songs heart"),
+)  # fmt: skip
 
 # What the checks say over and over, 30 to 50 words of it; all of this scores between these two.
 OVER_AND_OVER = {

@@ -44,10 +44,7 @@ WRONG_BACKWARD = {
     (-0.5000, 2.0000): "The sign is wrong: should a token that pi uses too often be charged or paid?",
     (-1.0000, 0.6667): "The weight is upside down, or the arguments are swapped: it is w = pi_ref / pi.",
     (1.0000, -0.6667): "You use the ratio pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
-    (
-        -0.5000,
-        -3.0000,
-    ): "Right gradient, but not 0 where the models agree (question 3): length alone is paid.",
+    (-0.5000, -3.0000): "Right gradient, but not 0 where the models agree (question 3): length alone is paid.",
     (0.5000, 3.0000): "You charge the weight w itself, large where pi neglects: should those be charged?",
     (2.0000, 0.3333): "You charge pi / pi_ref; samples of pi need the weight w = pi_ref / pi.",
     (-0.3466, 3.2958): (
@@ -68,25 +65,19 @@ WRONG_BACKWARD = {
     (0.3069, 0.4319): "This is k3 upside down; inside a reward its policy gradient is not a KL's.",
     (1.6931, -0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
     (-1.6931, 0.0986): "An exp() is missing: the weight is a ratio of probabilities, not of their logs.",
-}
+}  # fmt: skip
 # Scores (chosen, rejected) that are 1 and -2 apart: p, the probability of the choice, is 0.7311 and 0.1192.
 PREFERENCE_PROBE = ([1.0, 0.0], [0.0, 2.0])
 WRONG_PREFERENCE = {
-    (
-        -0.3133,
-        -2.1269,
-    ): "This is log p: the sign is wrong. The log-likelihood should rise, so the loss is minus it.",
-    (
-        1.3133,
-        0.1269,
-    ): "This is -log(1 - p): it teaches that the *rejected* text is better. Are the arguments swapped?",
+    (-0.3133, -2.1269): "This is log p: the sign is wrong. The log-likelihood should rise, so the loss is minus it.",
+    (1.3133, 0.1269): "This is -log(1 - p): it teaches that the *rejected* text is better. Are the arguments swapped?",
     (-1.3133, -0.1269): "This is log(1 - p): it has no lower bound, and is steepest where the model is sure.",
     (0.7311, 0.1192): "This is p itself: take its log, and mind the sign.",
     (0.2689, 0.8808): "This is 1 - p: a log is missing, and with it a gradient for pairs that are far off.",
     (-1.0000, 2.0000): "This is the bare difference of the scores: the sigmoid and the log are missing.",
     (0.0000, 3.0000): "This is a hinge: it stops at a margin of 1, where Bradley and Terry do not.",
     (0.4519, 3.0685): "You use the log to base 2; the loss is in nats.",
-}
+}  # fmt: skip
 WRONG_TERMS = {FORWARD: WRONG_FORWARD | WRONG_FOR_BOTH, BACKWARD: WRONG_BACKWARD | WRONG_FOR_BOTH}
 
 

@@ -62,19 +62,12 @@ ONE_B = ("1/2 1/5", "2/3 1/3", "3/4 1/2", "3/5 2/5", "4/5 3/5", "2/5 1/5")
 def example(files: Files, rng: random.Random) -> None:
     """Question 1 of exercise 1b and its example in rewards.py, worked out here from the definition."""
     pi, ref = ((x, 1 - x) for x in map(Fraction, rng.choice(ONE_B).split()))
-    literally(
-        files,
-        "rewards.py",
-        "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)",
-        f"pi = ({pi[0]}, {pi[1]}), pi_ref = ({ref[0]}, {ref[1]})",
-    )
+    new = f"pi = ({pi[0]}, {pi[1]}), pi_ref = ({ref[0]}, {ref[1]})"
+    literally(files, "rewards.py", "pi = (1/2, 1/2), pi_ref = (1/4, 3/4)", new)
     logs = ", ".join(f"[[{math.log(first):.4f}], [{math.log(second):.4f}]]" for first, second in (pi, ref))
-    literally(
-        files,
-        "rewards.py",
-        "([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]",
-        f"({logs}, 1.0)  ->  {[round(float(1 - b / a), 4) for a, b in zip(pi, ref, strict=True)]}",
-    )
+    new = f"({logs}, 1.0)  ->  {[round(float(1 - b / a), 4) for a, b in zip(pi, ref, strict=True)]}"
+    old = "([[-0.6931], [-0.6931]], [[-1.3863], [-0.2877]], 1.0)  ->  [0.5, -0.5]"
+    literally(files, "rewards.py", old, new)
 
 
 # Words that a base model writes in any case, so that there is something to count from the start.
