@@ -12,21 +12,18 @@ from kit.base.screen import quiet
 
 quiet(__name__)
 
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import train
-from benchmarks.step_time import PAGE, VARIANTS, quartiles, time_variant, timed
+from benchmarks.step_time import PAGE, VARIANTS, in_a_process, quartiles, time_variant, timed
 from data import HELD_OUT_PROMPTS
 from kit import ROOT
 from kit.base.cli import Parser
@@ -66,12 +63,6 @@ def full_pair(folder: Path) -> ModelChoice:
     except UserError as error:
         print(f"{error}; random weights of the same sizes instead", file=sys.stderr)
         return random_pair(folder, tiny=False)
-
-
-def in_a_process(function: Callable, *args: Any) -> Any:
-    """The function's result from a fresh process, whose peak of memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *args).result()
 
 
 def memory_under_a_cap(choice: ModelChoice, flags: Sequence[str]) -> float | None:

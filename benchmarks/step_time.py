@@ -129,11 +129,9 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: Sequence[
             )
             trainer = train.make_trainer(policy, tokenizer, reward, prompts * 20, args, config)
             reward.policy = trainer.model
-            for owner, name, phase in (
-                (Rollouts, "__call__", "sampling"),
-                (reward_utils, "reference_log_probs", "reference log-probs"),
-            ):
-                setattr(owner, name, timed(getattr(owner, name), phases[phase]))
+            Rollouts.__call__ = timed(Rollouts.__call__, phases["sampling"])  # type: ignore[method-assign]
+            scored = timed(reward_utils.reference_log_probs, phases["reference log-probs"])
+            reward_utils.reference_log_probs = scored
         trainer.add_callback(ends)
         trainer.train()
     lengths = [log["completions/mean_length"] for log in trainer.state.log_history[:-1]]
@@ -144,6 +142,12 @@ def time_variant(variant: str, choice: ModelChoice, steps: int, flags: Sequence[
         "tokens": [args.prompts_per_step * args.num_generations * fmean(lengths)],
         **{phase: seconds[WARM_UP:] for phase, seconds in phases.items()},
     }
+
+
+def in_a_process(function: Callable, *args: Any) -> Any:
+    """The function's result from a fresh process, whose environment and peak of memory are its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args).result()
 
 
 def time_all(cases: Sequence[tuple[str, str]], choice: ModelChoice, steps: int) -> list[Columns]:
@@ -157,8 +161,7 @@ def time_all(cases: Sequence[tuple[str, str]], choice: ModelChoice, steps: int) 
         for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
             os.environ.pop(variable, None)
         os.environ |= WAITING[waiting]
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            timed_once = process.submit(time_variant, variant, choice, steps).result()
+        timed_once = in_a_process(time_variant, variant, choice, steps)
         print(f"{variant}, {waiting}: {median(timed_once['step']):.2f} s", flush=True)
         for name, values in timed_once.items():
             columns[name] += values
