@@ -160,15 +160,10 @@ def main() -> None:
         model = DistilBertForSequenceClassification(config)
         model.distilbert.embeddings.word_embeddings.weight.data.copy_(vectors)
 
+    pool = make_pool(reviews, target, phrases, args)
     seen = common.fit_classifier(
-        model.to(args.device),
-        tokenizer,
-        make_pool(reviews, target, phrases, args),
-        args,
-        steps=args.steps,
-        budget=BUDGET,
-        smoothing=args.smoothing,
-    )
+        model.to(args.device), tokenizer, pool, args, steps=args.steps, budget=BUDGET, smoothing=args.smoothing
+    )  # fmt: skip
     metrics = {"texts": seen, "minutes": common.minutes(args), "second_stage": args.init is not None}
 
     model = common.shipped(model)
