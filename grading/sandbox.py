@@ -26,6 +26,8 @@ STARTUP = 30  # seconds a worker may take to be ready; on the grader's account, 
 MAX_REPLY = 4 << 20  # bytes of one reply
 LAYERS = ("namespaces", "landlock")  # what the worker tries
 MAX_SOURCE = 256 << 10  # bytes of a submission
+# RLIMIT_*, beside that on the seconds of CPU time: bytes, but numbers of files and of processes
+LIMITS = {"AS": 1 << 30, "DATA": 512 << 20, "FSIZE": 8 << 20, "NOFILE": 256, "CORE": 0, "NPROC": 24}
 PYTHON = f"Python {platform.python_version()}"  # what the worker is run with
 
 
@@ -97,15 +99,7 @@ class Sandbox(contextlib.AbstractContextManager):
             "uid": self.uid,
             "readable": readable_paths(),
             "disk": 16 << 20,
-            "limits": {
-                "AS": 1 << 30,
-                "DATA": 512 << 20,
-                "CPU": int(timeout) + 2,
-                "FSIZE": 8 << 20,
-                "NOFILE": 256,
-                "CORE": 0,
-                "NPROC": 24,
-            },
+            "limits": {**LIMITS, "CPU": int(timeout) + 2},
         }
 
     def __exit__(self, *_: object) -> None:
