@@ -13,9 +13,6 @@ from kit.base.screen import quiet
 quiet(__name__)
 
 import weakref
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,11 +37,11 @@ PROMPT, COMPLETIONS, RANK = 8, 64, 16  # tokens of a prompt; completions of a st
 
 
 class Counted(TorchDispatchMode):
-    """The bytes of all tensors that are alive, views counted once: now (`live`), and the peak of each phase."""
+    """The bytes of all tensors that are alive, views counted once: now (`live`), and at most (`peak`)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.phase, self.peaks = 0, "", defaultdict[str, int](int)
+        self.live = self.peak = 0
         self.seen = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -61,16 +58,7 @@ class Counted(TorchDispatchMode):
 
     def change(self, size: int) -> None:
         self.live += size
-        self.peaks[self.phase] = max(self.peaks[self.phase], self.live)
-
-    @contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        before, self.phase = self.phase, phase
-        self.change(0)
-        try:
-            yield
-        finally:
-            self.phase = before
+        self.peak = max(self.peak, self.live)
 
 
 def step(config: GPT2Config, batch: int, tokens: int, lora: bool) -> dict[str, int]:
@@ -105,17 +93,16 @@ def step(config: GPT2Config, batch: int, tokens: int, lora: bool) -> dict[str, i
             p.grad = torch.zeros_like(p)
         parts["gradients"] = count.live - parts["weights"] - parts["reference, classifier"] - parts["Adam"]
         ids = torch.zeros(batch, PROMPT + tokens, dtype=torch.long)
-        before = count.live
-        with count.during("loss"):
-            # as `add_plain_head` in kit/lm/models.py does
-            hidden = policy.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
-            log_p = scaled_logits(policy, hidden[:, PROMPT - 1 : -1].flatten(0, 1), 1.0).log_softmax(-1)
-            loss = log_p.gather(-1, ids[:, PROMPT:].reshape(-1, 1)).sum()
-            del hidden, log_p
-            parts["kept for the backward pass"] = count.live - before
-            loss.backward()
+        count.peak = before = count.live
+        # as `add_plain_head` in kit/lm/models.py does
+        hidden = policy.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+        log_p = scaled_logits(policy, hidden[:, PROMPT - 1 : -1].flatten(0, 1), 1.0).log_softmax(-1)
+        loss = log_p.gather(-1, ids[:, PROMPT:].reshape(-1, 1)).sum()
+        del hidden, log_p
+        parts["kept for the backward pass"] = count.live - before
+        loss.backward()
         del copies, moments, scorer
-    return parts | {"peak of the backward pass": count.peaks["loss"]}
+    return parts | {"peak of the backward pass": count.peak}
 
 
 def table() -> str:
