@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from kit import ROOT
 from kit.base.cli import Parser, at_least_1
-from kit.base.errors import UserError, run_main
+from kit.base.errors import run_main
 from kit.base.files import output_folder, user_path, write_text
 from kit.base.runs import read_metrics
 from kit.measure import plots
@@ -106,23 +106,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     n: dict[str, Any] = {"type": at_least_1, "metavar": "N"}
     add("--seeds", default=3, help="seeds 0 ... N-1 (default: 3)", **n)
     add("--steps", default=50, help="64 completions each (default: 50)", **n)
-    add("--methods", default=",".join(METHODS), help="separated by commas (default: all)")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="some of them (default: all)")
     add("--jobs", default=2, help="trainings at a time, a thread each (default: 2)", **n)
     add("--out", default="results/baselines", metavar="FOLDER", help="table and figures")
     add("--runs", default="outputs/baselines", metavar="FOLDER", help="the run folders")
     add("--write", action="store_true", help="the table and the figures into docs/, too")
     args = parser.parse_args(argv)
-    methods = args.methods.split(",")
-    for method in methods:
-        if method not in METHODS:
-            raise UserError(f"--methods {args.methods}: {method} is none of {', '.join(METHODS)}")
     out, runs = output_folder(args.out, WRITTEN).resolve(), Path(user_path(args.runs)).resolve()
-    folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in methods}
+    folders = {method: [runs / f"{method}-{seed}" for seed in range(args.seeds)] for method in args.methods}
     available = commands(args.steps)
     wanted = [  # seed by seed: after the first there is a whole comparison to look at
         Training([*available[method], *MODELS], folders[method][seed], seed)
         for seed in range(args.seeds)
-        for method in methods
+        for method in args.methods
     ]
     finish_runs(wanted, args.jobs, runs / "log.txt")
 
@@ -132,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(out / "table.md", text)
     histories = {name: mean_history([read_metrics(run) for run in found]) for name, found in folders.items()}
     curves = plots.training_curves(histories, start=1)
-    frontier = methods_frontier(comparison["frontier"], methods)
+    frontier = methods_frontier(comparison["frontier"], args.methods)
     plots.save(curves, out, "methods")
     plots.save(frontier, out, "frontier_methods")
     if args.write:

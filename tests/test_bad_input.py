@@ -164,7 +164,7 @@ CASES = [
     ("baselines.sft --rounds 0", "--rounds 0: must be at least 1"),
     (f"baselines.sft {MINI_PAIR} --data x.parquet", "cannot read IMDB from x.parquet"),
     (f"baselines.sft {MINI_PAIR} --data none.parquet", "No such file"),
-    ("baselines.compare --methods dpo", "dpo is none of"),
+    ("baselines.compare --methods dpo", "invalid choice: 'dpo'"),
     ("baselines.compare --seeds 0", "--seeds: 0 is below 1"),
     # what measures
     ("evaluate.py a=./none --model mini", "./none: no such model folder"),
@@ -253,7 +253,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         ("train --model ./none", "./none: no such model folder"),
         ("baselines.ppo --model ./none", "./none: no such model folder"),
         ("baselines.sft --model ./none", "./none: no such model folder"),
-        ("baselines.compare --methods dpo", "dpo is none of"),
+        ("baselines.compare --methods dpo", "invalid choice: 'dpo'"),
         ("evaluate a=./none --model mini", "./none: no such model folder"),
         ("prompt_engineering ./none --model mini", "./none: no such model folder"),
         ("sentiment --sentiment_model ./none", "./none cannot be loaded"),
