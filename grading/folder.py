@@ -115,18 +115,15 @@ class Table:
         cells = cells.replace(",", ".").replace("'", "")
         return hashlib.sha256(cells.encode("ascii", "replace")).hexdigest()[:8]
 
-    def is_untouched(self, row: list[str]) -> bool:
-        """Nobody has edited our cells, so they may be written over."""
-        return self.cell(row, "sha256").partition("-")[2] == self.seal(row)
-
     def state(self, name: str, digest: str) -> str:
         """A submission is "new", "graded", "changed" since, or changed while its row was "edited" by hand."""
         row = self.row(name)
         if row is None or not (self.cell(row, "score") or self.cell(row, "sha256")):
             return "new"
-        if self.cell(row, "sha256").partition("-")[0] == digest:
+        graded, _, seal = self.cell(row, "sha256").partition("-")
+        if graded == digest:
             return "graded"
-        return "changed" if self.is_untouched(row) else "edited"
+        return "changed" if seal == self.seal(row) else "edited"
 
     def write(self) -> None:
         """Replace the file in one step. Raises UserError."""
