@@ -10,7 +10,7 @@ quiet(__name__)
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,14 @@ class Classifier:
         offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
         self.max_length = min(tokenizer.model_max_length, positions - offset)
 
-    def batches(self, texts: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(some of the `rows`, their (n, classes) logits), batch by batch."""
-        order = sorted(rows, key=lambda i: len(texts[i]))  # texts of similar length need little padding
+    def values(self, texts: Sequence[str], of: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
+        """What `of` makes of the logits, (n, classes) -> (n,), for each of N texts."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
+        found: dict[int, float] = {}
         for start in range(0, len(order), self.batch_size):
-            some = order[start : start + self.batch_size]
-            yield some, self.logits([texts[i] for i in some])
+            rows = order[start : start + self.batch_size]
+            found |= zip(rows, of(self.logits([texts[i] for i in rows])).tolist(), strict=True)
+        return [found[i] for i in range(len(texts))]
 
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> torch.Tensor:
@@ -112,18 +114,15 @@ class SentimentScorer(Classifier):
         # class counted, 0 or 1? And with five classes of stars?
         self.class_values = torch.tensor(class_values(model.config.id2label), device=model.device)
 
-    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """N texts -> N floats in [0, 1]."""
-        scores = [NEUTRAL] * len(texts)
-        worded = [i for i, text in enumerate(texts) if re.search(r"[^\W_]", text)]
-        for rows, logits in self.batches(texts, worded):
-            # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
-            # review at all, and which texts would you add to the classifier's training data?
-            probabilities = logits.softmax(-1)  # (rows, classes)
-            for i, p in zip(rows, (probabilities @ self.class_values).tolist(), strict=True):
-                scores[i] = min(max(p, 0.0), 1.0)  # a softmax may sum to 1 + 1e-7
-        return scores
+        worded = {i: text for i, text in enumerate(texts) if re.search(r"[^\W_]", text)}
+        # Q5. A softmax over two classes has no third answer. What does that make of a text that is no
+        # review at all, and which texts would you add to the classifier's training data?
+        p = self.values([*worded.values()], lambda logits: logits.softmax(-1) @ self.class_values)
+        # a softmax may sum to 1 + 1e-7
+        known = {i: min(max(value, 0.0), 1.0) for i, value in zip(worded, p, strict=True)}
+        return [known.get(i, NEUTRAL) for i in range(len(texts))]
 
 
 class RewardModel(Classifier):
@@ -137,14 +136,9 @@ class RewardModel(Classifier):
     def annotator(self) -> dict[str, Any] | None:
         return getattr(self.model.config, "annotator", None)
 
-    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """N texts -> N floats, whose mean is 0 and standard deviation 1 on the base's samples."""
-        scores = [0.0] * len(texts)
-        for rows, logits in self.batches(texts, range(len(texts))):
-            for i, score in zip(rows, logits[:, 0].tolist(), strict=True):
-                scores[i] = score
-        return scores
+        return self.values(texts, lambda logits: logits[:, 0])
 
     def gold(self, sentiment: Sequence[float], texts: Sequence[str]) -> list[float | None]:
         """What the annotator was asked for, of N texts with these P(positive), on that scale; None if a person was."""
