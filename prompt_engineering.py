@@ -15,7 +15,7 @@ from kit.base.screen import Progress, clock, quiet, table
 
 quiet(__name__)
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,11 @@ from kit.base.errors import UserError, run_main
 from kit.base.files import output_folder, user_path, write_text
 from kit.base.metrics import Estimate, mean_estimate
 from kit.base.runs import to_json
-from kit.base.student import checked, load_student
+from kit.base.student import load_student
 from kit.lm.models import context, display_name, find_model
 from kit.measure.comparison import Model, chosen_pair, load_bench, load_measured
 from kit.measure.measuring import Bench
+from reward_utils import RewardFunction, make_reward_function
 
 # Q32. Some of these begin a text, others talk to the writer. Which suit a model that only continues texts, which
 # an instruct model, and why?
@@ -43,33 +44,20 @@ PREFIXES: tuple[str, ...] = (
 )
 NO_PREFIX = ""
 FILE = "prompt_engineering.json"
-Score = Callable[[Sequence[str], Sequence[str]], list[float]]  # (completions, prompts) -> one number each
 Scores = Mapping[str, np.ndarray]  # prefix -> scores (num_prompts, num) of one model
 Policy = tuple[Any, Any]  # model, tokenizer
 
 
-def scorer_for(kind: str, bench: Bench, use_solution: bool, negate: bool = False) -> Score:
-    """`sentiment`: P(positive), or 1 minus it. `shaped`: the student's `shaped_reward`, without the prefix."""
-
-    def sentiment(completions: Sequence[str]) -> list[float]:
-        return [1.0 - s if negate else s for s in bench.scorer(completions)]
-
-    if kind == "sentiment":
-        return lambda completions, prompts: sentiment(completions)
-    student = load_student(use_solution, reward_shaping="shaped")
-    return lambda completions, prompts: checked(
-        student.shaped_reward, sentiment(completions), list(completions), list(prompts)
-    )
-
-
-def prefix_scores(bench: Bench, policy: Policy, prefixes: Sequence[str], score: Score, num: int) -> Scores:
+def prefix_scores(
+    bench: Bench, policy: Policy, prefixes: Sequence[str], reward: RewardFunction, num: int
+) -> Scores:
     """Sample `num` completions of every prompt after each prefix, and score them without it."""
     scores = {}
     for prefix in prefixes:
         prompts = [prefix + prompt for prompt in bench.prompts]
         texts = [c.text for c in bench.sample(*policy, num, prompts)]
         with bench.phase("scoring"):
-            values = score(texts, [prompt for prompt in bench.prompts for _ in range(num)])
+            _, values = reward.base_reward(texts, [prompt for prompt in bench.prompts for _ in range(num)])
         scores[prefix] = np.reshape(values, (len(bench.prompts), num))
     return scores
 
@@ -134,13 +122,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--use_solution takes a shaped_reward: it needs --score shaped")
     model = Model("trained", args.trained)
     choice, negated = chosen_pair(args, [model]), bool(model.settings.get("negate_reward"))
+    shaping = "shaped" if args.score == "shaped" else "linear"
+    student = load_student(args.use_solution, reward_shaping=shaping)
     bench = load_bench(args, choice)
     if len(bench.prompts) < 4:
         raise UserError(f"{len(bench.prompts)} prompts are too few: half choose the prefix, half measure it")
     prefixes = list(dict.fromkeys([NO_PREFIX, *PREFIXES, *args.prefix]))
     if len(prefixes) < 2:
         raise UserError("there is no prefix to try: give one with --prefix, or add it to PREFIXES")
-    score = scorer_for(args.score, bench, args.use_solution, negated)
+    reward = make_reward_function(
+        bench.scorer, bench.tokenizer, reward_shaping=shaping, negate=negated, student=student
+    )
     policies = (bench.reference, bench.tokenizer), load_measured(bench, args.trained)
     for lm, tokenizer in policies:
         for prefix in prefixes:
@@ -154,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     total = len(policies) * len(prefixes) * len(bench.prompts) * args.num_samples
     with Progress(total, "sampling", "completions") as bench.progress:
-        scores = [prefix_scores(bench, p, prefixes, score, args.num_samples) for p in policies]
+        scores = [prefix_scores(bench, p, prefixes, reward, args.num_samples) for p in policies]
 
     gain, chosen = gains(*scores)
     base, trained = ({p: mean_estimate(found[p]) for p in prefixes} for found in scores)

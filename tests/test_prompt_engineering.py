@@ -4,7 +4,6 @@ pytest tests/test_prompt_engineering.py
 """
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,13 +74,7 @@ def run(*args: str, out) -> None:
     prompt_engineering.main([*args, "--out", str(out), *small])
 
 
-def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_path, monkeypatch, capsys):
-    seen: list[str] = []
-
-    def scorer(texts):
-        seen.extend(texts)
-        return [len(text) / 100 for text in texts]
-
+def fake_scorer(monkeypatch, scorer) -> None:
     load = prompt_engineering.load_bench
 
     def with_fake_scorer(*args, **kwargs):
@@ -90,6 +83,16 @@ def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_pa
         return bench
 
     monkeypatch.setattr(prompt_engineering, "load_bench", with_fake_scorer)
+
+
+def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_path, monkeypatch, capsys):
+    seen: list[str] = []
+
+    def scorer(texts):
+        seen.extend(texts)
+        return [len(text) / 100 for text in texts]
+
+    fake_scorer(monkeypatch, scorer)
     monkeypatch.setattr(prompt_engineering, "PREFIXES", ("ZQX ",))
     run(str(MINI / "policy"), "--num_prompts", "4", "--prefix", "VKJ ", out=tmp_path)
     assert len(seen) == 2 * 3 * 4
@@ -103,12 +106,24 @@ def test_a_copy_of_the_base_gains_nothing_and_only_completions_are_scored(tmp_pa
 
 @pytest.mark.whole_kit
 def test_shaped_reward_is_the_students(tmp_path, monkeypatch, capsys):
-    """`rewards.py` is unfilled: one sentence that says so; the solution works."""
+    """`rewards.py` is unfilled: one sentence that says so. The solution's is R with whatever weights the file has:
+    for a run with --negate_reward 1 - 0.25, less 0.7 for a text that is too short."""
+    trained = tmp_path / "run"
+    trained.mkdir()
+    (trained / "final").symlink_to(MINI / "policy")
+    (trained / "metrics.jsonl").write_text("")
+    (trained / "config.json").write_text('{"negate_reward": true}')
+    weights = RewardWeights(sentiment=1.0, repetition=0.0, length=0.7, target_words=(100, 200))
+    monkeypatch.setattr("kit.base.metrics.load_reward_weights", lambda: weights)
     monkeypatch.setattr(prompt_engineering, "PREFIXES", ("Good. ",))
+    fake_scorer(monkeypatch, lambda texts: [0.25] * len(texts))
+    shaped = (str(trained), "--num_prompts", "4", "--score", "shaped")
     with pytest.raises(UserError, match=r"shaped_reward .* is not written yet"):
-        run(str(MINI / "policy"), "--num_prompts", "4", "--score", "shaped", out=tmp_path)
-    run(str(MINI / "policy"), "--num_prompts", "4", "--score", "shaped", "--use_solution", out=tmp_path)
-    assert "score shaped" in capsys.readouterr().out
+        run(*shaped, out=tmp_path)
+    run(*shaped, "--use_solution", out=tmp_path)
+    assert "score shaped of 1 - P(positive) of the completion alone" in capsys.readouterr().out
+    table = json.loads((tmp_path / "prompt_engineering.json").read_text())["table"]
+    assert [row["value"] for row in table] == pytest.approx([0.05] * 4)
 
 
 @pytest.mark.parametrize(
@@ -123,15 +138,3 @@ def test_shaped_reward_is_the_students(tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_sentence(args, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
         run(str(MINI / "policy"), *args, out=tmp_path)
-
-
-@pytest.mark.whole_kit
-def test_the_solution_shapes_with_whatever_weights_the_file_has(monkeypatch):
-    """0.5 - 0.7 for a text of one word, which is too short."""
-    weights = RewardWeights(sentiment=1.0, repetition=-0.5, length=0.7, target_words=(2, 4))
-    monkeypatch.setattr("kit.base.metrics.load_reward_weights", lambda: weights)
-    bench = SimpleNamespace(scorer=lambda texts: [0.25] * len(texts))
-    # a run that was trained with --negate_reward
-    assert prompt_engineering.scorer_for("sentiment", bench, False, True)(["fine"], [""]) == [0.75]
-    bench = SimpleNamespace(scorer=lambda texts: [0.5] * len(texts))
-    assert prompt_engineering.scorer_for("shaped", bench, True)(["fine"], [""]) == pytest.approx([-0.2])
