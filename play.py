@@ -59,8 +59,8 @@ from markupsafe import Markup
 from kit.base.runs import read_samples
 from kit.lm.models import context, display_name, find_model
 from kit.measure.comparison import Model, chosen_judge, chosen_pair, load_bench, load_measured, one_sentence
-from kit.measure.frontier import best_of_n
-from kit.measure.measuring import POSITIVE, Bench, Row, column_of
+from kit.measure.frontier import kl_of_best
+from kit.measure.measuring import POSITIVE, Bench, Row
 from kit.measure.report import articles, asset, number, visible
 from sentiment import word_count_score
 
@@ -132,9 +132,8 @@ class Play:
             if n > 1:
                 several = bench.rows(*self.policies[BASE], num_samples=int(n))
                 best = max(several, key=lambda row: row["sentiment"])
-                kl = best_of_n(column_of(several, "sentiment", int(n)), int(n))["kl"]
-                # The KL of best-of-n, not of this text: at most log n - (n-1)/n
-                rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl}]
+                # The KL of best-of-n, not of this text
+                rows[f"best of {n:g} of base"] = [{**best, "kl_policy_ref": kl_of_best(int(n))}]
                 yield side_by_side(bench.prompts[0], rows, num_samples)
         except Exception as error:  # of any model: too small a context, weights that are NaN
             yield note(one_sentence(error))
@@ -226,10 +225,8 @@ def only_this_machine() -> None:
 def start(argv: Sequence[str]) -> Any:
     """Load the models and serve the page in a thread; returns its `gradio.Blocks`. Raises `UserError`."""
     args, paths = parse(argv)
-    models = [Model(name, path) for name, path in paths.items()]
+    models = [Model(name, find_model(path)) for name, path in paths.items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
-    for model in models:
-        model.path = find_model(model.path)
     bench = load_bench(args, choice, judge)
     policies: dict[str, Policy] = {BASE: (bench.reference, bench.tokenizer)}
     for model in models:

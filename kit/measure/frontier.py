@@ -48,20 +48,23 @@ def of_the_best(rewards: np.ndarray, n: int, values: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, order, axis=1) @ weights
 
 
+def kl_of_best(n: int) -> float:
+    """KL(pi||pi_ref) of the best of n, in nats: exact for rewards without ties, and an upper bound with them."""
+    return math.log(n) - (n - 1) / n
+
+
 def best_of_n(
     rewards: np.ndarray, n: int, judged: np.ndarray | None = None, by: np.ndarray | None = None
 ) -> Point:
-    """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022), or the highest of `by`.
-
-    KL = log n - (n-1)/n, exact for rewards without ties and an upper bound with them.
-    """
+    """Draw n completions, keep the one of the highest reward (Stiennon 2020, Gao 2022), or the highest of `by`."""
     by = rewards if by is None else by
-    means = {
-        key: None if v is None else float(of_the_best(by, n, v).mean())
-        for key, v in (("sentiment", rewards), ("judge", judged))
+    return {
+        "n": n,
+        "kl": kl_of_best(n),
+        "sentiment": float(of_the_best(by, n, rewards).mean()),
+        "judge": None if judged is None else float(of_the_best(by, n, judged).mean()),
+        "effective_samples": rewards.shape[1] / n,
     }
-    kl = math.log(n) - (n - 1) / n
-    return {"n": n, "kl": kl, **means, "effective_samples": rewards.shape[1] / n}
 
 
 def tilt(rewards: np.ndarray, beta: float, judged: np.ndarray | None = None) -> Point:

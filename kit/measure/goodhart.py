@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kit.base.metrics import Estimate, mean_estimate
-from kit.measure.frontier import of_the_best
+from kit.measure.frontier import kl_of_best, of_the_best
 
 REWARDS = {"proxy": "learned", "gold": "gold"}  # as records and figures name them
 
@@ -97,7 +97,7 @@ def of_run(name: str, samples: Sequence[Mapping[str, Any]]) -> Curve | None:
 def of_best_of_n(proxy: np.ndarray, gold: np.ndarray) -> Curve:
     """The curve of the best of n by the proxy, n = 1, 2, 4, ... N, from N samples of the base a prompt (P, N)."""
     sizes = [2**k for k in range(proxy.shape[1].bit_length())]
-    kl = np.array([math.log(n) - (n - 1) / n for n in sizes])
+    kl = np.array([kl_of_best(n) for n in sizes])
     values = {key: np.array([of_the_best(proxy, n, v) for n in sizes])
               for key, v in (("proxy", proxy), ("gold", gold))}  # fmt: skip
     return Curve("best of n", "bon", np.sqrt(kl), {key: value - value[0] for key, value in values.items()})
