@@ -169,12 +169,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    models = [Model(name, path) for name, path in named_paths(args.models).items()]
 
-    # Load
+    # Load. All models are found now, not after minutes of sampling
+    models = [Model(name, find_model(path)) for name, path in named_paths(args.models).items()]
     judge, choice = chosen_judge(args.judge), chosen_pair(args, models)
-    for model in models:
-        model.path = find_model(model.path)  # now, not after minutes of sampling
     out = output_folder(args.out, WRITTEN)
     learned = chosen_reward_model(args.reward_model, models)
     bench = load_bench(args, choice, judge, args.fluency, learned)
@@ -201,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         frontier, of_base = None, None
         if wanted and samples:
             of_base = learned_of(bench, samples) if learned else None
-            proxy = of_base[0] if of_base else None
-            frontier = find_frontier(bench, choice, models, samples, proxy)
+            frontier = find_frontier(bench, choice, models, samples, of_base)
         overoptimization = find_overoptimization(models, of_base) if learned else []
 
     # Compare

@@ -303,7 +303,7 @@ def find_frontier(
 ) -> dict[str, list[Row]]:
     """One point per model, one per earlier validation of a run, and the curves of the base.
 
-    `learned` is the learned reward of the base's samples, (prompts, N).
+    `learned` is what `learned_of` gives for the base's samples.
     """
     points = []
     for model in models:
@@ -319,25 +319,22 @@ def find_frontier(
     of_the_score, tilt = curves(samples.scores, judged)
     found = {"points": points, "best_of_n": of_the_score, "tilt": tilt}
     if learned is not None:
-        by_learned = [best_of_n(samples.scores, point["n"], judged, by=learned) for point in of_the_score]
+        by_learned = [best_of_n(samples.scores, point["n"], judged, by=learned[0]) for point in of_the_score]
         found["best_of_n_learned"] = by_learned
     return found
 
 
-def learned_of(bench: Bench, samples: ReferenceSamples) -> tuple[np.ndarray, np.ndarray]:
-    """(learned reward, gold reward) of the base's samples, (prompts, N) each."""
+def learned_of(bench: Bench, samples: ReferenceSamples) -> np.ndarray:
+    """Learned reward and gold reward of the base's samples: (2, prompts, N); NaN without a gold reward."""
     texts = [text for texts in samples.texts for text in texts]
-    proxy, gold = bench.learned(samples.scores.reshape(-1).tolist(), texts)
-    shape = samples.scores.shape
-    return np.reshape(np.array(proxy, float), shape), np.reshape(np.array(gold, float), shape)
+    both = np.array(bench.learned(samples.scores.reshape(-1).tolist(), texts), dtype=float)
+    return both.reshape(2, *samples.scores.shape)
 
 
-def find_overoptimization(
-    models: Sequence[Model], learned: tuple[np.ndarray, np.ndarray] | None
-) -> list[goodhart.Curve]:
+def find_overoptimization(models: Sequence[Model], learned: np.ndarray | None) -> list[goodhart.Curve]:
     """Learned and gold reward against the distance: of the validations of each run, and of the best of n.
 
-    `learned` are both rewards of the base's samples.
+    `learned` is what `learned_of` gives for the base's samples.
     """
     runs = []
     for m in models:
@@ -345,4 +342,5 @@ def find_overoptimization(
             runs += [goodhart.of_run(m.name, read_samples(m.run.path))] if m.run else []
         except UserError as error:  # the weights may be fine
             m.notes.append(str(error))
-    return [curve for curve in runs if curve] + ([goodhart.of_best_of_n(*learned)] if learned else [])
+    best = [] if learned is None else [goodhart.of_best_of_n(*learned)]
+    return [curve for curve in runs if curve] + best
