@@ -81,7 +81,7 @@ class Progress:
     def __init__(self, total: int, label: str, unit: str) -> None:
         self.total, self.label, self.unit = total, label, unit
         self.live = sys.stderr.isatty()
-        self.done, self.open = 0, False  # open: the cursor stands behind an unfinished line
+        self.done, self.open = 0.0, False  # open: the cursor stands behind an unfinished line
         self.start = self.shown = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -99,7 +99,7 @@ class Progress:
         if self.open:
             self._show()
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: float = 1) -> None:
         """`amount` more are done."""
         self.done += amount
         full = self.live and self.done >= self.total
@@ -110,7 +110,7 @@ class Progress:
         self.shown = time.monotonic()
         elapsed = self.shown - self.start
         eta = elapsed / max(self.done, 1) * (self.total - self.done)
-        line = f"{self.label} {self.done}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
+        line = f"{self.label} {self.done:.0f}/{self.total} {self.unit} | {clock(elapsed)} | eta {clock(eta)}"
         self.open = self.live and self.done < self.total
         line = f"\r\033[K{line}" if self.live else line
         print(line, end="" if self.open else "\n", file=sys.stderr, flush=True)

@@ -112,7 +112,6 @@ def _fetch(repo: str, repo_type: str, wanted: Callable[[list[str]], list[str]]) 
         missing = [name for name in files if not _cached(repo, name, info.sha, repo_type)]
         total = math.ceil(sum(sizes.get(name, 0) for name in missing) / 1e6)
         print(f"fetching {repo} from the Hub, once: {total:,} MB", flush=True)
-        received = 0.0
 
         class Received(tqdm):
             """A bar that draws nothing and hands on the bytes."""
@@ -121,9 +120,7 @@ def _fetch(repo: str, repo_type: str, wanted: Callable[[list[str]], list[str]]) 
                 super().__init__(*args, **{**kwargs, "disable": True})
 
             def update(self, n: float | None = 1) -> None:
-                nonlocal received
-                received += n or 0
-                progress.advance(int(received / 1e6) - progress.done)
+                progress.advance((n or 0) / 1e6)
 
         with Progress(total, f"fetching {repo}", "MB") as progress:
             for name in missing:
