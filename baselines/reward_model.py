@@ -232,7 +232,7 @@ def main() -> None:
     parts += [f"seed-{args.seed}"] if args.seed else []
     run = session.open_run(args.run_name or "-".join(parts))
     session.digests |= {"pairs": digest([pairs, sets]), "encoder": fingerprint(str(JUDGE))}
-    session.digests |= dict([source_digest(student.preference_loss)])
+    session.digests |= source_digest(student.preference_loss)
     session.config["num_pairs"] = len(pairs)
     session.record()
     session.validation = HeldOut(session, proxy, sets)

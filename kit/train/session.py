@@ -113,15 +113,14 @@ def reward_sources(reward: RewardFunction) -> dict[str, str]:
         if function is composite_reward:
             found[f"configs/{REWARD_CONFIG.name}"] = digest(load_reward_weights())
         elif function is not None and function.__module__ != make_reward_function.__module__:  # not the kit's
-            name, found_digest = source_digest(function)
-            found[name] = found_digest
+            found |= source_digest(function)
     return found
 
 
-def source_digest(function: Callable[..., Any]) -> tuple[str, str]:
-    """(name, digest without its comments) of the file that `function` is written in."""
+def source_digest(function: Callable[..., Any]) -> dict[str, str]:
+    """{file: digest without its comments} of the file that `function` is written in."""
     file = Path(inspect.unwrap(function).__code__.co_filename)
-    return file.name, digest(ast.unparse(ast.parse(read_text(file, "the reward"))))
+    return {file.name: digest(ast.unparse(ast.parse(read_text(file, "the reward"))))}
 
 
 def largest(tensors: Iterable[torch.Tensor]) -> float:
@@ -227,9 +226,8 @@ class RunSession:
                     self.run.set_aside(folder)
             self.run.set_aside(self.run.final)  # the run was shorter
             rows = read_metrics(self.run.path)
-            self.validated = max(
-                (row["step"] for row in rows if any("val/" in key for key in row)), default=0
-            )
+            steps = [row["step"] for row in rows if any("val/" in key for key in row)]
+            self.validated = max(steps, default=0)
         if not self.checkpoint:
             self.validate(policy, 0)
 
@@ -421,11 +419,8 @@ class Session(RunSession):
         names = {"model": self.choice.policy_name, "sentiment_model": self.choice.sentiment_name}
         super().__init__(method, args, argv, names)
         self.scorer = load_scorer(self.choice.sentiment, self.device)
-        self.reward_model = (
-            load_reward_model(args.reward_model, self.device, self.choice.sentiment_name)
-            if args.reward_model
-            else None
-        )
+        own = args.reward_model
+        self.reward_model = load_reward_model(own, self.device, names["sentiment_model"]) if own else None
         self.score = self.reward_model or (word_count_score if args.hackable_reward else self.scorer)
 
     # ---- models and prompts
