@@ -6,6 +6,7 @@ pytest tests/test_comparison.py
 import argparse
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +20,18 @@ from kit.lm.models import MINI, ModelChoice
 from kit.measure import comparison
 from kit.measure.comparison import (
     Model,
+    base_slope,
     captured_by,
     chosen_pair,
     compared,
+    find_frontier,
+    learned_of,
     measure,
     validation_points,
     what_differs,
     zero_std_groups,
 )
-from kit.measure.reference import ReferenceSamples
+from kit.measure.reference import ReferenceSamples, draw_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = SimpleNamespace(prompts=list(HELD_OUT_PROMPTS), temperature=1.0, max_new_tokens=40)
@@ -161,3 +165,32 @@ def test_captured_by_at_the_runs_price_and_in_its_direction():
 def test_flat_groups_of_the_last_ten_steps():
     model = Model("m", "x", history=[{"step": i, "train/zero_std_groups": float(i >= 5)} for i in range(14)])
     assert zero_std_groups(model) == pytest.approx(0.9)  # steps 4 ... 13
+
+
+def test_the_judges_slope_over_the_bases_texts():
+    base = Model("base", "x", estimates={"judge": Estimate(0.525, np.empty(0))})
+    base.rows = [{"sentiment": s, "judge": j} for s, j in ((0, 0.3), (1, 0.6), (0, 0.5), (1, 0.7))]
+    assert base_slope(base) == pytest.approx(0.25)  # from 0.4 on average to 0.65
+    assert base.notes == []
+
+
+def test_scores_of_the_bases_samples_stay_with_their_prompts():
+    texts = [["0", "1"], ["2", "3"], ["4", "5"]]
+    bench = SimpleNamespace(
+        reference="pi_ref",
+        tokenizer=None,
+        phase=lambda name: nullcontext(),
+        sample=lambda *_: [SimpleNamespace(text=text) for row in texts for text in row],
+        scorer=lambda some: [float(text) for text in some],
+        judge=lambda some: [100 - float(text) for text in some],
+        learned=lambda scores, some: ([-float(text) for text in some], [10 * score for score in scores]),
+    )
+    samples = draw_samples(bench, 2)
+    assert samples.texts == texts and samples.scores.tolist() == [[0, 1], [2, 3], [4, 5]]
+    proxy, gold = learned_of(bench, samples)
+    assert proxy.tolist() == [[0, -1], [-2, -3], [-4, -5]] and gold.tolist() == [[0, 10], [20, 30], [40, 50]]
+    found = find_frontier(bench, CHOICE, [], samples, proxy)
+    # the best of two are 1, 3, 5 by the score, and 0, 2, 4 by the learned reward
+    best, by_learned = found["best_of_n"][1], found["best_of_n_learned"][1]
+    assert (best["sentiment"], best["judge"]) == pytest.approx((3, 97))
+    assert (by_learned["sentiment"], by_learned["judge"]) == pytest.approx((2, 98))

@@ -53,7 +53,10 @@ def test_the_turning_point_is_the_maximum():
 
 def test_the_interval_is_that_of_the_prompts():
     """A mean of eight numbers, 1 +- 0.4: the bootstrap interval reaches about 1.96 * 0.4 / sqrt(8) each way."""
-    low, high = fit(curve("bon", 1.0, 0.2, noise=0.4), "gold").alpha.interval()
+    found = fit(curve("bon", 1.0, 0.2, noise=0.4), "gold")
+    low, high = found.alpha.interval()
+    # every prompt has the same beta: the turning point is alpha / 0.4 in every draw
+    assert found.as_dict()["turn"] == pytest.approx([2.5, low / 0.4, high / 0.4])
     assert (1 - low, high - 1) == (pytest.approx(0.277, abs=0.07), pytest.approx(0.277, abs=0.07))
     assert fit(curve("bon", 1.0, 0.2), "gold").alpha.interval() == pytest.approx((1.0, 1.0))
 

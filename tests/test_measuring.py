@@ -84,11 +84,14 @@ def test_rows_of_two_known_models(tiny_gpt2):
         max_new_tokens=5,
         temperature=1.5,
         seed=3,
+        judge=lambda t: [0.75] * len(t),
     )
     rows = bench.rows(policy, tok, 2)
     drawn = sample(policy, tok, ["12", "3"], 2, max_new_tokens=5, temperature=1.5, seed=3)
     assert [r["sample"] for r in rows] == [0, 1, 0, 1]
     for r, c in zip(rows, drawn, strict=True):
+        # one word or none is too short in every variant
+        assert (r["sentiment"], r["judge"], r["reward"]) == (0.25, 0.75, pytest.approx(0.25 - 0.2))
         ids = c.prompt_ids, c.completion_ids
         pq = by_definition(tiny_gpt2(seed=1, vocab_size=8), tiny_gpt2(seed=2, vocab_size=8), *ids, 1.5)
         qp = by_definition(tiny_gpt2(seed=2, vocab_size=8), tiny_gpt2(seed=1, vocab_size=8), *ids, 1.5)
