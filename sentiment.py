@@ -76,9 +76,9 @@ class Classifier:
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
         positions = getattr(model.config, "max_position_embeddings", 512)
-        # RoBERTa's positions begin at pad + 1
-        offset = 2 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
-        self.max_length = min(tokenizer.model_max_length, positions - offset)
+        # RoBERTa's begin at pad + 1
+        first = model.config.pad_token_id + 1 if model.config.model_type in {"roberta", "xlm-roberta"} else 0
+        self.max_length = min(tokenizer.model_max_length, positions - first)
 
     def values(self, texts: Sequence[str], of: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
         """What `of` makes of the logits, (n, classes) -> (n,), for each of N texts."""

@@ -171,3 +171,8 @@ def test_a_text_has_the_same_score_alone_and_in_company_or_the_classifier_is_ref
         ]
     assert load_scorer(str(tmp_path))(texts) == pytest.approx(alone, abs=1e-5)
     assert max(alone) - min(alone) > 0.1
+    if config_class in (RobertaConfig, XLMRobertaConfig):  # 512 positions, the first of them pad + 1
+        ids = words().encode("a film is bad " * 200)[: 511 - config.pad_token_id]
+        with torch.no_grad():
+            cut = (model(torch.tensor([ids])).logits[0].softmax(-1) @ values).item()
+        assert load_scorer(str(tmp_path))(["a film is bad " * 200]) == pytest.approx([cut], abs=1e-5)
