@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import tensor
+from trl import GRPOTrainer
 
 import train as script
 from kit.base.runs import read_metrics
@@ -124,6 +125,12 @@ def test_completions_of_one_block_are_paid_against_the_others_of_their_group():
     # no look at all; V_0 as above, 1/4 and 3/4
     advantages = trainer._credit(np.array([0.0, 1.0]), ["p", "p"], [[1] * 4, [2]])
     assert advantages[0].tolist() == pytest.approx([-0.25] * 4) and advantages[1, 0] == pytest.approx(0.25)
+
+
+def test_lambda_and_price_are_those_that_were_given_and_trls_own_kl_term_is_off(monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "__init__", lambda self, args: setattr(self, "args", args))
+    trainer = CreditTrainer(0.7, SimpleNamespace(beta=0.3))
+    assert (trainer.credit_lambda, trainer.price, trainer.beta) == (0.7, 0.3, 0.0)
 
 
 # ------------------------------------------------------------------------------------ the loss

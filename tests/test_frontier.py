@@ -129,9 +129,7 @@ def test_captured_is_paired_by_prompt_and_may_be_negative():
     low, high = hacked.interval()
     assert low <= hacked.value <= high
     # two prompts: one draw in four has the first twice, one the second; each has its own gain over its own room
-    found = captured(
-        np.array([[0.6], [1.4]]), np.zeros((2, 1)), np.array([[0.0, 1.0], [0.0, 2.0]]), beta=1.0
-    )
+    found = captured(np.array([[0.6], [1.4]]), np.zeros((2, 1)), np.array([[0.0, 1.0], [0.0, 2.0]]), beta=1.0)
     room = math.log((1 + math.e) / 2) - 0.5, math.log((1 + math.exp(2)) / 2) - 1
     assert found.interval() == pytest.approx((0.1 / room[0], 0.4 / room[1]))
 

@@ -12,7 +12,7 @@ import pytest
 from kit.lm.sampling import sample
 from kit.measure.measuring import METRICS, Bench, estimates
 from kit.measure.reference import ReferenceSamples
-from kit.train.validation import Validation
+from kit.train.validation import Validation, line, sample_table
 from reward_utils import make_reward_function
 from sentiment import word_count_score
 from tests.test_reward_utils import by_definition, oracle
@@ -160,3 +160,20 @@ def test_every_name_in_validation_stands_for_its_own_number():
             "val/truncated_ratio": 0.25,
         }
     )
+
+
+def test_the_screen_shows_each_number_under_its_name():
+    names = "sentiment_mean sentiment_ci_low sentiment_ci_high kl_policy_ref kl_ref_policy ref_nll distinct_2"
+    names += " distinct_1 repetition length_mean empty_ratio captured"
+    shown = {f"val/{name}": i / 100 for i, name in enumerate(names.split(), start=1)}
+    shown |= {"val/kl_policy_ref": 4.0, "val/kl_ref_policy": 5.0, "val/length_mean": 10.0}
+    assert line(7, shown) == (
+        "val     7 | sentiment 0.010 [0.02, 0.03] | KL 4.0 | ref NLL 0.06 | distinct-2 0.07 | repeated 0.09 | "
+        "length 10 | empty 11% | captured 0.12"
+    )
+    rows = [row(f" {i}", sentiment=i / 10, ref_nll=float(i), tokens=3) for i in range(8)]
+    found = [
+        [cell.strip() for cell in text.split("  ") if cell.strip()]
+        for text in sample_table(rows).splitlines()
+    ]
+    assert found[-4:] == [[f"0.{i}0", f"-{3 * i}", f"P \u25b8 {i}"] for i in (1, 3, 5, 7)]

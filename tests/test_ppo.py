@@ -420,7 +420,11 @@ def test_an_update_stops_at_its_target_kl_and_its_step_is_no_longer_than_the_nor
 def test_what_is_logged_by_hand():
     """pi gives every token twice what pi_ref gives it: d = ln 2, w = 1/2; 9 tokens in 3 completions."""
     *_, rollout = made(gamma=1.0, lam=1.0)
-    rollout = replace(rollout, ref_log_probs=rollout.log_probs - math.log(2) * rollout.batch.mask)
+    rollout = replace(
+        rollout,
+        ref_log_probs=rollout.log_probs - math.log(2) * rollout.batch.mask,
+        values=rollout.returns / 2,
+    )
     found = ppo.numbers(rollout, [0.2, 0.4, 0.9], [1.0, 0.0, 0.5], kl_coef=0.1)
     assert found["kl_policy_ref"] == pytest.approx(3 * (math.log(2) - 0.5), rel=1e-5)
     assert found["kl_policy_ref_k1"] == pytest.approx(3 * math.log(2), rel=1e-5)
@@ -428,6 +432,7 @@ def test_what_is_logged_by_hand():
     assert (found["score"], found["shaped"], found["length_mean"]) == pytest.approx((0.5, 0.5, 3.0))
     assert found["reward"] == pytest.approx(0.5) and found["truncated_ratio"] == pytest.approx(2 / 3)
     assert found["return"] == pytest.approx(5.5 / 9)
+    assert found["explained_variance"] == pytest.approx(3 / 4)  # G - V = G/2
 
 
 def test_log_probs_of_rollout_and_update_have_the_temperature():
@@ -481,8 +486,9 @@ def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
     assert (
         load_policy(str(run / "checkpoint-2"))[1]("This film")["input_ids"] == words
     )  # a model like any other
-    bias = load_file(run / "checkpoint-2" / "value_head.safetensors")["bias"].item()
-    assert bias == pytest.approx(
+    head = load_file(run / "checkpoint-2" / "value_head.safetensors")
+    assert head["weight"].abs().max() > 5e-4  # from zero; Adam's first step is as long as its rate, 1e-3
+    assert head["bias"].item() == pytest.approx(
         first["train/shaped"], abs=0.05
     )  # where it started; Adam moves it by 1e-3 at a time
     for line in training:
@@ -492,7 +498,10 @@ def test_ppo_end_to_end_and_resumed(tmp_path, run_ppo, run_script):
         )
         assert 0 <= line["train/score"] <= 1 and 0 <= line["train/clip_fraction"] <= 1
         assert 0 < line["train/entropy"] < math.log(6144)
-    assert 0 < training[-1]["train/generated_tokens"] <= 4 * 8 * 8
+    lengths = [8 * line["train/length_mean"] for line in training]
+    assert [line["train/generated_tokens"] for line in training] == pytest.approx(
+        list(itertools.accumulate(lengths))
+    )
     assert read_config(run)["method"] == "ppo"
     assert {"step", "prompt", "completion", "sentiment", "ref_nll", "kl_policy_ref"} <= set(
         read_samples(run)[0]

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 import rewards_solution
 import train
 from baselines import preferences, reward_model
-from baselines.reward_model import load_encoder, load_sets, standardise, with_gradient
+from baselines.reward_model import HeldOut, load_encoder, load_sets, standardise, with_gradient
 from kit.base.errors import UserError
 from kit.base.runs import read_config, read_metrics, read_samples
 from kit.lm.models import MINI
@@ -90,6 +91,20 @@ def test_a_file_of_choices_holds_out_every_tenth(tmp_path):
     file.write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(UserError, match="one pair is too few"):
         load_sets(str(file))
+
+
+def test_the_accuracy_is_the_share_of_pairs_in_which_the_chosen_text_scores_higher():
+    pairs = [{"chosen": c, "rejected": r} for c, r in (("2 a", "1"), ("1", "2"), ("1 a", "1 b"), ("3", "0"))]
+    turned = [{"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
+    logged = {}
+    session = SimpleNamespace(
+        run=SimpleNamespace(log=lambda step, found: logged.update(found)), tracker=SimpleNamespace(log=print)
+    )
+    sets = {"accuracy": pairs, "accuracy_turned": turned}
+    HeldOut(session, lambda texts: [float(text[0]) for text in texts], sets).run(None, 3)
+    assert (logged["val/accuracy"], logged["val/accuracy_turned"]) == (0.5, 0.25)  # equal scores are no hit
+    # of four draws with chance 1/4 none hits 0.32 of the time, three do 0.05, all four 0.004
+    assert (logged["val/accuracy_turned_ci_low"], logged["val/accuracy_turned_ci_high"]) == (0.0, 0.75)
 
 
 @pytest.mark.parametrize("damaged", ["{}", "[1]", "no", '{"annotator": {"kind": "sentiment"}}'])
@@ -214,6 +229,11 @@ def test_the_pairs_are_what_the_annotator_says(chain):
     gold = [math.log(p / (1 - p)) for p in load_scorer(str(MINI / "sentiment"))(texts)]
     assert about["annotator"]["mean"] == pytest.approx(np.mean(gold), abs=1e-4)
     assert about["annotator"]["std"] == pytest.approx(np.std(gold), abs=1e-4)
+    every = [json.loads(line) for line in (*lines["pairs"], *lines["held_out"])]
+    chosen, rejected = (
+        load_scorer(str(MINI / "sentiment"))([row[key] for row in every]) for key in ("chosen", "rejected")
+    )
+    assert about["agrees_with_gold"] == np.mean(np.greater(chosen, rejected))
 
 
 @pytest.mark.slow
@@ -231,6 +251,11 @@ def test_the_reward_model_goes_where_every_model_goes(chain):
     held_out = [json.loads(line) for line in (chain / "pairs" / "held_out.jsonl").read_text().splitlines()]
     scores = load_reward_model(str(run))([row[key] for row in held_out for key in ("chosen", "rejected")])
     assert np.mean(scores) == pytest.approx(0, abs=1e-3) and np.std(scores) == pytest.approx(1, abs=1e-2)
+    learned = [json.loads(line) for line in (chain / "pairs" / "pairs.jsonl").read_text().splitlines()]
+    chosen, rejected = (
+        load_reward_model(str(run))([row[key] for row in learned]) for key in ("chosen", "rejected")
+    )
+    assert np.mean(np.greater(chosen, rejected)) > 0.6  # and not the other way round
     with pytest.raises(UserError, match="its gold reward is by mini/sentiment, not other"):
         load_reward_model(str(run), sentiment_model="other")
 

@@ -30,6 +30,8 @@ def row(completion: str, nll: float = 4.0) -> dict:
         ("one", 4.0, 1),  # short
         ("one two three four five", 5.5, 1),  # strange
         ("one two three four five", 2.5, 1),  # stale
+        ("one two three", 5.0, 0),  # at the limits themselves, where many of the base's texts are
+        ("one two three", 3.0, 0),
     ],
 )
 def test_a_text_is_broken_where_the_base_s_end(text, nll, share):
@@ -39,6 +41,7 @@ def test_a_text_is_broken_where_the_base_s_end(text, nll, share):
 def test_a_stock_phrase_breaks_the_texts_that_hold_it():
     texts = [row(f"a{i} b{i} c{i} d{i}") for i in range(16)]
     assert broken(texts, LIMITS) == 0
+    assert broken([*texts, *[row(f"is a gem x{i}") for i in range(2)]], LIMITS) == 0  # two are chance
     # in four of twenty texts, more than every tenth
     assert broken([*texts, *[row(f"is a gem x{i}") for i in range(4)]], LIMITS) == pytest.approx(4 / 20)
 
