@@ -187,9 +187,10 @@ def test_scores_of_the_bases_samples_stay_with_their_prompts():
     )
     samples = draw_samples(bench, 2)
     assert samples.texts == texts and samples.scores.tolist() == [[0, 1], [2, 3], [4, 5]]
-    proxy, gold = learned_of(bench, samples)
+    both = learned_of(bench, samples)
+    proxy, gold = both
     assert proxy.tolist() == [[0, -1], [-2, -3], [-4, -5]] and gold.tolist() == [[0, 10], [20, 30], [40, 50]]
-    found = find_frontier(bench, CHOICE, [], samples, proxy)
+    found = find_frontier(bench, CHOICE, [], samples, both)
     # the best of two are 1, 3, 5 by the score, and 0, 2, 4 by the learned reward
     best, by_learned = found["best_of_n"][1], found["best_of_n_learned"][1]
     assert (best["sentiment"], best["judge"]) == pytest.approx((3, 97))
