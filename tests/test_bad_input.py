@@ -104,6 +104,8 @@ CASES = [
             ("--config list.yaml", "a mapping"),
             ("--config remote.yaml", "trust_remote_code"),
             ("--no_such_flag 1", "unknown flag --no_such_flag"),
+            ("--predict it will praise", "will praise: belongs to no flag; flags begin with --, and a text"),
+            ("-seed 3", "-seed 3: belongs to no flag"),
         ]
     ),
     # train.py

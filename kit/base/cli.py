@@ -68,9 +68,14 @@ class KitParser(HfArgumentParser):
 
     def _dataclass(self, argv: list[str]) -> Any:
         try:
-            return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+            how: dict[str, Any] = {"look_for_args_file": False, "return_remaining_strings": True}
+            parsed, unused = self.parse_args_into_dataclasses(argv, **how)
         except ValueError as error:  # a dataclass's own checks
             raise UserError(" ".join(str(error).split())) from None
+        if unused:
+            said = f"{' '.join(unused)}: belongs to no flag"
+            raise UserError(f"{said}; flags begin with --, and a text with blanks stands in quotes")
+        return parsed
 
     def _flags_of(self, path: str) -> list[str]:
         """The flags of a YAML file; a key without a value is left out."""
