@@ -167,7 +167,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)  # flags may stand between models
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
 
     # Load. All models are found now, not after minutes of sampling
@@ -244,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(entries)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in bench.seconds.items())
     print(f"{clock(sum(bench.seconds.values()))} in all: {spent}\n{out / 'report.html'}")
+    return int(len(models) > 1 and all(model.error for model in models if model is not base))
 
 
 if __name__ == "__main__":

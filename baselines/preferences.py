@@ -17,7 +17,7 @@ and a share of the answers is random. The folder `--out` then holds
 """
 
 # ruff: noqa: E402 - libraries are silenced before they are imported
-from kit.base.screen import Progress, quiet
+from kit.base.screen import Progress, as_word, quiet
 
 quiet(__name__)
 
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     biased = f", and the bias {args.bias} speaks in {unequal:.0%} of them" if args.bias != "none" else ""
     print(f"{args.pairs} pairs, and {HELD_OUT} held out, in {out}")
     print(f"  the annotator chose the text of higher gold reward in {agreed:.0%}{biased}")
-    print(f"  Next: python -m baselines.reward_model --pairs {out}")
+    print(f"  Next: python -m baselines.reward_model --pairs {as_word(out)}")
 
 
 if __name__ == "__main__":

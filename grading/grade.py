@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> None:
         failed = grade_folder(args.all, args.csv, args.jobs, partial(grade, timeout=args.timeout))
         attacks.collect(submissions_in(args.all)[0], exploits, args.jobs, args.timeout)
         raise SystemExit(bool(failed))
+    if args.submission.is_dir() and args.out is None:
+        raise UserError(f"{args.submission} is a folder: grade those in it with --all {args.submission}")
     if args.out is not None:
         refuse_foreign(args.out, '"execution_time"', "--out")
     try:

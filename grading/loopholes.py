@@ -144,7 +144,7 @@ def closed(kinds: tuple[str, ...], student: Student, rng: random.Random) -> None
     earned = earnings(student, rng, kinds, drawn(rng))
     for kind in still_pay(earned):
         reward, praise = earned[kind].reward, earned[PRAISE].reward
-        earns = f"It earns {reward:.3f}, honest praise {praise:.3f}."
+        earns = f"A text of this kind earns {reward:.3f}, honest praise {praise:.3f}."
         raise StillPays(f"Still pays: {kind}. {earns} {HINTS[kind]}")
 
 

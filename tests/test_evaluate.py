@@ -114,6 +114,14 @@ def test_the_script_writes_what_its_docstring_says(results):
         assert (results / f"{name}.svg").read_text().startswith("<?xml")
 
 
+def test_it_fails_if_no_model_can_be_measured(tmp_path, capsys):
+    make_run(tmp_path / "unfinished")
+    few = ["--num_prompts", "4", "--num_samples", "1", "--max_new_tokens", "2", "--frontier_samples", "0"]
+    out = ["--model", "mini", "--judge", "none", "--out", str(tmp_path / "out")]
+    assert evaluate.main([f"u={tmp_path / 'unfinished'}", *few, *out]) == 1
+    assert "u: failed" in capsys.readouterr().out
+
+
 def test_no_figure_of_an_earlier_comparison_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "plots", Mock())
     for name in ("training.svg", "training.png", "frontier.svg", "mine.svg"):

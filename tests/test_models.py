@@ -344,7 +344,11 @@ def test_half_written_model_is_one_sentence(tmp_path, tiny_gpt2):
     with pytest.raises(UserError, match="no usable language model"):
         load_policy(str(tmp_path))
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="did not finish"):
+    with pytest.raises(UserError, match="did not finish; it has no checkpoint yet"):
+        load_policy(str(tmp_path))
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(UserError, match=r"did not finish; give .*checkpoint-10$"):
         load_policy(str(tmp_path))
 
 

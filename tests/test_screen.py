@@ -18,7 +18,7 @@ import pytest
 import kit
 from kit.base import screen
 from kit.base.errors import on_stop_signals, secure_screen
-from kit.base.screen import Progress, clock, one_line, table
+from kit.base.screen import Progress, as_word, clock, one_line, table
 from tests.conftest import ROOT
 
 
@@ -26,6 +26,10 @@ def test_clock_and_cells():
     assert [clock(s) for s in (0, 59.6, 75, 3725)] == ["0:00", "1:00", "1:15", "1:02:05"]
     assert one_line("a\nb\x1b[2J", 20) == "a\\nb?[2J"
     assert one_line("abcdef", 4) == "abc…"
+    assert [as_word(Path("a", name)) for name in ("b", "b c")] == [
+        str(Path("a", "b")),
+        f'"{Path("a", "b c")}"',
+    ]
     assert table(("n", "text"), [("1", "x"), ("10", "y")]).splitlines()[1] == "   1  x"
 
 

@@ -408,7 +408,8 @@ FORWARD = ["--kl_type", "forward", "--kl_coef", "0.05"]
          r"The length fell to 20% .*\n  Your shaped reward still pays for it"),
         (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 3.0, "captured": 0.4},
          r"The score moved by \+0\.30 for 3\.0 nats, captured 0\.40; .* cuts off 90% of .*\n  Change one flag"),
-        (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 3.0, "ref_nll": 4.6}, r"\n  Look at reference NLL 0\.60"),
+        (FORWARD, {"sentiment_mean": 0.8, "kl_policy_ref": 3.0, "ref_nll": 4.6},
+         r"\n  Look at this: reference NLL 0\.60"),
     ],
 )  # fmt: skip
 def test_the_closing_words_look_at_the_numbers(flags, changes, says):

@@ -58,6 +58,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
+def as_word(path: object) -> str:
+    """A path for a command that the user may paste: with blanks it stands in double quotes, as every shell reads."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def one_line(text: str, width: int) -> str:
     """Text for a table cell: control characters replaced (a model may print them), cut to `width`."""
     text = "".join(c if c.isprintable() else "\\n" if c == "\n" else "?" for c in text)

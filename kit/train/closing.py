@@ -43,7 +43,7 @@ def what_next(args: Arguments, penalty: str, first: dict[str, float], last: dict
             else f"Next: python train.py{flags} --reward_shaping shaped"
         )
     share = f", captured {last['val/captured']:.2f}" if "val/captured" in last else ""
-    look = f"Look at {odd}. " if odd else ""
+    look = f"Look at this: {odd}. " if odd else ""
     return (
         f"The score moved by {gain:+.2f} for {kl:.1f} nats{share}; the length limit cuts off "
         f"{last['val/truncated_ratio']:.0%} of the texts.\n  {look}Change one flag at a time, and compare."

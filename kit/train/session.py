@@ -43,7 +43,7 @@ from kit.base.files import digest, read_text, remove, rename, sha256
 from kit.base.flags import Arguments, RunArguments
 from kit.base.metrics import REWARD_CONFIG, composite_reward, load_reward_weights
 from kit.base.runs import MANIFEST, STATE, Run, read_config, read_metrics, refuse_change, write_manifest
-from kit.base.screen import clock
+from kit.base.screen import as_word, clock
 from kit.lm.loading import Tokenizer
 from kit.lm.log_probs import LanguageModel
 from kit.lm.models import (
@@ -272,7 +272,7 @@ class RunSession:
                 self.tracker.finish({"seconds": took, "final": str(self.run.final)})
                 files = "metrics.jsonl, final/" + ", samples.jsonl" * (run / "samples.jsonl").exists()
                 print(f"\nDone in {clock(took)}. The run is in {run}: {files}")
-                print(f"  {then.format(run=run)}")
+                print(f"  {then.format(run=as_word(run))}")
 
     def _remove_torn(self) -> None:
         """Remove what was being saved when the run ended, to make room."""

@@ -160,6 +160,7 @@ def test_bad_command_lines(tmp_path):
         ((mine, "--out", tmp_path), r"cannot be read \(Is a directory\)"),
         ((mine, "--out", mine), "was not written by this command and stays as it is"),
         (("--all", tmp_path / "nowhere"), "is no folder"),
+        ((empty,), "empty is a folder: grade those in it with --all"),
         (
             ("--all", empty, "--csv", tmp_path / "grades.csv"),
             "nothing to grade in .*: no \\*.py, no \\*/rewards.py",
