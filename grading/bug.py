@@ -12,6 +12,7 @@ from pathlib import Path
 from kit import ROOT
 from kit.base.errors import UserError, run_main
 from kit.base.files import user_path
+from kit.base.screen import as_word
 
 PATCHES = ROOT / "grading" / "bugs"
 NOT_COPIED = ("outputs", "results", "dist", "wandb", "__pycache__", ".*")
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         shutil.rmtree(copy, ignore_errors=True)
         raise UserError(f"no copy was made: bug {args.number} does not apply: {error}") from None
     print(f"{copy}: the kit with bug {args.number}.")
-    print(f"Work there in this environment; make would install another:\n  cd {copy}")
+    print(f"Work there in this environment; make would install another:\n  cd {as_word(copy)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from kit import ROOT
 from kit.base.errors import UserError
 from kit.base.files import read_text, user_path
 from kit.base.runs import Run, read_config
+from kit.base.screen import as_word
 from kit.lm.hub import find_on_hub
 from kit.lm.loading import Tokenizer, have_files, load_tokenizer, told_as
 from kit.lm.log_probs import LanguageModel, positions, scaled_logits
@@ -174,8 +175,8 @@ def load_policy(spec: str, device: torch.device | str | None = None) -> tuple[Pr
     if (folder / "final").is_dir():
         spec = str(folder / "final")
     elif (folder / "metrics.jsonl").exists():
-        saved = [str(path) for _, path in Run(folder).checkpoints()]
-        how = f"give {saved[-1]}" if saved else "it has no checkpoint yet"
+        saved = Run(folder).checkpoints()
+        how = f"give {as_word(saved[-1][1])}" if saved else "it has no checkpoint yet"
         raise UserError(f"{spec}: this run has no final/ model: it did not finish; {how}")
     what = f"no usable language model at {display_name(spec)}"
     with told_as(what, "give mini, a Hugging Face id, a run folder or a checkpoint"):

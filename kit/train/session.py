@@ -303,7 +303,7 @@ class RunSession:
         at = f"at step {self.last_step}"
         if (good := self._last_good()) is None:
             return f"{at}, before there was a checkpoint; start it anew"
-        return f"{at}; --resume {self.run.path} goes on from step {good.name.split('-')[1]}"
+        return f"{at}; --resume {as_word(self.run.path)} goes on from step {good.name.split('-')[1]}"
 
     # ---- Ctrl-C, SIGTERM, SIGHUP
 
